@@ -1,0 +1,33 @@
+// Package deps is temporary: it keeps modules in go.mod until code imports them.
+package deps
+
+import (
+	_ "buf.build/go/protovalidate"
+	_ "connectrpc.com/connect/v2"
+	_ "connectrpc.com/cors"
+	_ "github.com/alecthomas/kong"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/uuid"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	_ "github.com/hashicorp/memberlist"
+	_ "github.com/pressly/goose/v3"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/rs/cors"
+	_ "go.uber.org/goleak"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/time/rate"
+	_ "golang.org/x/tools/go/packages"
+	_ "google.golang.org/grpc"
+	_ "google.golang.org/grpc/channelz/service"
+	_ "google.golang.org/grpc/health"
+	_ "google.golang.org/grpc/reflection"
+	_ "google.golang.org/protobuf/proto"
+	_ "google.golang.org/protobuf/testing/protocmp"
+	_ "modernc.org/sqlite"
+	_ "pgregory.net/rapid"
+)
