@@ -1,0 +1,63 @@
+package auth_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+func TestTokensAreMadeOnceAndKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "deep", "tokens.json")
+	first, err := auth.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := auth.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, second); diff != "" {
+		t.Error("the second start has other tokens")
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v, want mode 0600", info.Mode(), err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := auth.LoadOrCreate(path); err == nil {
+		t.Error("a damaged file was taken, or silently replaced")
+	}
+}
+
+func TestRoleOf(t *testing.T) {
+	tokens := auth.NewTokens()
+	for role, secret := range tokens {
+		if got, ok := tokens.RoleOf(secret); !ok || got != role {
+			t.Errorf("%s's token gave %q, %v", role, got, ok)
+		}
+	}
+	for _, bad := range []string{"", "x", tokens[auth.SRE] + "x"} {
+		if got, ok := tokens.RoleOf(bad); ok {
+			t.Errorf("a wrong token gave %q", got)
+		}
+	}
+	if _, ok := (auth.Tokens{auth.SRE: ""}).RoleOf(""); ok {
+		t.Error("an empty secret opens with an empty token")
+	}
+}
+
+func TestContextCarriesTheRole(t *testing.T) {
+	if got := auth.FromContext(context.Background()); got != auth.Viewer {
+		t.Errorf("got %q without a token, want %q", got, auth.Viewer)
+	}
+	if got := auth.FromContext(auth.NewContext(context.Background(), auth.SRE)); got != auth.SRE {
+		t.Errorf("got %q, want %q", got, auth.SRE)
+	}
+}

@@ -1,0 +1,134 @@
+package sqldb_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+var migrations = fstest.MapFS{"00001_counter.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE counter (name TEXT PRIMARY KEY, n BIGINT NOT NULL);
+INSERT INTO counter (name, n) VALUES ('a', 0);
+CREATE TABLE parent (id BIGINT PRIMARY KEY);
+CREATE TABLE child (parent BIGINT NOT NULL REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+`)}}
+
+func eachEngine(t *testing.T, run func(t *testing.T, db *sqldb.DB)) {
+	for name, open := range map[string]func() (*sqldb.DB, error){
+		"file":   func() (*sqldb.DB, error) { return sqldb.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "x.db")) },
+		"memory": func() (*sqldb.DB, error) { return sqldb.OpenMemory(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			for range 2 { // the second time there is nothing to do
+				if err := db.Migrate(t.Context(), migrations); err != nil {
+					t.Fatal(err)
+				}
+			}
+			run(t, db)
+		})
+	}
+}
+
+func increment(ctx context.Context, db *sqldb.DB) error {
+	return db.Write(ctx, func(tx *sql.Tx) error {
+		var n int64
+		if err := tx.QueryRowContext(ctx, "SELECT n FROM counter WHERE name = $1", "a").Scan(&n); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE counter SET n = $1 WHERE name = $2", n+1, "a")
+		return err
+	})
+}
+
+func count(t *testing.T, db *sqldb.DB) (n int) {
+	t.Helper()
+	if err := db.Read().QueryRowContext(t.Context(), "SELECT n FROM counter WHERE name = 'a'").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestWritersDoNotLoseUpdates(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 25 {
+					if err := increment(t.Context(), db); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if got := count(t, db); got != 200 {
+			t.Errorf("got %d, want 200", got)
+		}
+	})
+}
+
+func TestAFailingFunctionLeavesNothing(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		boom := errors.New("boom")
+		err := db.Write(t.Context(), func(tx *sql.Tx) error {
+			if _, err := tx.ExecContext(t.Context(), "UPDATE counter SET n = 99"); err != nil {
+				return err
+			}
+			return boom
+		})
+		if !errors.Is(err, boom) || count(t, db) != 0 {
+			t.Errorf("got %v and count %d, want boom and 0", err, count(t, db))
+		}
+	})
+}
+
+func TestUniqueIsRecognised(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		err := db.Write(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(t.Context(), "INSERT INTO counter (name, n) VALUES ($1, $2)", "a", 1)
+			return err
+		})
+		if !sqldb.IsUnique(err) {
+			t.Errorf("got %v, want a unique violation", err)
+		}
+		if sqldb.IsUnique(errors.New("other")) {
+			t.Error("any error counts as a unique violation")
+		}
+	})
+}
+
+// A commit that fails leaves earlier commits in doubt: the store refuses everything afterwards and tells once.
+func TestAFailedCommitBreaksTheStore(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		var told int
+		db.OnBroken = func(error) { told++ }
+		orphan := func(tx *sql.Tx) error { // a deferred constraint is checked by the commit itself
+			_, err := tx.ExecContext(t.Context(), "INSERT INTO child (parent) VALUES (1)")
+			return err
+		}
+		if err := db.Write(t.Context(), orphan); err == nil {
+			t.Fatal("the commit succeeded")
+		}
+		if err := increment(t.Context(), db); !errors.Is(err, sqldb.ErrBroken) {
+			t.Errorf("got %v, want %v", err, sqldb.ErrBroken)
+		}
+		if told != 1 {
+			t.Errorf("told %d times, want once", told)
+		}
+	})
+}
