@@ -97,3 +97,18 @@ func Info(err error) *errdetails.ErrorInfo {
 	}
 	return nil
 }
+
+// Retry tells whether the same call may be made again and how long to wait before: the server's RetryInfo, or zero when
+// nothing answered (UNAVAILABLE without one). Only for calls that are idempotent.
+func Retry(err error) (wait time.Duration, ok bool) {
+	st, isStatus := status.FromError(err)
+	if err == nil || !isStatus {
+		return 0, false
+	}
+	for _, d := range st.Details() {
+		if info, isRetry := d.(*errdetails.RetryInfo); isRetry {
+			return info.GetRetryDelay().AsDuration(), true
+		}
+	}
+	return 0, st.Code() == codes.Unavailable
+}

@@ -52,3 +52,23 @@ func TestReasonOfForeignErrorsIsUnspecified(t *testing.T) {
 		}
 	}
 }
+
+func TestRetry(t *testing.T) {
+	for _, c := range []struct {
+		rule string
+		err  error
+		wait time.Duration
+		ok   bool
+	}{
+		{"success needs none", nil, 0, false},
+		{"an error that is no status is nobody's word", errors.New("plain"), 0, false},
+		{"a final refusal", rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_SOLD_OUT, "Sold out."), 0, false},
+		{"the server says when", rpcerr.New(codes.ResourceExhausted, errorsv1.Reason_REASON_NO_UNIT_HERE, "Not now.",
+			rpcerr.RetryAfter(time.Second)), time.Second, true},
+		{"nothing answered", status.Error(codes.Unavailable, "gone"), 0, true},
+	} {
+		if wait, ok := rpcerr.Retry(c.err); wait != c.wait || ok != c.ok {
+			t.Errorf("%s: got %v, %v, want %v, %v", c.rule, wait, ok, c.wait, c.ok)
+		}
+	}
+}
