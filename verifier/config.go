@@ -1,0 +1,95 @@
+package verifier
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Profiles of a deployment.
+const (
+	ProfileDev        = "dev"
+	ProfileProduction = "production"
+)
+
+// Config sets the verifier up. The zero value of every field is its default.
+type Config struct {
+	// Profile is "dev" (default) or "production", which refuses a payment provider that plays the customer.
+	Profile string
+	// ActionWindow is how long after acceptance a customer may take to confirm a payment: 1 s to 1 h, default 90 s. At
+	// half, banks' confirmation screens time out; at double, units stay unsold with customers who left.
+	ActionWindow time.Duration
+	// PaymentAttempts is how many intents a purchase may use, where declines are retryable: 1 to 5, default 2. More of
+	// them look like card testing to a provider.
+	PaymentAttempts int
+	// PaymentParallelism is how many payments are in progress at a time: 1 to 1024, default 32. Throughput is this over
+	// the provider's latency; providers limit the rate of an account.
+	PaymentParallelism int
+	// PriceLock is how long a voucher locks the price: default 30 days.
+	PriceLock time.Duration
+	// JobLease is after what time a claimed job counts as abandoned: 1 s to 1 h, default 30 s. It must be longer than
+	// one call of the provider or of fulfillment may take; CallTimeout bounds those.
+	JobLease time.Duration
+	// CallTimeout bounds each call to fulfillment and to the provider: default 10 s, less than half of JobLease.
+	CallTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the jittered exponential pause after a failure: default 100 ms and 5 s. A longer
+	// maximum delays every purchase after an outage; a shorter one hammers whoever is coming back.
+	MinBackoff, MaxBackoff time.Duration
+	// Poll is the fallback where an in-process wake-up is missed: default 1 s.
+	Poll time.Duration
+	// ActionPoll is how often an intent that waits for the customer is read: default 5 s. CompleteAction and hints of
+	// the provider are faster.
+	ActionPoll time.Duration
+	// DropPoll is how often closed drops are looked for: default 2 s.
+	DropPoll time.Duration
+	// WatchMissing is how long WatchPurchase waits for a purchase that is not here yet: default 30 s.
+	WatchMissing time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Profile, ProfileDev)
+	setDefault(&c.ActionWindow, 90*time.Second)
+	setDefault(&c.PaymentAttempts, 2)
+	setDefault(&c.PaymentParallelism, 32)
+	setDefault(&c.PriceLock, 30*24*time.Hour)
+	setDefault(&c.JobLease, 30*time.Second)
+	setDefault(&c.CallTimeout, 10*time.Second)
+	setDefault(&c.MinBackoff, 100*time.Millisecond)
+	setDefault(&c.MaxBackoff, 5*time.Second)
+	setDefault(&c.Poll, time.Second)
+	setDefault(&c.ActionPoll, 5*time.Second)
+	setDefault(&c.DropPoll, 2*time.Second)
+	setDefault(&c.WatchMissing, 30*time.Second)
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate reports all problems at once.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Profile == ProfileDev || c.Profile == ProfileProduction, "Profile %q is neither dev nor production", c.Profile)
+	check(c.ActionWindow >= time.Second && c.ActionWindow <= time.Hour, "ActionWindow %v is not in [1s, 1h]", c.ActionWindow)
+	check(c.PaymentAttempts >= 1 && c.PaymentAttempts <= 5, "PaymentAttempts %d is not in [1, 5]", c.PaymentAttempts)
+	check(c.PaymentParallelism >= 1 && c.PaymentParallelism <= 1024, "PaymentParallelism %d is not in [1, 1024]", c.PaymentParallelism)
+	check(c.JobLease >= time.Second && c.JobLease <= time.Hour, "JobLease %v is not in [1s, 1h]", c.JobLease)
+	check(c.CallTimeout > 0 && c.CallTimeout < c.JobLease/2, "CallTimeout %v is not positive and less than half of JobLease", c.CallTimeout)
+	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
+	for name, d := range map[string]time.Duration{
+		"PriceLock": c.PriceLock, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll, "WatchMissing": c.WatchMissing,
+	} {
+		check(d > 0, "%s %v is not positive", name, d)
+	}
+	return errors.Join(errs...)
+}
