@@ -1,0 +1,69 @@
+package journal
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Disk is what survives a crash of a simulated machine. One Memory at a time may be open on it.
+type Disk struct {
+	mu      sync.Mutex
+	records [][]byte
+}
+
+// Memory is the engine for tests in virtual time: records are durable when they reached the Disk.
+type Memory struct {
+	*writer
+	disk *Disk
+}
+
+// MemoryOptions are the properties of a simulated disk.
+type MemoryOptions struct {
+	// QueueRecords bounds what waits for the next commit. 0: 4,096.
+	QueueRecords int
+	// SyncTime is how long one commit takes. 0: no time at all.
+	SyncTime time.Duration
+	// Fault is asked at every stage of a commit; see Options.
+	Fault func(Stage) error
+}
+
+// OpenMemory opens a journal on a simulated disk.
+func (d *Disk) OpenMemory(o MemoryOptions) *Memory {
+	d.mu.Lock()
+	last := int64(len(d.records))
+	d.mu.Unlock()
+	return &Memory{disk: d, writer: newWriter(last, o.QueueRecords, o.Fault, func(_ int64, payloads [][]byte) error {
+		if o.SyncTime > 0 {
+			time.Sleep(o.SyncTime)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, p := range payloads {
+			d.records = append(d.records, slices.Clone(p))
+		}
+		return nil
+	})}
+}
+
+// ReadAfter implements Journal.
+func (m *Memory) ReadAfter(_ context.Context, sequence int64, limit int) ([]Record, error) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	var out []Record
+	for i := max(sequence, 0); i < int64(len(m.disk.records)) && len(out) < limit; i++ {
+		out = append(out, Record{Sequence: i + 1, Payload: slices.Clone(m.disk.records[i])})
+	}
+	return out, nil
+}
+
+// Close implements Journal.
+func (m *Memory) Close() error {
+	m.close()
+	return nil
+}
+
+// Crash is a power cut: what is queued is lost, nobody is told of what became durable at the last moment, and the Disk
+// may be opened again.
+func (m *Memory) Crash() { m.crash() }

@@ -1,0 +1,185 @@
+package journal
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+// schemaVersion is SQLite's user_version of the file. Another number refuses to open: a journal is never migrated in
+// place, since nothing may rewrite a record.
+const schemaVersion = 1
+
+const schema = `
+CREATE TABLE record (sequence INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, payload BLOB NOT NULL) STRICT;
+CREATE TABLE birth (node_id TEXT NOT NULL, disk BLOB NOT NULL) STRICT;`
+
+// castagnoli is CRC32C, which processors compute at memory speed.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum covers the place as well as the bytes, so that two records that changed places are found.
+func checksum(sequence int64, payload []byte) uint32 {
+	place := binary.BigEndian.AppendUint64(nil, uint64(sequence))
+	return crc32.Update(crc32.Checksum(place, castagnoli), castagnoli, payload)
+}
+
+// SQLite is the durable engine: one append-only table in a WAL with synchronous FULL.
+type SQLite struct {
+	*writer
+	db   *sqldb.DB
+	lock *os.File
+}
+
+// birth ties the journal to the identity beside it.
+type birth struct {
+	nodeID string
+	disk   []byte
+}
+
+// openFile opens or makes the database, reads it whole and refuses it when a record is not as it was written.
+func openFile(ctx context.Context, path string, newBirth func() birth) (db *sqldb.DB, b birth, last int64, err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its WAL the same mode
+	if err != nil {
+		return nil, birth{}, 0, fmt.Errorf("making the journal: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, birth{}, 0, fmt.Errorf("making the journal: %w", err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, birth{}, 0, err
+	}
+	if db, err = sqldb.OpenSQLite(ctx, path); err != nil {
+		return nil, birth{}, 0, fmt.Errorf("opening the journal: %w", err)
+	}
+	if b, err = prepare(ctx, db, newBirth); err == nil {
+		last, err = verify(ctx, db)
+	}
+	if err != nil {
+		return nil, birth{}, 0, errors.Join(err, db.Close())
+	}
+	return db, b, last, nil
+}
+
+// prepare makes the tables at the first start and reads the birth at every other.
+func prepare(ctx context.Context, db *sqldb.DB, newBirth func() birth) (birth, error) {
+	var version int
+	if err := db.Read().QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return birth{}, fmt.Errorf("reading the journal's version: %w", err)
+	}
+	var b birth
+	switch version {
+	case 0:
+		b = newBirth()
+		err := db.Write(ctx, func(tx *sql.Tx) error {
+			if _, err := tx.ExecContext(ctx, schema); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, "INSERT INTO birth (node_id, disk) VALUES ($1, $2)", b.nodeID, b.disk); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+			return err
+		})
+		if err != nil {
+			return birth{}, fmt.Errorf("making the journal's tables: %w", err)
+		}
+	case schemaVersion:
+		if err := db.Read().QueryRowContext(ctx, "SELECT node_id, disk FROM birth").Scan(&b.nodeID, &b.disk); err != nil {
+			return birth{}, fmt.Errorf("reading the journal's birth: %w", err)
+		}
+	default:
+		return birth{}, fmt.Errorf("the journal has version %d, this program reads %d", version, schemaVersion)
+	}
+	return b, nil
+}
+
+// verify reads every record. The structure is checked too: a damaged page could hide the newest ones.
+func verify(ctx context.Context, db *sqldb.DB) (last int64, err error) {
+	var structure string
+	if err := db.Read().QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&structure); err != nil {
+		return 0, fmt.Errorf("checking the journal's structure: %w", err)
+	}
+	for {
+		records, err := readAfter(ctx, db, last, replayPage)
+		if err != nil {
+			return 0, err
+		}
+		if len(records) > 0 {
+			last = records[len(records)-1].Sequence
+		}
+		if len(records) < replayPage {
+			break
+		}
+	}
+	if structure != "ok" {
+		return 0, &CorruptError{Sequence: last + 1, Problem: structure}
+	}
+	return last, nil
+}
+
+func readAfter(ctx context.Context, db *sqldb.DB, sequence int64, limit int) (records []Record, err error) {
+	rows, err := db.Read().QueryContext(ctx,
+		"SELECT sequence, checksum, payload FROM record WHERE sequence > $1 ORDER BY sequence LIMIT $2", sequence, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the journal after record %d: %w", sequence, err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var r Record
+		var sum int64
+		if err := rows.Scan(&r.Sequence, &sum, &r.Payload); err != nil {
+			return nil, &CorruptError{Sequence: sequence + 1, Problem: err.Error()}
+		}
+		if r.Sequence != sequence+1 {
+			return nil, &CorruptError{Sequence: sequence + 1, Problem: "it is missing"}
+		}
+		if sum != int64(checksum(r.Sequence, r.Payload)) {
+			return nil, &CorruptError{Sequence: r.Sequence, Problem: "its checksum does not match"}
+		}
+		sequence = r.Sequence
+		records = append(records, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading the journal after record %d: %w", sequence, err)
+	}
+	return records, nil
+}
+
+// write is the writer goroutine's transaction: every record of a batch, one fsync.
+func write(db *sqldb.DB, first int64, payloads [][]byte) error {
+	ctx := context.Background() // a commit is not given up halfway
+	return db.Write(ctx, func(tx *sql.Tx) error {
+		insert, err := tx.PrepareContext(ctx, "INSERT INTO record (sequence, checksum, payload) VALUES ($1, $2, $3)")
+		if err != nil {
+			return fmt.Errorf("preparing: %w", err)
+		}
+		for i, p := range payloads {
+			sequence := first + int64(i)
+			if p == nil {
+				p = []byte{} // nil would be NULL
+			}
+			if _, err := insert.ExecContext(ctx, sequence, int64(checksum(sequence, p)), p); err != nil {
+				return errors.Join(fmt.Errorf("appending record %d: %w", sequence, err), insert.Close())
+			}
+		}
+		return insert.Close()
+	})
+}
+
+// ReadAfter implements Journal.
+func (s *SQLite) ReadAfter(ctx context.Context, sequence int64, limit int) ([]Record, error) {
+	return readAfter(ctx, s.db, sequence, limit)
+}
+
+// Close implements Journal, and lets another process have the directory.
+func (s *SQLite) Close() error {
+	s.close()
+	return errors.Join(s.db.Close(), s.lock.Close())
+}
