@@ -1,0 +1,8 @@
+package fulfillment
+
+import fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+
+type catalogServer struct {
+	*Service
+	fulfillmentv1.UnimplementedCatalogServiceServer
+}
