@@ -27,7 +27,11 @@ type process struct {
 
 func start(t *testing.T, l *links, cfg gossip.Config) *process {
 	t.Helper()
-	tr := l.newTransport()
+	return startOn(t, l.newTransport(), cfg)
+}
+
+func startOn(t *testing.T, tr *transport, cfg gossip.Config) *process {
+	t.Helper()
 	cfg.Transport, cfg.BindAddr = tr, tr.addr.String()
 	if cfg.Random == nil {
 		cfg.Random = rand.NewChaCha8([32]byte{byte(tr.addr.IP[15])})
@@ -217,6 +221,17 @@ func TestHealedPartitionsMergeByRejoining(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestASeedThatStartsLaterIsJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLinks(t, delay)
+		seed := l.newTransport()
+		a := start(t, l, region("a", seed.addr.String()))
+		time.Sleep(time.Minute)
+		startOn(t, seed, router("hub"))
+		a.await(t, "the seed", 3*gossip.RejoinInterval, in("hub", gossip.StateAlive))
+	})
 }
 
 func TestModeAndRevisionSpreadTogether(t *testing.T) {
