@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment/stock"
+	"github.com/rimlight/rimlight/fulfillment/store"
 )
 
 // reportLife is how long a node's last heartbeat counts in recalls: three of the fastest. A node that is cut off is
@@ -15,23 +16,23 @@ const reportLife = 3 * time.Second
 // and an empty board recalls nothing. The zero value is ready.
 type board struct {
 	mu    sync.Mutex // guards nodes
-	nodes map[string]nodeReport
+	nodes map[store.ID]nodeReport
 }
 
 type nodeReport struct {
 	at        time.Time
-	untouched map[string]int  // by drop id
-	hungry    map[string]bool // by drop id
+	untouched map[store.ID]int  // by drop
+	hungry    map[store.ID]bool // by drop
 }
 
-// report replaces what nodeID said before and forgets the nodes that fell silent.
-func (b *board) report(nodeID string, r nodeReport) {
+// report replaces what a node said before and forgets the nodes that fell silent.
+func (b *board) report(node store.ID, r nodeReport) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.nodes == nil {
-		b.nodes = map[string]nodeReport{}
+		b.nodes = map[store.ID]nodeReport{}
 	}
-	b.nodes[nodeID] = r
+	b.nodes[node] = r
 	for id, old := range b.nodes {
 		if r.at.Sub(old.at) > reportLife {
 			delete(b.nodes, id)
@@ -40,13 +41,13 @@ func (b *board) report(nodeID string, r nodeReport) {
 }
 
 // of lists what is known about one drop.
-func (b *board) of(dropID string) []stock.Report {
+func (b *board) of(drop store.ID) []stock.Report {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	reports := make([]stock.Report, 0, len(b.nodes))
 	for id, r := range b.nodes {
-		if n, hungry := r.untouched[dropID], r.hungry[dropID]; n > 0 || hungry {
-			reports = append(reports, stock.Report{NodeID: id, Untouched: n, Hungry: hungry})
+		if n, hungry := r.untouched[drop], r.hungry[drop]; n > 0 || hungry {
+			reports = append(reports, stock.Report{NodeID: id.String(), Untouched: n, Hungry: hungry})
 		}
 	}
 	return reports

@@ -90,7 +90,8 @@ type Service struct {
 
 	board   board // what nodes last reported
 	catalog hub   // poked after a drop changed
-	orders  hub   // poked after an order changed
+	placed  hub   // poked after an order came
+	events  hub   // poked after an order changed
 
 	stop     sync.Once
 	stopping chan struct{} // closed when Run's context ends: streams end
