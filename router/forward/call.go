@@ -1,0 +1,202 @@
+package forward
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/router/arbiter"
+	"github.com/rimlight/rimlight/router/measure"
+)
+
+// call is one arbitrated call on its way.
+type call struct {
+	f        *Forwarder
+	name     string // full method name
+	label    string // for metrics
+	arrived  time.Time
+	request  arbiter.Request // Tried grows
+	decision *Decision
+	recorded bool
+}
+
+// node is where an attempt goes.
+type node struct {
+	region *arbiter.Region
+	conn   grpc.ClientConnInterface
+	start  time.Duration // since the call's arrival
+	others int
+}
+
+// newCall starts a decision.
+func (f *Forwarder) newCall(ctx context.Context, name, label string, kind arbiter.Kind, h Hints) *call {
+	now := f.deps.Now()
+	c := &call{
+		f: f, name: name, label: label, arrived: time.Now(),
+		request: arbiter.Request{Kind: kind, Drop: h.Drop, Zones: h.Zones, Preferred: h.Preferred},
+		decision: &Decision{
+			ID: f.config.Router + "/" + ids.NewV7(now, f.deps.Random), Time: now, Method: name, Drop: h.Drop, Zones: h.Zones,
+		},
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		c.decision.Budget = time.Until(deadline)
+	}
+	return c
+}
+
+// choose picks the next node. A node whose connection is gone counts as tried. Nil: nobody is left.
+func (c *call) choose(ctx context.Context) *node {
+	for {
+		if deadline, ok := ctx.Deadline(); ok {
+			c.request.Budget = max(1, time.Until(deadline)) // 0 would mean unlimited
+		}
+		s := c.f.deps.Measured.Snapshot()
+		a := Attempt{
+			Snapshot: s, SnapshotAge: time.Since(s.Time), Request: c.request, Draw: c.f.deps.Draw(), Start: time.Since(c.arrived),
+		}
+		a.Choice = arbiter.Pick(s, a.Request, a.Draw)
+		c.f.metrics.choices.WithLabelValues(a.Choice.Regime.String()).Inc()
+		c.decision.Attempts = append(c.decision.Attempts, a)
+		g := a.Choice.Region
+		if g == nil {
+			return nil
+		}
+		// A fresh slice: the last attempt's request keeps its own.
+		c.request.Tried = append(c.request.Tried[:len(c.request.Tried):len(c.request.Tried)], g.Key)
+		if conn := c.f.deps.Conn(g.Key); conn != nil {
+			c.f.deps.Measured.Begin(g.Key)
+			return &node{region: g, conn: conn, start: a.Start, others: a.Choice.Others}
+		}
+		c.attempt().Code = codes.Unavailable
+		c.attempt().Reason = errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE
+	}
+}
+
+// attempt is the one that runs.
+func (c *call) attempt() *Attempt { return &c.decision.Attempts[len(c.decision.Attempts)-1] }
+
+// note keeps how the running attempt went and tells the measurements. timed: the duration is the node's doing.
+func (c *call) note(n *node, r result, timed bool) {
+	load := loadIn(r.trailer)
+	a := c.attempt()
+	a.Duration = time.Since(c.arrived) - n.start
+	a.Code, a.Reason = status.Code(r.err), rpcerr.Reason(r.err)
+	a.Residence = load.GetResidence().AsDuration()
+	o := measure.Outcome{
+		Verdict: r.verdict, Load: load, Draining: a.Reason == errorsv1.Reason_REASON_DRAINING,
+	}
+	if timed && r.verdict == measure.Good {
+		o.Total = a.Duration
+	}
+	if a.Reason == errorsv1.Reason_REASON_NO_UNIT_HERE {
+		o.OutOfStock = c.request.Drop
+	}
+	c.f.deps.Measured.Observe(n.region.Key, o)
+}
+
+// patience is how long an answer may take before it is no answer: four times what is predicted, with its spread.
+func (c *call) patience(n *node) time.Duration {
+	usual := c.attempt().Choice.Expected + 4*n.region.Deviation
+	return max(4*usual, c.f.config.AttemptFloor)
+}
+
+// attemptTimeout is when to give an attempt up for another node: after the patience, but early enough to leave half
+// of the remaining time to the second one, unless the first is not even expected by then. 0: never.
+func (c *call) attemptTimeout(ctx context.Context, n *node) time.Duration {
+	if n.others == 0 {
+		return 0
+	}
+	timeout := c.patience(n)
+	if deadline, ok := ctx.Deadline(); ok {
+		usual := c.attempt().Choice.Expected + 4*n.region.Deviation
+		timeout = min(timeout, max(time.Until(deadline)/2, usual))
+	}
+	return timeout
+}
+
+// retries tells whether the call goes to another node after this result, and counts it.
+func (c *call) retries(ctx context.Context, r result) bool {
+	if r.err == nil || !r.retry || ctx.Err() != nil {
+		return false
+	}
+	c.f.metrics.retries.WithLabelValues(rpcerr.Reason(r.err).String()).Inc()
+	c.f.deps.Log.Debug("trying another region", slog.String("decision", c.decision.ID), slog.String("method", c.name),
+		slog.String("reason", rpcerr.Reason(r.err).String()))
+	return true
+}
+
+// record hands the decision over, once.
+func (c *call) record() {
+	if c.recorded {
+		return
+	}
+	c.recorded = true
+	c.decision.Total = time.Since(c.arrived)
+	c.f.answered(c.label, c.decision.Total)
+	c.f.deps.Record(c.decision)
+}
+
+// prepare sets what surrounds the answer of a node: its own headers and trailers, and who decided what.
+func (c *call) prepare(stream grpc.ServerStream, n *node, r result) error {
+	stream.SetTrailer(endToEnd(r.trailer))
+	if err := stream.SetHeader(c.header(r.header, n)); err != nil {
+		return ended(stream.Context()) // only once the caller is gone
+	}
+	return nil
+}
+
+func (c *call) header(md metadata.MD, n *node) metadata.MD {
+	h := endToEnd(md)
+	h.Set(HeaderDecision, c.decision.ID)
+	if n != nil {
+		h.Set(HeaderRegion, n.region.Name)
+	}
+	return h
+}
+
+// nobody ends a call that nobody is left for: with what the first attempt said, if there was one.
+func (c *call) nobody(stream grpc.ServerStream, failed result) error {
+	none := c.noRegion()
+	if failed.err != nil {
+		none = failed.err
+	}
+	c.record()
+	return cmp.Or(c.prepare(stream, nil, failed), none)
+}
+
+// maxNamed bounds how many regions a NO_REGION status names: statuses travel in headers.
+const maxNamed = 32
+
+// noRegion is the status when nobody could be asked.
+func (c *call) noRegion() error {
+	a := c.attempt()
+	e := arbiter.Explain(a.Snapshot, a.Request, a.Draw)
+	var options []rpcerr.Option
+	for i, candidate := range e.Candidates {
+		if i == maxNamed {
+			break
+		}
+		options = append(options, rpcerr.Meta(candidate.Region.Name, candidate.Reason.String()))
+	}
+	a.Code, a.Reason = codes.Unavailable, errorsv1.Reason_REASON_NO_REGION
+	return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_NO_REGION,
+		fmt.Sprintf("No region can serve the call now (%d known).", len(e.Candidates)), options...)
+}
+
+// heavier keeps the result that tells the caller more; of equals, the newer one.
+func heavier(old, new result) result {
+	if old.err != nil && old.weight > new.weight {
+		return old
+	}
+	return new
+}

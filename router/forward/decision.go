@@ -1,0 +1,37 @@
+package forward
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	"github.com/rimlight/rimlight/router/arbiter"
+)
+
+// Decision is one arbitrated call: enough to replay every choice and to tell what came of it.
+type Decision struct {
+	ID       string // "router/UUIDv7"
+	Time     time.Time
+	Method   string // full name
+	Drop     string
+	Budget   time.Duration // left of the caller's deadline at arrival; 0 without one
+	Zones    []string
+	Attempts []Attempt     // in their order; the last may have found nobody to ask
+	Total    time.Duration // arrival to answer, or to a stream's first message
+}
+
+// Attempt is one choice and what came of it. Its Choice.Region is nil when nobody was asked.
+type Attempt struct {
+	Snapshot    *arbiter.Snapshot
+	SnapshotAge time.Duration
+	Request     arbiter.Request
+	Draw        float64
+	Choice      arbiter.Choice
+
+	Start     time.Duration // since the call's arrival
+	Duration  time.Duration // until the answer, or a stream's first message
+	Code      codes.Code
+	Reason    errorsv1.Reason
+	Residence time.Duration // inside the node, by its own word; 0 if it did not say
+}

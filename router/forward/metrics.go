@@ -1,0 +1,46 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc/status"
+)
+
+type metrics struct {
+	calls   *prometheus.CounterVec
+	answer  *prometheus.HistogramVec
+	choices *prometheus.CounterVec
+	retries *prometheus.CounterVec
+}
+
+func newMetrics(registerer prometheus.Registerer) metrics {
+	f := promauto.With(registerer)
+	return metrics{
+		calls: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_calls_total", Help: "Arbitrated calls by OfferService method or forwarded service, and code.",
+		}, []string{"method", "code"}),
+		answer: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rimlight_router_answer_seconds", Help: "Arrival to answer, or to a stream's first message.",
+			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, 1, 2, 5},
+		}, []string{"method"}),
+		choices: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_choices_total", Help: "Choices by regime.",
+		}, []string{"regime"}),
+		retries: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_retries_total", Help: "Second attempts by the reason of the first one's failure.",
+		}, []string{"reason"}),
+	}
+}
+
+// observed counts a call. Its label is bounded: a method of ours, or a service from the configuration.
+func (f *Forwarder) observed(label string, call func() error) error {
+	err := call()
+	f.metrics.calls.WithLabelValues(label, status.Code(err).String()).Inc()
+	return err
+}
+
+func (f *Forwarder) answered(label string, total time.Duration) {
+	f.metrics.answer.WithLabelValues(label).Observe(total.Seconds())
+}

@@ -1,0 +1,96 @@
+package forward
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	"github.com/rimlight/rimlight/internal/rpc/frame"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+)
+
+// maxAttempts is the first one and one retry.
+const maxAttempts = 2
+
+// offer forwards a call of OfferService: one request, one answer or a stream of them.
+func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error {
+	ctx := stream.Context()
+	request := new(frame.Frame)
+	if err := stream.RecvMsg(request); err != nil {
+		return received(ctx, err)
+	}
+	c := f.newCall(ctx, name, m.label, m.kind, ReadHints(request.Payload))
+	defer c.record()
+	if m.stream {
+		return c.serverStream(stream, m, request)
+	}
+	ctx, cancel, err := f.budget(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	return c.unary(outgoing(ctx), stream, m, request)
+}
+
+// budget shaves a unary call's deadline for the way back and refuses what cannot be answered in time anyway.
+func (f *Forwarder) budget(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		ctx, cancel := context.WithTimeout(ctx, f.config.DefaultTimeout)
+		return ctx, cancel, nil
+	}
+	if remaining := time.Until(deadline); remaining < f.config.Floor+f.config.ReturnTrip {
+		return nil, nil, rpcerr.New(codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR,
+			"The call arrived with too little time left to be answered.",
+			rpcerr.Meta("remaining_ms", strconv.FormatInt(remaining.Milliseconds(), 10)),
+			rpcerr.Meta("floor_ms", strconv.FormatInt((f.config.Floor+f.config.ReturnTrip).Milliseconds(), 10)))
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-f.config.ReturnTrip))
+	return ctx, cancel, nil
+}
+
+func (c *call) unary(ctx context.Context, stream grpc.ServerStream, m method, request *frame.Frame) error {
+	var failed result
+	for attempt := 1; ; attempt++ {
+		n := c.choose(ctx)
+		if n == nil {
+			return c.nobody(stream, failed)
+		}
+		mayRetry := m.retriable && attempt < maxAttempts
+		answer, r := c.invoke(ctx, n, request, mayRetry)
+		c.note(n, r, true)
+		if mayRetry && c.retries(ctx, r) {
+			failed = r
+			continue
+		}
+		c.record()
+		r = heavier(failed, r)
+		if err := c.prepare(stream, n, r); err != nil || r.err != nil {
+			return cmp.Or(err, r.err)
+		}
+		return stream.SendMsg(answer)
+	}
+}
+
+// invoke makes one attempt. The node gets the whole deadline; giving up early is the router's affair.
+func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, mayRetry bool) (*frame.Frame, result) {
+	attemptCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if timeout := c.attemptTimeout(ctx, n); mayRetry && timeout > 0 {
+		defer time.AfterFunc(timeout, cancel).Stop()
+	}
+	var header, trailer metadata.MD
+	options := append([]grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer)}, c.f.options...)
+	answer := new(frame.Frame)
+	start := time.Now()
+	err := n.conn.Invoke(attemptCtx, c.name, request, answer, options...)
+	r := judge(ctx, err, n.region.Name, time.Since(start), c.patience(n))
+	r.header, r.trailer = header, trailer
+	return answer, r
+}
