@@ -42,6 +42,11 @@ type Config struct {
 	ActionPoll time.Duration
 	// DropPoll is how often closed drops are looked for: default 2 s.
 	DropPoll time.Duration
+	// KeyPoll is how often fulfillment is asked for new nodes' keys: default 30 s. A receipt under an unknown key asks at
+	// once, so this only matters for ListKeys.
+	KeyPoll time.Duration
+	// StreamIdle is after what silence WatchOrders is opened again: default 45 s, three missed proofs of life.
+	StreamIdle time.Duration
 	// WatchMissing is how long WatchPurchase waits for a purchase that is not here yet: default 30 s.
 	WatchMissing time.Duration
 }
@@ -59,6 +64,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Poll, time.Second)
 	setDefault(&c.ActionPoll, 5*time.Second)
 	setDefault(&c.DropPoll, 2*time.Second)
+	setDefault(&c.KeyPoll, 30*time.Second)
+	setDefault(&c.StreamIdle, 45*time.Second)
 	setDefault(&c.WatchMissing, 30*time.Second)
 	return c
 }
@@ -87,7 +94,8 @@ func (c Config) Validate() error {
 	check(c.CallTimeout > 0 && c.CallTimeout < c.JobLease/2, "CallTimeout %v is not positive and less than half of JobLease", c.CallTimeout)
 	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
 	for name, d := range map[string]time.Duration{
-		"PriceLock": c.PriceLock, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll, "WatchMissing": c.WatchMissing,
+		"PriceLock": c.PriceLock, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
+		"KeyPoll": c.KeyPoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
 	} {
 		check(d > 0, "%s %v is not positive", name, d)
 	}

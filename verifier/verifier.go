@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,7 +34,9 @@ import (
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/store"
 )
 
 // Deps is what the verifier needs of others. All but Metrics are required.
@@ -83,13 +86,31 @@ func Rules() auth.Rules {
 	}
 }
 
+// maxCachedLimits bounds the cache of drops' terms; a channel with a drop a minute fills it in a week.
+const maxCachedLimits = 10_000
+
 // Service is the verifier.
 type Service struct {
-	cfg  Config
-	deps Deps
+	cfg      Config
+	deps     Deps
+	store    *store.Store
+	keys     *token.Keys
+	signer   *token.Signer
+	hub      *hub
+	metrics  *metrics
+	random   io.Reader
+	rand     *lockedRand
+	stopping chan struct{} // closed when Run's context ended: streams end
+
+	keysMu      sync.Mutex // guards keysFetched
+	keysFetched time.Time
+
+	limitsMu sync.Mutex // guards limits
+	limits   map[store.ID]int
 }
 
-// New opens nothing that it was not given: the DB must be migrated.
+// New opens nothing that it was not given: the DB must be migrated. It reads the keys, and makes the verifier's own at
+// the first start.
 func New(cfg Config, deps Deps) (*Service, error) {
 	if err := errors.Join(cfg.Validate(), deps.validate()); err != nil {
 		return nil, fmt.Errorf("verifier: %w", err)
@@ -97,23 +118,61 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if _, test := deps.Payment.(payment.TestCustomer); test && cfg.Profile == ProfileProduction {
 		return nil, errors.New("verifier: the production profile refuses a test payment provider")
 	}
-	return &Service{cfg: cfg.withDefaults(), deps: deps}, nil
+	s := &Service{
+		cfg: cfg.withDefaults(), deps: deps, store: store.New(deps.DB), keys: &token.Keys{}, hub: newHub(),
+		random: &lockedReader{r: deps.Random}, stopping: make(chan struct{}), limits: map[store.ID]int{},
+	}
+	var err error
+	if s.metrics, err = newMetrics(deps.Metrics); err != nil {
+		return nil, fmt.Errorf("verifier: %w", err)
+	}
+	if s.rand, err = newLockedRand(s.random); err != nil {
+		return nil, fmt.Errorf("verifier: %w", err)
+	}
+	s.store.Committed = func(c store.Changes) {
+		s.metrics.countEvents(c.Purchases)
+		s.hub.committed(c)
+	}
+	if err := s.loadKeys(context.Background()); err != nil {
+		return nil, fmt.Errorf("verifier: %w", err)
+	}
+	return s, nil
 }
 
 // Register adds the RPC services; the test page only with a provider that plays the customer.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
-	verifierv1.RegisterVerifierServiceServer(r, struct{ verifierv1.UnimplementedVerifierServiceServer }{})
-	verifierv1.RegisterSupportServiceServer(r, struct{ verifierv1.UnimplementedSupportServiceServer }{})
-	if _, test := s.deps.Payment.(payment.TestCustomer); test {
-		verifierv1.RegisterTestPaymentServiceServer(r, struct{ verifierv1.UnimplementedTestPaymentServiceServer }{})
+	verifierv1.RegisterVerifierServiceServer(r, &verifierServer{s: s})
+	verifierv1.RegisterSupportServiceServer(r, &supportServer{s: s})
+	if customer, test := s.deps.Payment.(payment.TestCustomer); test {
+		verifierv1.RegisterTestPaymentServiceServer(r, &testPaymentServer{s: s, customer: customer})
 	}
 }
 
-// Run works until ctx ends, and returns when every loop did.
+// Run works until ctx ends, and returns when every loop did. It is called once.
 func (s *Service) Run(ctx context.Context) error {
+	s.freeClaims(ctx)
+	var loops sync.WaitGroup
+	loops.Go(func() { s.runBatches(ctx, store.SettleJob, s.settle) })
+	loops.Go(func() { s.runBatches(ctx, store.OrderJob, s.placeOrders) })
+	loops.Go(func() { s.runBatches(ctx, store.ReleaseJob, s.releaseUnits) })
+	loops.Go(func() { s.runPayments(ctx) })
+	loops.Go(func() { s.runDeliveries(ctx) })
+	loops.Go(func() { s.runDropSettler(ctx) })
+	loops.Go(func() { s.runKeys(ctx) })
 	<-ctx.Done()
+	close(s.stopping)
+	loops.Wait()
 	return nil
 }
 
+// freeClaims makes what a dead process had claimed due at once; failing that, it is due when its claim ends.
+func (s *Service) freeClaims(ctx context.Context) {
+	if err := s.store.Write(ctx, func(tx *store.Tx) error {
+		return tx.FreeClaims(ctx, s.deps.Now().UnixMicro())
+	}); err != nil && ctx.Err() == nil {
+		s.deps.Log.Error("freeing the claims of the last process failed", "error", err)
+	}
+}
+
 // Migrate brings the verifier's store up to date.
-func Migrate(ctx context.Context, db *sqldb.DB) error { return nil }
+func Migrate(ctx context.Context, db *sqldb.DB) error { return store.Migrate(ctx, db) }

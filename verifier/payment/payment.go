@@ -116,6 +116,7 @@ type Bookkeeper interface {
 
 // TestCustomer is a provider that moves no real money: it also plays the customer. A production profile refuses it.
 type TestCustomer interface {
-	// CompleteAction confirms or declines as the customer would. ErrNotFound, ErrNoActionPending.
-	CompleteAction(ctx context.Context, intentID string, decline bool) error
+	// CompleteAction confirms or declines as the customer would, and answers which purchase the intent is for.
+	// ErrNotFound, ErrNoActionPending.
+	CompleteAction(ctx context.Context, intentID string, decline bool) (purchaseID string, err error)
 }

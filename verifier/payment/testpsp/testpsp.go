@@ -185,12 +185,13 @@ func (p *Provider) Cancel(ctx context.Context, id string) (payment.Intent, error
 }
 
 // CompleteAction implements payment.TestCustomer. Repeating the same answer is no error.
-func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) error {
-	return p.db.Write(ctx, func(tx *sql.Tx) error {
+func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) (purchaseID string, err error) {
+	err = p.db.Write(ctx, func(tx *sql.Tx) error {
 		in, err := find(ctx, tx, "intent_id", id)
 		if err != nil {
 			return fmt.Errorf("testpsp: completing an action: %w", err)
 		}
+		purchaseID = in.PurchaseID
 		switch {
 		case in.kind() != RefActionRequired:
 			return payment.ErrNoActionPending
@@ -205,6 +206,7 @@ func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) 
 		}
 		return in.save(ctx, tx)
 	})
+	return purchaseID, err
 }
 
 // Books implements payment.Bookkeeper.

@@ -1,0 +1,251 @@
+package verifier
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/verifier/saga"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// batchSize is what the calls to fulfillment take at most.
+const batchSize = 100
+
+// runBatches claims jobs of a kind and works on them together until ctx ends. Work that fails is given back. After a
+// failure the loop pauses, longer each time, and halves its batch: while fulfillment is away it is asked rarely, and one
+// job that spoils every batch soon fails alone.
+func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(context.Context, []store.Job) error) {
+	size, failures := batchSize, 0
+	for ctx.Err() == nil {
+		jobs, err := s.claim(ctx, kind, size)
+		if err == nil && len(jobs) == 0 {
+			s.waitForJobs(ctx, kind)
+			continue
+		}
+		if err == nil {
+			err = work(ctx, jobs)
+		}
+		s.metrics.countJobs(kind, len(jobs), err)
+		if err == nil {
+			size, failures = min(2*size, batchSize), 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return // what was claimed is due again at the next start
+		}
+		s.deps.Log.Warn("jobs failed", "kind", string(kind), "jobs", len(jobs), "error", err)
+		if err := s.store.Write(ctx, func(tx *store.Tx) error {
+			for _, j := range jobs {
+				if err := tx.Postpone(ctx, j, s.after(s.backoff(j.Attempts-1))); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			s.deps.Log.Error("giving jobs back failed", "kind", string(kind), "error", err)
+		}
+		size, failures = max(1, size/2), failures+1
+		sleep(ctx, s.backoff(failures-1), nil)
+	}
+}
+
+// claim takes due jobs. Looking first spares an idle verifier a transaction per poll.
+func (s *Service) claim(ctx context.Context, kind store.Kind, n int) ([]store.Job, error) {
+	due, some, err := s.store.Read().NextDue(ctx, kind)
+	if err != nil || !some || due > s.deps.Now().UnixMicro() {
+		return nil, err
+	}
+	var jobs []store.Job
+	err = s.store.Write(ctx, func(tx *store.Tx) (err error) {
+		jobs, err = tx.Claim(ctx, kind, s.deps.Now().UnixMicro(), s.after(s.cfg.JobLease), n)
+		return err
+	})
+	return jobs, err
+}
+
+// waitForJobs returns when a job of the kind may be due.
+func (s *Service) waitForJobs(ctx context.Context, kind store.Kind) {
+	pause := s.cfg.Poll
+	if due, some, err := s.store.Read().NextDue(ctx, kind); err == nil && some { // on an error: the poll
+		pause = min(pause, max(0, time.UnixMicro(due).Sub(s.deps.Now())))
+	}
+	sleep(ctx, pause, s.hub.jobs[kind])
+}
+
+// after is a stamp in the future, in microseconds.
+func (s *Service) after(d time.Duration) int64 { return s.deps.Now().Add(d).UnixMicro() }
+
+// settle asks fulfillment for the units of purchases whose viewers are within their limit.
+func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
+	overLimit := map[store.ID]bool{}
+	var claims []*fulfillmentv1.UnitClaim
+	claimed := map[store.ID]int{} // token id to its place in claims
+	for _, j := range jobs {
+		p, err := s.store.Read().Purchase(ctx, j.TokenID)
+		if err != nil {
+			return err
+		}
+		if p.State != saga.Received {
+			continue // done before; the job goes below
+		}
+		limit, err := s.viewerLimit(ctx, p.DropID)
+		if err != nil {
+			return err
+		}
+		earlier, err := s.store.Read().EarlierOfViewer(ctx, &p)
+		if err != nil {
+			return err
+		}
+		if limit > 0 && earlier >= limit {
+			overLimit[j.TokenID] = true
+			continue
+		}
+		claimed[j.TokenID] = len(claims)
+		claims = append(claims, unitClaim(&p, p.Serial, p.LeaseID))
+	}
+	var results []*fulfillmentv1.SettleResult
+	if len(claims) > 0 {
+		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+		defer cancel()
+		response, err := s.deps.Stock.SettleUnits(callCtx, &fulfillmentv1.SettleUnitsRequest{Claims: claims})
+		if err != nil {
+			return fmt.Errorf("settling units: %w", err)
+		}
+		if results = response.GetResults(); len(results) != len(claims) {
+			return fmt.Errorf("settling units: %d answers for %d claims", len(results), len(claims))
+		}
+	}
+	return s.store.Write(ctx, func(tx *store.Tx) error {
+		for _, j := range jobs {
+			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
+				return err
+			}
+			p, err := tx.Purchase(ctx, j.TokenID)
+			if err != nil {
+				return err
+			}
+			event := saga.OverLimit
+			if !overLimit[j.TokenID] {
+				i, asked := claimed[j.TokenID]
+				if !asked || p.State != saga.Received || claims[i].GetSerial() != p.Serial || claims[i].GetLeaseId() != p.LeaseID.UUID() {
+					continue // another holder of this job was faster
+				}
+				event = saga.Denied
+				if results[i].GetSettled() {
+					event = saga.Settled
+				}
+			}
+			if err := s.apply(ctx, tx, &p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// placeOrders hands paid purchases over. The jobs are the outbox: they were added with the ledger's postings.
+func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
+	request := &fulfillmentv1.PlaceOrdersRequest{}
+	for _, j := range jobs {
+		p, err := s.store.Read().Purchase(ctx, j.TokenID)
+		if err != nil {
+			return err
+		}
+		request.Orders = append(request.Orders, &fulfillmentv1.Order{
+			OrderId: orderID(p.PurchaseID), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
+		})
+	}
+	callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	defer cancel()
+	if _, err := s.deps.Orders.PlaceOrders(callCtx, request); err != nil {
+		return fmt.Errorf("placing orders: %w", err)
+	}
+	return s.store.Write(ctx, func(tx *store.Tx) error {
+		for _, j := range jobs {
+			p, err := tx.Purchase(ctx, j.TokenID)
+			if err != nil {
+				return err
+			}
+			// Illegal when the news of the delivery was faster than this answer.
+			if err := s.apply(ctx, tx, &p, saga.OrderPlaced); err != nil && !errors.Is(err, saga.ErrIllegal) {
+				return err
+			}
+			if err := tx.Finish(ctx, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// releaseUnits frees units that no path can settle any more.
+func (s *Service) releaseUnits(ctx context.Context, jobs []store.Job) error {
+	request := &fulfillmentv1.ReleaseUnitsRequest{}
+	for _, j := range jobs {
+		p, err := s.store.Read().Purchase(ctx, j.TokenID)
+		if err != nil {
+			return err
+		}
+		request.Claims = append(request.Claims, unitClaim(&p, j.Serial, j.LeaseID))
+	}
+	callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	defer cancel()
+	if _, err := s.deps.Stock.ReleaseUnits(callCtx, request); err != nil {
+		return fmt.Errorf("releasing units: %w", err)
+	}
+	return s.store.Write(ctx, func(tx *store.Tx) error {
+		for _, j := range jobs {
+			if err := errors.Join(tx.SetCandidate(ctx, j.TokenID, j.Serial, j.LeaseID, store.Released), tx.Finish(ctx, j)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func unitClaim(p *store.Purchase, serial uint32, leaseID store.ID) *fulfillmentv1.UnitClaim {
+	return &fulfillmentv1.UnitClaim{TokenId: p.TokenID[:], DropId: p.DropID.UUID(), Serial: serial, LeaseId: leaseID.UUID()}
+}
+
+// orderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
+// (RFC 9562, section 5.8) of a hash.
+func orderID(purchaseID store.ID) string {
+	sum := sha256.Sum256(append([]byte("order-id/v1\x00"), purchaseID[:]...))
+	id := store.ID(sum[:16])
+	id[6] = 0x80 | id[6]&0x0f
+	id[8] = 0x80 | id[8]&0x3f
+	return id.UUID()
+}
+
+// viewerLimit is the most purchases of one viewer session, from the catalogue; terms are frozen before the first sale,
+// so what was read once stays true. 0: the catalogue does not know the drop, and fulfillment will deny the unit.
+func (s *Service) viewerLimit(ctx context.Context, dropID store.ID) (int, error) {
+	s.limitsMu.Lock()
+	limit, known := s.limits[dropID]
+	s.limitsMu.Unlock()
+	if known {
+		return limit, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	defer cancel()
+	response, err := s.deps.Catalog.GetDrop(ctx, &fulfillmentv1.GetDropRequest{DropId: dropID.UUID()})
+	if hasReason(err, errorsv1.Reason_REASON_DROP_NOT_FOUND) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading a drop's terms: %w", err)
+	}
+	limit = max(1, int(response.GetDrop().GetDrop().GetMaxPerViewer()))
+	s.limitsMu.Lock()
+	defer s.limitsMu.Unlock()
+	if len(s.limits) >= maxCachedLimits {
+		clear(s.limits)
+	}
+	s.limits[dropID] = limit
+	return limit, nil
+}

@@ -1,0 +1,206 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/saga"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// runPayments drives payment jobs, each in its own goroutine and at most PaymentParallelism at a time, until ctx ends
+// and all of them did.
+func (s *Service) runPayments(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, s.cfg.PaymentParallelism)
+	for failures := 0; ctx.Err() == nil; {
+		free := 0
+		select { // one free slot at least
+		case slots <- struct{}{}:
+			free++
+		case <-ctx.Done():
+			return
+		}
+		for more := true; more; {
+			select {
+			case slots <- struct{}{}:
+				free++
+			default:
+				more = false
+			}
+		}
+		jobs, err := s.claim(ctx, store.PayJob, free)
+		for range free - len(jobs) {
+			<-slots
+		}
+		for _, j := range jobs {
+			running.Go(func() {
+				defer func() { <-slots }()
+				s.runPayment(ctx, j)
+			})
+		}
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.deps.Log.Error("claiming payment jobs failed", "error", err)
+			failures++
+			sleep(ctx, s.backoff(failures-1), nil)
+		case len(jobs) == 0:
+			failures = 0
+			s.waitForJobs(ctx, store.PayJob)
+		}
+	}
+}
+
+// runPayment drives one job as far as it goes now, and puts it off where it must go on later.
+func (s *Service) runPayment(ctx context.Context, j store.Job) {
+	later, err := s.pay(ctx, j)
+	s.metrics.countJobs(store.PayJob, 1, err)
+	if err != nil {
+		if ctx.Err() != nil {
+			return // due again at the next start
+		}
+		later = s.after(s.backoff(j.Attempts - 1))
+		s.deps.Log.Warn("payment job failed", "attempts", j.Attempts, "error", err)
+	}
+	if later == 0 {
+		return // finished in its last transaction
+	}
+	if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Postpone(ctx, j, later) }); err != nil && ctx.Err() == nil {
+		s.deps.Log.Error("putting a payment job off failed", "error", err)
+	}
+}
+
+// pay moves one purchase's payment attempt along until it is over or has to wait; it answers when to go on, 0 for never.
+//
+// Every step acts on the one intent of the attempt, and what comes next is decided from the intent as it was last read.
+// After an unknown outcome the job ends with an error: its next run begins by reading the intent.
+func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error) {
+	p, err := s.store.Read().Purchase(ctx, j.TokenID)
+	if err != nil {
+		return 0, err
+	}
+	if !p.State.AwaitsMoney() {
+		return 0, s.store.Write(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, j) })
+	}
+	in, err := s.intent(ctx, &p)
+	if err != nil {
+		return 0, err
+	}
+	window := time.UnixMicro(p.AcceptTime).Add(s.cfg.ActionWindow)
+	for {
+		move, event := saga.NextMove(in, !s.deps.Now().Before(window))
+		switch move {
+		case saga.Confirm:
+			in, err = s.provider(ctx, "confirm", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Confirm(ctx, in.ID) })
+		case saga.Capture:
+			in, err = s.provider(ctx, "capture", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Capture(ctx, in.ID) })
+		case saga.Cancel:
+			in, err = s.provider(ctx, "cancel", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Cancel(ctx, in.ID) })
+			if err == nil { // not the answer counts but what is read
+				in, err = s.readIntent(ctx, in.ID)
+			}
+		case saga.Wait:
+			if p.State != saga.ActionRequired {
+				if err := s.paid(ctx, nil, &p, event); err != nil {
+					return 0, err
+				}
+			}
+			return min(s.after(s.cfg.ActionPoll), window.UnixMicro()), nil
+		case saga.Done:
+			return 0, s.paid(ctx, &j, &p, event)
+		default:
+			return 0, fmt.Errorf("an intent in state %v", in.State)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// paid applies a payment event, and finishes the job where the attempt is over. An attempt that is not the purchase's
+// current one any more changes nothing.
+func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, event saga.Event) error {
+	return s.store.Write(ctx, func(tx *store.Tx) error {
+		p, err := tx.Purchase(ctx, seen.TokenID)
+		if err != nil {
+			return err
+		}
+		if p.Attempt != seen.Attempt || !p.State.AwaitsMoney() {
+			return nil
+		}
+		if over != nil {
+			if err := tx.Finish(ctx, *over); err != nil { // first: the next attempt adds the same job again
+				return err
+			}
+		}
+		if err := s.apply(ctx, tx, &p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
+			return err
+		}
+		return nil
+	})
+}
+
+// intent finds the current attempt's intent, or makes it. The key is the purchase and the attempt, the same however
+// often this runs, and the id is stored by compare-and-set before anything is done with it: an intent that nobody
+// remembers is never confirmed. The key has the purchase id for K: the provider need not know K, and one follows from
+// the other.
+func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent, error) {
+	if p.IntentID != "" {
+		return s.readIntent(ctx, p.IntentID)
+	}
+	key := p.PurchaseID.Hex() + "/" + strconv.Itoa(p.Attempt)
+	in, err := s.provider(ctx, "create", func(ctx context.Context) (payment.Intent, error) {
+		return s.deps.Payment.CreateIntent(ctx, key, payment.Request{
+			PurchaseID: p.PurchaseID.Hex(), CurrencyCode: p.CurrencyCode, MinorUnits: p.MinorUnits, Reference: p.PaymentReference,
+		})
+	})
+	if err != nil {
+		return in, err
+	}
+	return in, s.store.Write(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
+}
+
+func (s *Service) readIntent(ctx context.Context, id string) (payment.Intent, error) {
+	return s.provider(ctx, "get", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.GetIntent(ctx, id) })
+}
+
+// provider makes one call, in bounded time and counted.
+func (s *Service) provider(ctx context.Context, name string, call func(context.Context) (payment.Intent, error)) (payment.Intent, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	defer cancel()
+	in, err := call(ctx)
+	result := "ok"
+	switch {
+	case errors.Is(err, payment.ErrUnknownOutcome):
+		result = "unknown"
+	case err != nil:
+		result = "failed"
+	}
+	s.metrics.payments.WithLabelValues(name, result).Inc()
+	return in, err
+}
+
+// completeAction lets the test provider's customer answer, and hurries the payment that waits for it.
+func (s *Service) completeAction(ctx context.Context, customer payment.TestCustomer, intentID string, decline bool) error {
+	text, err := customer.CompleteAction(ctx, intentID, decline)
+	if err != nil {
+		return fmt.Errorf("completing an action: %w", err)
+	}
+	purchaseID, err := store.ParseHex(text)
+	if err != nil {
+		return fmt.Errorf("completing an action: %w", err)
+	}
+	p, err := s.store.Read().PurchaseByPublicID(ctx, purchaseID)
+	if err != nil {
+		return err
+	}
+	return s.store.Write(ctx, func(tx *store.Tx) error {
+		return tx.Hurry(ctx, store.PayJob, p.TokenID, s.deps.Now().UnixMicro())
+	})
+}

@@ -1,0 +1,48 @@
+package saga
+
+import "github.com/rimlight/rimlight/verifier/payment"
+
+// Move is the next step of a payment attempt, decided from the intent as the provider has it now.
+type Move int
+
+// The moves.
+const (
+	// Confirm asks for the authorisation.
+	Confirm Move = iota + 1
+	// Capture takes the money.
+	Capture
+	// Cancel ends the intent, so that it can be read as cancelled.
+	Cancel
+	// Wait for the customer.
+	Wait
+	// Done: the attempt is over, with the event that says how.
+	Done
+)
+
+// NextMove drives one attempt. It is asked again after every step with what was read, so it needs no memory: a restart
+// goes on from the intent's state. An attempt that failed is over only when its intent is read as cancelled; if it turns
+// out to have succeeded meanwhile, that is a purchase.
+func NextMove(in payment.Intent, windowOver bool) (Move, Event) {
+	switch in.State {
+	case payment.RequiresConfirmation:
+		return Confirm, 0
+	case payment.Authorised: // even after the window: the customer did what was asked
+		return Capture, 0
+	case payment.RequiresAction:
+		if windowOver {
+			return Cancel, 0
+		}
+		return Wait, ActionNeeded
+	case payment.Declined:
+		return Cancel, 0
+	case payment.Succeeded:
+		return Done, MoneyTaken
+	}
+	switch { // cancelled
+	case in.DeclineCode == "":
+		return Done, WindowOver
+	case in.DeclineFinal:
+		return Done, DeclinedForGood
+	}
+	return Done, DeclinedForNow
+}

@@ -1,0 +1,204 @@
+// Package saga is what may become of a purchase, and what must be done about it: pure, state and event in, state and
+// commands out.
+//
+//	RECEIVED -UnitSettled-> UNIT_SETTLED -ActionNeeded-> ACTION_REQUIRED
+//	   |                        |  '------------Captured------------+-> CAPTURED -OrderPlaced-> ORDERED -Delivered-> DELIVERED
+//	   | UnitDenied             | Declined, WindowOver
+//	   | (no spare left)        v
+//	   |----------------------> VOUCHER
+//	   '-OverLimit, Expired---> REFUSED
+//
+// Invariants:
+//
+//   - Unit before money: no event leads from RECEIVED to a payment.
+//   - Money before goods: an order is placed only by the transition that posts the capture.
+//   - DELIVERED, VOUCHER and REFUSED are final; entering one signs the outcome, and nothing leaves it.
+//   - A unit that is given up is released exactly by the transition that leaves every path which could settle it again.
+//
+// Every command is durable in the same transaction as the state, as a job or a row; see docs/settlement.md, section 4.
+// The package knows no ids, amounts, texts or clocks, and does nothing itself.
+package saga
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// ErrIllegal: the event does not fit the state. Whoever sent it acted on an old state, or repeated itself.
+var ErrIllegal = errors.New("saga: the event does not fit the state")
+
+// State is where a purchase is. The numbers are those of rimlight.offer.v1.PurchaseState.
+type State int32
+
+// The states.
+const (
+	Received       State = 2
+	UnitSettled    State = 3
+	ActionRequired State = 4
+	Captured       State = 5
+	Ordered        State = 6
+	Delivered      State = 8
+	Voucher        State = 9
+	Refused        State = 10
+)
+
+var stateNames = map[State]string{
+	Received: "received", UnitSettled: "unit_settled", ActionRequired: "action_required", Captured: "captured",
+	Ordered: "ordered", Delivered: "delivered", Voucher: "voucher", Refused: "refused",
+}
+
+// String is the state's name, for logs, metrics and tests.
+func (s State) String() string {
+	if name, ok := stateNames[s]; ok {
+		return name
+	}
+	return fmt.Sprintf("state(%d)", int32(s))
+}
+
+// Final tells the states that nothing leaves.
+func (s State) Final() bool { return s == Delivered || s == Voucher || s == Refused }
+
+// AwaitsMoney tells the states in which a payment may be in progress.
+func (s State) AwaitsMoney() bool { return s == UnitSettled || s == ActionRequired }
+
+// Reason is why a purchase failed. The numbers are those of rimlight.errors.v1.Reason.
+type Reason int32
+
+// The reasons of failed purchases.
+const (
+	NoReason          Reason = 0
+	TokenExpired      Reason = 11
+	ViewerLimit       Reason = 24
+	PaymentDeclined   Reason = 70
+	PaymentWindowOver Reason = 71
+	UnitDenied        Reason = 72
+)
+
+// Event is what happened.
+type Event int
+
+// The events.
+const (
+	// Expired: the node accepted after the token's time.
+	Expired Event = iota + 1
+	// OverLimit: the viewer session has its share of the drop.
+	OverLimit
+	// Settled: fulfillment made the unit the purchase's.
+	Settled
+	// Denied: fulfillment said no, for good.
+	Denied
+	// ActionNeeded: the customer must confirm the payment.
+	ActionNeeded
+	// DeclinedForNow: the attempt's intent is declined and read as cancelled; another attempt may work.
+	DeclinedForNow
+	// DeclinedForGood: the attempt's intent is declined and read as cancelled; no attempt will work.
+	DeclinedForGood
+	// WindowOver: the customer did not come, and the intent is read as cancelled.
+	WindowOver
+	// MoneyTaken: the intent is read as succeeded.
+	MoneyTaken
+	// OrderPlaced: fulfillment has the order.
+	OrderPlaced
+	// OrderDelivered: fulfillment handed it over.
+	OrderDelivered
+	lastEvent
+)
+
+// Events lists all of them, for tests.
+func Events() []Event {
+	var all []Event
+	for e := Event(1); e < lastEvent; e++ {
+		all = append(all, e)
+	}
+	return all
+}
+
+// Command is what the transition's transaction must make durable beside the state.
+type Command int
+
+// The commands.
+const (
+	// Settle: a job that asks fulfillment for the winner's unit.
+	Settle Command = iota + 1
+	// Pay: a job that drives payment attempt Purchase.Attempt, with no intent yet.
+	Pay
+	// PostCapture: the ledger's postings.
+	PostCapture
+	// PlaceOrder: a job that hands the order over.
+	PlaceOrder
+	// Promote: the oldest spare becomes the winner.
+	Promote
+	// ReleaseWinner: a job that frees the winner's unit.
+	ReleaseWinner
+	// ReleaseSpares: jobs that free the duplicates' units.
+	ReleaseSpares
+	// IssueVoucher: a price lock.
+	IssueVoucher
+	// SignOutcome: the final word.
+	SignOutcome
+)
+
+// Purchase is what the saga needs to know of a purchase.
+type Purchase struct {
+	State  State
+	Reason Reason
+	// Attempt is the payment attempt in progress, from 1; 0 before the unit is settled.
+	Attempt int
+	// Spares is how many duplicate redemptions could still become the winner.
+	Spares int
+}
+
+// New is a purchase whose first redemption arrived.
+func New() (Purchase, []Command) { return Purchase{State: Received}, []Command{Settle} }
+
+// Next is the whole table. maxAttempts bounds payment attempts. On ErrIllegal the purchase is unchanged.
+func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
+	next := func(s State, r Reason, commands ...Command) (Purchase, []Command, error) {
+		q := p
+		q.State, q.Reason = s, r
+		if slices.Contains(commands, ReleaseSpares) {
+			q.Spares = 0
+		}
+		if s.Final() {
+			commands = append(commands, SignOutcome)
+		}
+		return q, commands, nil
+	}
+	switch {
+	case p.State == Received && e == Expired:
+		return next(Refused, TokenExpired, ReleaseWinner, ReleaseSpares)
+	case p.State == Received && e == OverLimit:
+		return next(Refused, ViewerLimit, ReleaseWinner, ReleaseSpares)
+	case p.State == Received && e == Settled:
+		p.Attempt = 1
+		return next(UnitSettled, NoReason, Pay, ReleaseSpares)
+	case p.State == Received && e == Denied && p.Spares > 0:
+		p.Spares--
+		return next(Received, NoReason, Promote, Settle)
+	case p.State == Received && e == Denied: // the unit was never this purchase's: nothing to release
+		return next(Voucher, UnitDenied, IssueVoucher)
+
+	case p.State == UnitSettled && e == ActionNeeded:
+		return next(ActionRequired, NoReason)
+	case p.State.AwaitsMoney() && e == MoneyTaken:
+		return next(Captured, NoReason, PostCapture, PlaceOrder)
+	case p.State.AwaitsMoney() && e == DeclinedForNow && p.Attempt < maxAttempts:
+		p.Attempt++
+		return next(UnitSettled, NoReason, Pay)
+	case p.State.AwaitsMoney() && (e == DeclinedForNow || e == DeclinedForGood):
+		return next(Voucher, PaymentDeclined, ReleaseWinner, IssueVoucher)
+	case p.State.AwaitsMoney() && e == WindowOver:
+		return next(Voucher, PaymentWindowOver, ReleaseWinner, IssueVoucher)
+
+	case p.State == Captured && e == OrderPlaced:
+		return next(Ordered, NoReason)
+	case (p.State == Captured || p.State == Ordered) && e == OrderDelivered: // news of delivery may overtake PlaceOrders' answer
+		return next(Delivered, NoReason)
+	}
+	return p, nil, fmt.Errorf("%w: event %d in %v", ErrIllegal, e, p.State)
+}
+
+// Duplicate says what becomes of another redemption of the same token: kept as a spare while the winner may still be
+// refused its unit, released at once afterwards. An expired redemption can never win.
+func Duplicate(winner State, expired bool) (keep bool) { return winner == Received && !expired }

@@ -1,0 +1,219 @@
+package verifier
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/token"
+	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// Errors that only this edge makes.
+var (
+	errStopping    = errors.New("verifier: stopping")
+	errNoHello     = errors.New("verifier: a forwarding stream begins with Hello, once")
+	errPageToken   = errors.New("verifier: not a page token of ours")
+	errNodeID      = errors.New("verifier: not a node id")
+	errDropID      = errors.New("verifier: not a drop id")
+	errNotYourself = errors.New("verifier: no credential")
+)
+
+// toStatus is the one place where the verifier's errors become statuses.
+func (s *Service) toStatus(ctx context.Context, method string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return rpcerr.New(codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_EXCEEDED, "The deadline ended before an answer.")
+	case errors.Is(err, errStopping):
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "The verifier is shutting down.")
+	case errors.Is(err, token.ErrUnknownKey):
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_KEY_UNKNOWN,
+			"The text is signed by a key that is not known here yet.", rpcerr.RetryAfter(minKeyRefresh))
+	case errors.Is(err, token.ErrMalformed), errors.Is(err, token.ErrForged):
+		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, "The text is no genuine receipt or offer token.")
+	case errors.Is(err, errMismatch):
+		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, "The offer token belongs to another session or drop.")
+	case errors.Is(err, errNoHello):
+		return invalid("hello", "a stream begins with Hello, once")
+	case errors.Is(err, errNodeID):
+		return invalid("hello.node_id", "must be a UUID in canonical form")
+	case errors.Is(err, errDropID):
+		return invalid("drop_id", "must be empty or a UUID in canonical form")
+	case errors.Is(err, errPageToken):
+		return invalid("page_token", "must come from the last page")
+	case errors.Is(err, errNotYourself):
+		return invalid("credential", "must be a receipt or an offer token")
+	case errors.Is(err, payment.ErrNoActionPending), errors.Is(err, payment.ErrNotFound):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_ACTION_PENDING, "No payment attempt waits for the customer under this id.")
+	case errors.Is(err, store.ErrNotFound):
+		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt or token.")
+	case errors.Is(err, store.ErrConflict):
+		return rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_CONFLICT, "The purchase changed at the same time.")
+	case errors.Is(err, sqldb.ErrBroken):
+		s.deps.Log.Error("the store is broken", "method", method, "error", err)
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The verifier's store cannot be written.")
+	}
+	s.deps.Log.Error("a call failed", "method", method, "error", err)
+	return rpcerr.New(codes.Internal, errorsv1.Reason_REASON_INTERNAL, "The verifier failed; its log says why.")
+}
+
+func invalid(field, rule string) error {
+	return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "The field "+field+" "+rule+".", rpcerr.Violation(field, rule))
+}
+
+// hasReason tells what another service's status says.
+func hasReason(err error, reason errorsv1.Reason) bool {
+	return err != nil && rpcerr.Reason(err) == reason
+}
+
+// refused tells a no that a repetition at once would not change.
+func refused(err error) bool {
+	code := status.Code(err)
+	return code == codes.FailedPrecondition || code == codes.Aborted
+}
+
+type verifierServer struct {
+	verifierv1.UnimplementedVerifierServiceServer
+	s *Service
+}
+
+// SubmitRedemptions implements VerifierService.
+func (v *verifierServer) SubmitRedemptions(stream grpc.BidiStreamingServer[verifierv1.SubmitRedemptionsRequest, verifierv1.SubmitRedemptionsResponse]) error {
+	return v.s.toStatus(stream.Context(), "SubmitRedemptions", v.s.serveNode(stream.Context(), stream))
+}
+
+// PresentReceipt implements VerifierService.
+func (v *verifierServer) PresentReceipt(ctx context.Context, r *verifierv1.PresentReceiptRequest) (*verifierv1.PresentReceiptResponse, error) {
+	p, err := v.s.present(ctx, r.GetReceipt())
+	if err != nil {
+		return nil, v.s.toStatus(ctx, "PresentReceipt", err)
+	}
+	return &verifierv1.PresentReceiptResponse{Purchase: forBuyer(&p)}, nil
+}
+
+// GetPurchase implements VerifierService.
+func (v *verifierServer) GetPurchase(ctx context.Context, r *verifierv1.GetPurchaseRequest) (*verifierv1.GetPurchaseResponse, error) {
+	id, err := v.s.credential(ctx, r.GetReceipt(), r.GetOfferToken())
+	var p store.Purchase
+	if err == nil {
+		p, err = v.s.store.Read().Purchase(ctx, id)
+	}
+	if err != nil {
+		return nil, v.s.toStatus(ctx, "GetPurchase", err)
+	}
+	return &verifierv1.GetPurchaseResponse{Purchase: forBuyer(&p)}, nil
+}
+
+// WatchPurchase implements VerifierService.
+func (v *verifierServer) WatchPurchase(r *verifierv1.WatchPurchaseRequest, stream grpc.ServerStreamingServer[verifierv1.WatchPurchaseResponse]) error {
+	ctx := stream.Context()
+	id, err := v.s.credential(ctx, r.GetReceipt(), r.GetOfferToken())
+	if err == nil {
+		err = v.s.watchPurchase(ctx, id, func(p *offerv1.Purchase) error {
+			return stream.Send(&verifierv1.WatchPurchaseResponse{Purchase: p})
+		})
+	}
+	return v.s.toStatus(ctx, "WatchPurchase", err)
+}
+
+// WatchEvents implements VerifierService.
+func (v *verifierServer) WatchEvents(r *verifierv1.WatchEventsRequest, stream grpc.ServerStreamingServer[verifierv1.WatchEventsResponse]) error {
+	return v.s.toStatus(stream.Context(), "WatchEvents", v.s.watchEvents(stream.Context(), r.GetAfterCursor(), stream.Send))
+}
+
+// ListKeys implements VerifierService. The page token is the last key id in hex.
+func (v *verifierServer) ListKeys(ctx context.Context, r *verifierv1.ListKeysRequest) (*verifierv1.ListKeysResponse, error) {
+	after, err := hex.DecodeString(r.GetPageToken())
+	if err != nil {
+		return nil, v.s.toStatus(ctx, "ListKeys", fmt.Errorf("%w: %w", errPageToken, err))
+	}
+	size := int(r.GetPageSize())
+	if size <= 0 || size > maxKeyPage {
+		size = maxKeyPage
+	}
+	response := &verifierv1.ListKeysResponse{}
+	for _, k := range v.s.keys.All() {
+		if string(k.GetKeyId()) <= string(after) {
+			continue
+		}
+		if len(response.Keys) == size {
+			response.NextPageToken = hex.EncodeToString(response.Keys[size-1].GetKeyId())
+			break
+		}
+		response.Keys = append(response.Keys, k)
+	}
+	return response, nil
+}
+
+// maxKeyPage is ListKeys' largest page.
+const maxKeyPage = 1000
+
+type supportServer struct {
+	verifierv1.UnimplementedSupportServiceServer
+	s *Service
+}
+
+// GetAudit implements SupportService.
+func (v *supportServer) GetAudit(ctx context.Context, r *verifierv1.GetAuditRequest) (*verifierv1.GetAuditResponse, error) {
+	response, err := v.s.audit(ctx, r.GetDropId())
+	return response, v.s.toStatus(ctx, "GetAudit", err)
+}
+
+type testPaymentServer struct {
+	verifierv1.UnimplementedTestPaymentServiceServer
+	s        *Service
+	customer payment.TestCustomer
+}
+
+// CompleteAction implements TestPaymentService.
+func (v *testPaymentServer) CompleteAction(ctx context.Context, r *verifierv1.CompleteActionRequest) (*verifierv1.CompleteActionResponse, error) {
+	if err := v.s.completeAction(ctx, v.customer, r.GetPaymentIntentId(), r.GetDecline()); err != nil {
+		return nil, v.s.toStatus(ctx, "CompleteAction", err)
+	}
+	return &verifierv1.CompleteActionResponse{}, nil
+}
+
+// credential is the token id that a receipt or an offer token gives access to. A receipt is presented by the way.
+func (s *Service) credential(ctx context.Context, receipt, offerToken string) (store.ID, error) {
+	switch {
+	case receipt != "":
+		p, err := s.present(ctx, receipt)
+		return p.TokenID, err
+	case offerToken != "":
+		offer, err := s.keys.OpenOfferToken(offerToken)
+		if errors.Is(err, token.ErrUnknownKey) {
+			if err := s.refreshKeys(ctx); err != nil {
+				return store.ID{}, fmt.Errorf("%w: %w", token.ErrUnknownKey, err)
+			}
+			offer, err = s.keys.OpenOfferToken(offerToken)
+		}
+		if err != nil {
+			return store.ID{}, fmt.Errorf("opening an offer token: %w", err)
+		}
+		return store.ID(offer.GetTokenId()), nil
+	}
+	return store.ID{}, errNotYourself
+}
+
+// ended tells the ways in which a stream's other side is simply gone.
+func ended(err error) bool { return errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled }
+
+// proofOfLife is how often a silent stream says something, so that a dead connection is noticed.
+const proofOfLife = 15 * time.Second

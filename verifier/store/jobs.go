@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// Kind is what a job does.
+type Kind string
+
+// The kinds of jobs. A purchase has at most one of each, but one release per unit.
+const (
+	SettleJob  Kind = "settle"
+	PayJob     Kind = "pay"
+	OrderJob   Kind = "order"
+	ReleaseJob Kind = "release"
+)
+
+// Kinds lists all of them.
+func Kinds() []Kind { return []Kind{SettleJob, PayJob, OrderJob, ReleaseJob} }
+
+// Job is one row of jobs.
+type Job struct {
+	Kind    Kind
+	TokenID ID
+	// Serial and LeaseID name the unit of a release; zero elsewhere.
+	Serial  uint32
+	LeaseID ID
+	// Attempts counts claims since the job was last added.
+	Attempts int
+}
+
+// AddJob adds a job that is due at runAt, or makes the one that is there due then.
+func (tx *Tx) AddJob(ctx context.Context, j Job, runAt int64) error {
+	_, err := tx.exec(ctx, "adding a job", `INSERT INTO jobs (kind, token_id, serial, lease_id, state, run_at, attempts)
+		VALUES ($1, $2, $3, $4, 0, $5, 0)
+		ON CONFLICT (kind, token_id, serial, lease_id) DO UPDATE SET state = 0, run_at = excluded.run_at, attempts = 0`,
+		j.Kind, j.TokenID, j.Serial, j.LeaseID, runAt)
+	tx.added(j.Kind)
+	return err
+}
+
+// Claim takes up to n due jobs until the time until; who has not finished one by then may see it claimed again.
+func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]Job, error) {
+	return collect(ctx, tx.tx, "claiming jobs", func(r *sql.Rows, j *Job) error {
+		j.Kind = kind
+		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts)
+	}, `UPDATE jobs SET state = 1, run_at = $1, attempts = attempts + 1
+		WHERE kind = $2 AND (token_id, serial, lease_id) IN
+			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT $4)
+		RETURNING token_id, serial, lease_id, attempts`, until, kind, now, n)
+}
+
+// Finish removes a job that is done.
+func (tx *Tx) Finish(ctx context.Context, j Job) error {
+	_, err := tx.exec(ctx, "finishing a job", `DELETE FROM jobs WHERE kind = $1 AND token_id = $2 AND serial = $3 AND lease_id = $4`,
+		j.Kind, j.TokenID, j.Serial, j.LeaseID)
+	return err
+}
+
+// Postpone gives a claimed job back until runAt; a job that was added again meanwhile keeps its earlier time.
+func (tx *Tx) Postpone(ctx context.Context, j Job, runAt int64) error {
+	_, err := tx.exec(ctx, "postponing a job", `UPDATE jobs SET state = 0, run_at = $1
+		WHERE kind = $2 AND token_id = $3 AND serial = $4 AND lease_id = $5 AND state = 1`, runAt, j.Kind, j.TokenID, j.Serial, j.LeaseID)
+	return err
+}
+
+// Hurry makes a job due at now, whoever holds it.
+func (tx *Tx) Hurry(ctx context.Context, kind Kind, tokenID ID, now int64) error {
+	_, err := tx.exec(ctx, "hurrying a job", `UPDATE jobs SET state = 0, run_at = $1 WHERE kind = $2 AND token_id = $3`, now, kind, tokenID)
+	tx.added(kind)
+	return err
+}
+
+// FreeClaims makes the jobs of a process that died due at once. Only one process works on a store.
+func (tx *Tx) FreeClaims(ctx context.Context, now int64) error {
+	_, err := tx.exec(ctx, "freeing claims", `UPDATE jobs SET state = 0, run_at = $1 WHERE state = 1`, now)
+	return err
+}
+
+// NextDue is when the next job of a kind is due; false when there is none.
+func (q Queries) NextDue(ctx context.Context, kind Kind) (int64, bool, error) {
+	var at sql.NullInt64
+	if err := q.q.QueryRowContext(ctx, `SELECT MIN(run_at) FROM jobs WHERE kind = $1`, kind).Scan(&at); err != nil {
+		return 0, false, fmt.Errorf("reading when the next job is due: %w", err)
+	}
+	return at.Int64, at.Valid, nil
+}

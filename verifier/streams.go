@@ -1,0 +1,245 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// eventBatch is how many events a stream reads and sends at a time; with outcomes that is about 60 KB.
+const eventBatch = 100
+
+// nodeStream is a node's forwarding stream.
+type nodeStream interface {
+	Recv() (*verifierv1.SubmitRedemptionsRequest, error)
+	Send(*verifierv1.SubmitRedemptionsResponse) error
+}
+
+// serveNode takes a node's entries in and brings it news, until either side goes away. One goroutine receives, this one
+// does everything else.
+func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
+	first, err := stream.Recv()
+	if ended(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if first.GetHello() == nil {
+		return errNoHello
+	}
+	nodeID, err := store.ParseUUID(first.GetHello().GetNodeId())
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNodeID, err)
+	}
+	acknowledged, err := s.store.Read().Acknowledged(ctx, nodeID)
+	if err != nil {
+		return err
+	}
+	if err := sendAck(stream, &verifierv1.Acknowledgement{Sequence: acknowledged}); err != nil {
+		return err
+	}
+
+	received := make(chan *verifierv1.SubmitRedemptionsRequest)
+	gone := make(chan error, 1)
+	go func() { // ends with the stream: returning from the handler ends ctx and Recv
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				gone <- err
+				return
+			}
+			select {
+			case received <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	wake, stop := s.hub.watchAll()
+	defer stop()
+	poll := time.NewTicker(s.cfg.Poll)
+	defer poll.Stop()
+	news := nodeNews{s: s, nodeID: nodeID, cursor: first.GetHello().GetOutcomeCursor(), sent: map[string]bool{}}
+	for {
+		if err := news.send(ctx, stream); err != nil {
+			return err
+		}
+		select {
+		case m := <-received:
+			if m.GetBatch() == nil {
+				return errNoHello
+			}
+			ack, err := s.ingest(ctx, nodeID, m.GetBatch().GetEntries())
+			if err != nil {
+				return err
+			}
+			if err := sendAck(stream, ack); err != nil {
+				return err
+			}
+		case err := <-gone:
+			if ended(err) {
+				return nil
+			}
+			return err
+		case <-wake:
+		case <-poll.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping:
+			return errStopping
+		}
+	}
+}
+
+func sendAck(stream nodeStream, ack *verifierv1.Acknowledgement) error {
+	return stream.Send(&verifierv1.SubmitRedemptionsResponse{
+		Message: &verifierv1.SubmitRedemptionsResponse_Acknowledgement{Acknowledgement: ack},
+	})
+}
+
+// nodeNews is what one stream has told its node.
+type nodeNews struct {
+	s      *Service
+	nodeID store.ID
+	cursor int64           // everything up to here was sent, or was not the node's
+	sent   map[string]bool // ids of keys
+}
+
+// send brings the stream up to date.
+func (n *nodeNews) send(ctx context.Context, stream nodeStream) error {
+	if n.s.keys.Len() > len(n.sent) {
+		var fresh []*offerv1.SigningKey
+		for _, k := range n.s.keys.All() {
+			if !n.sent[string(k.GetKeyId())] {
+				n.sent[string(k.GetKeyId())] = true
+				fresh = append(fresh, k)
+			}
+		}
+		if err := stream.Send(&verifierv1.SubmitRedemptionsResponse{
+			Message: &verifierv1.SubmitRedemptionsResponse_Keys{Keys: &verifierv1.KeyBatch{Keys: fresh}},
+		}); err != nil {
+			return err
+		}
+	}
+	for {
+		// The head first: events up to it are all visible, so what the node's list lacks is not the node's.
+		head, err := n.s.store.Read().EventHead(ctx)
+		if err != nil || head <= n.cursor {
+			return err
+		}
+		events, err := n.s.store.Read().EventsOfNode(ctx, n.nodeID, n.cursor, head, eventBatch)
+		if err != nil {
+			return err
+		}
+		if len(events) == 0 {
+			n.cursor = head
+			return nil
+		}
+		n.cursor = events[len(events)-1].Cursor
+		batch := &verifierv1.OutcomeBatch{Cursor: n.cursor}
+		listed := map[store.ID]bool{}
+		for _, e := range events {
+			if !listed[e.Now.TokenID] { // as it is now: once is enough
+				listed[e.Now.TokenID] = true
+				batch.Purchases = append(batch.Purchases, forBuyer(&e.Now))
+			}
+		}
+		if err := stream.Send(&verifierv1.SubmitRedemptionsResponse{
+			Message: &verifierv1.SubmitRedemptionsResponse_Outcomes{Outcomes: batch},
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+// watchPurchase sends a purchase now and as it changes, until it is final. One that is not here yet may be on its way
+// from its node: it is waited for, WatchMissing long.
+func (s *Service) watchPurchase(ctx context.Context, id store.ID, send func(*offerv1.Purchase) error) error {
+	wake, stop := s.hub.watch(id)
+	defer stop()
+	poll := time.NewTicker(s.cfg.Poll)
+	defer poll.Stop()
+	missing := time.NewTimer(s.cfg.WatchMissing)
+	defer missing.Stop()
+	waited := false
+	var last store.Purchase
+	for {
+		p, err := s.store.Read().Purchase(ctx, id)
+		switch {
+		case errors.Is(err, store.ErrNotFound) && !waited:
+		case err != nil:
+			return err
+		case p.State != last.State || p.StateTime != last.StateTime:
+			if err := send(forBuyer(&p)); err != nil {
+				return err
+			}
+			last = p
+		}
+		if err == nil && p.State.Final() {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-poll.C:
+		case <-missing.C:
+			waited = true
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping:
+			return errStopping
+		}
+	}
+}
+
+// watchEvents sends every change of every purchase in the order of their commits.
+func (s *Service) watchEvents(ctx context.Context, cursor int64, send func(*verifierv1.WatchEventsResponse) error) error {
+	wake, stop := s.hub.watchAll()
+	defer stop()
+	poll := time.NewTicker(s.cfg.Poll)
+	defer poll.Stop()
+	alive := time.NewTicker(proofOfLife)
+	defer alive.Stop()
+	for {
+		head, err := s.store.Read().EventHead(ctx)
+		if err != nil {
+			return err
+		}
+		for cursor < head {
+			events, err := s.store.Read().Events(ctx, cursor, head, eventBatch)
+			if err != nil {
+				return err
+			}
+			if len(events) == 0 { // cursors have no gaps, so only a cursor of another store comes here
+				break
+			}
+			cursor = events[len(events)-1].Cursor
+			m := &verifierv1.WatchEventsResponse{Cursor: cursor}
+			for _, e := range events {
+				then := e.Now
+				then.State, then.Reason, then.StateTime = e.State, e.Reason, e.Time
+				m.Purchases = append(m.Purchases, purchaseProto(&then))
+			}
+			if err := send(m); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-wake:
+		case <-poll.C:
+		case <-alive.C:
+			if err := send(&verifierv1.WatchEventsResponse{Cursor: cursor}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping:
+			return errStopping
+		}
+	}
+}

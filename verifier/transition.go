@@ -1,0 +1,166 @@
+package verifier
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/verifier/ledger"
+	"github.com/rimlight/rimlight/verifier/saga"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// apply moves a purchase along inside tx: the new state, everything that the saga commands, and the event. It is the
+// only place where a purchase changes its state. saga.ErrIllegal when the event does not fit any more.
+func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e saga.Event) error {
+	old := *p
+	var spares []store.Candidate
+	if p.State == saga.Received {
+		candidates, err := tx.Candidates(ctx, p.TokenID)
+		if err != nil {
+			return err
+		}
+		for _, c := range candidates {
+			if c.State == store.Spare {
+				spares = append(spares, c)
+			}
+		}
+	}
+	next, commands, err := saga.Next(saga.Purchase{State: p.State, Reason: p.Reason, Attempt: p.Attempt, Spares: len(spares)},
+		e, s.cfg.PaymentAttempts)
+	if err != nil {
+		return err
+	}
+	now := s.deps.Now()
+	p.State, p.Reason, p.Attempt, p.StateTime = next.State, next.Reason, next.Attempt, now.UnixMicro()
+	switch e {
+	case saga.Settled:
+		err = tx.MarkSettled(ctx, p.TokenID)
+	case saga.Denied:
+		err = tx.SetCandidate(ctx, p.TokenID, p.Serial, p.LeaseID, store.Denied)
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range commands {
+		if err := s.obey(ctx, tx, p, c, spares, now); err != nil {
+			return err
+		}
+	}
+	if err := tx.UpdatePurchase(ctx, &old, p); err != nil {
+		return err
+	}
+	tx.Announce(p)
+	return nil
+}
+
+// obey makes one command durable.
+func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c saga.Command, spares []store.Candidate, now time.Time) error {
+	due := now.UnixMicro()
+	switch c {
+	case saga.Settle:
+		return tx.AddJob(ctx, store.Job{Kind: store.SettleJob, TokenID: p.TokenID}, due)
+	case saga.Pay:
+		p.IntentID = ""
+		return tx.AddJob(ctx, store.Job{Kind: store.PayJob, TokenID: p.TokenID}, due)
+	case saga.PlaceOrder:
+		return tx.AddJob(ctx, store.Job{Kind: store.OrderJob, TokenID: p.TokenID}, due)
+	case saga.PostCapture:
+		t, err := ledger.Capture(p.PurchaseID.Hex(), p.CurrencyCode, p.MinorUnits)
+		if err != nil {
+			return err
+		}
+		return tx.Post(ctx, p.PurchaseID, t, due)
+	case saga.Promote:
+		return s.promote(ctx, tx, p, spares[0])
+	case saga.ReleaseWinner:
+		return release(ctx, tx, p.TokenID, p.Serial, p.LeaseID, due)
+	case saga.ReleaseSpares:
+		for _, c := range spares {
+			if err := release(ctx, tx, c.TokenID, c.Serial, c.LeaseID, due); err != nil {
+				return err
+			}
+		}
+		return nil
+	case saga.IssueVoucher:
+		p.Voucher = &store.Voucher{
+			Kind: int32(offerv1.VoucherKind_VOUCHER_KIND_PRICE_LOCK), ExpireTime: now.Add(s.cfg.PriceLock).UnixMicro(),
+		}
+		var err error
+		if p.Voucher.VoucherID, err = store.ParseUUID(ids.NewV7(now, s.random)); err != nil {
+			return err
+		}
+		return tx.InsertVoucher(ctx, p, *p.Voucher)
+	case saga.SignOutcome: // stored, so that every later answer has the same bytes
+		m := purchaseProto(p)
+		text, err := s.signer.Outcome(&offerv1.Outcome{
+			PurchaseId: m.GetPurchaseId(), State: m.GetState(), Reason: m.GetReason(), Price: m.GetPrice(),
+			Voucher: m.GetVoucher(), FinalTime: m.GetStateTime(),
+		})
+		p.Outcome = text
+		return err
+	}
+	return fmt.Errorf("command %d is unknown", c)
+}
+
+// promote makes a spare redemption the winner: its unit, and the price and payment that its own token and receipt say.
+func (s *Service) promote(ctx context.Context, tx *store.Tx, p *store.Purchase, spare store.Candidate) error {
+	r, err := s.openReceipt(spare.Receipt)
+	if err != nil {
+		return fmt.Errorf("opening the receipt of a spare redemption: %w", err)
+	}
+	p.NodeID, p.Serial, p.LeaseID = r.purchase.NodeID, r.purchase.Serial, r.purchase.LeaseID
+	p.AcceptTime, p.PaymentReference = r.purchase.AcceptTime, r.purchase.PaymentReference
+	p.CurrencyCode, p.MinorUnits = r.purchase.CurrencyCode, r.purchase.MinorUnits
+	return tx.SetCandidate(ctx, p.TokenID, p.Serial, p.LeaseID, store.Winner)
+}
+
+// release adds the job that frees a unit. Whoever calls it has left, in this transaction, every path that could settle it.
+func release(ctx context.Context, tx *store.Tx, tokenID store.ID, serial uint32, leaseID store.ID, due int64) error {
+	if err := tx.SetCandidate(ctx, tokenID, serial, leaseID, store.ToRelease); err != nil {
+		return err
+	}
+	return tx.AddJob(ctx, store.Job{Kind: store.ReleaseJob, TokenID: tokenID, Serial: serial, LeaseID: leaseID}, due)
+}
+
+// purchaseProto renders a purchase as its buyer sees it, without the licence key. Which fields are set follows from the
+// state alone.
+func purchaseProto(p *store.Purchase) *offerv1.Purchase {
+	price := &offerv1.Money{CurrencyCode: p.CurrencyCode, MinorUnits: p.MinorUnits}
+	m := &offerv1.Purchase{
+		PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(),
+		State: offerv1.PurchaseState(p.State), Reason: errorsv1.Reason(p.Reason),
+		Price: price, StateTime: timestamppb.New(time.UnixMicro(p.StateTime)),
+	}
+	switch p.State {
+	case saga.ActionRequired:
+		m.PaymentIntentId = p.IntentID
+	case saga.Captured, saga.Ordered, saga.Delivered:
+		m.OrderId = orderID(p.PurchaseID)
+	case saga.Voucher:
+		if v := p.Voucher; v != nil {
+			m.Voucher = &offerv1.Voucher{
+				VoucherId: v.VoucherID.UUID(), Kind: offerv1.VoucherKind(v.Kind), Price: price,
+				ExpireTime: timestamppb.New(time.UnixMicro(v.ExpireTime)),
+			}
+		}
+	}
+	if p.State.Final() {
+		m.Outcome = p.Outcome
+	}
+	return m
+}
+
+// forBuyer adds what only the buyer may see.
+func forBuyer(p *store.Purchase) *offerv1.Purchase {
+	m := purchaseProto(p)
+	if p.State == saga.Delivered {
+		m.LicenceKey = p.LicenceKey
+	}
+	return m
+}
