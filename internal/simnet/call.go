@@ -46,8 +46,7 @@ type call struct {
 type pipe struct {
 	path
 	travelling []frame
-	last       time.Duration // the latest arrival so far
-	dead       bool          // something was lost: nothing more arrives
+	dead       bool // something was lost: nothing more arrives
 
 	arrived [][]byte
 	closed  bool          // no message follows
@@ -161,10 +160,10 @@ func (n *Network) duplicate(c *call, message []byte, delay time.Duration) {
 	n.schedule(d, &d.up, frame{open: true, message: message, hasMessage: true, halfClose: true}, delay)
 }
 
-// schedule lets a frame arrive, after the ones before it.
+// schedule lets a frame arrive. One with a longer delay holds back those behind it: each arrival is the oldest frame's.
 func (n *Network) schedule(c *call, p *pipe, f frame, delay time.Duration) {
 	p.travelling = append(p.travelling, f)
-	p.last = n.at(max(n.now()+delay, p.last+1), func() {
+	n.at(n.now()+delay, func() {
 		next := p.travelling[0]
 		p.travelling = p.travelling[1:]
 		if p == &c.up {

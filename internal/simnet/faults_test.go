@@ -292,6 +292,7 @@ func TestACallersHostGoesDown(t *testing.T) {
 		wantCode(t, "its next call", err, codes.Unavailable)
 		took(t, "its next call", begin, 0)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		took(t, "the handler's end", begin.Add(time.Since(*ended)), delay)
 	})
 }
@@ -371,6 +372,32 @@ func TestARunReplaysFromItsSeed(t *testing.T) {
 	if history(t, 2) == first {
 		t.Error("another seed gives the same run")
 	}
+}
+
+func TestNoTwoMessagesArriveInTheSameInstant(t *testing.T) {
+	const calls = 500 // half as many as there are nanoseconds in the drawn grain
+	var mu sync.Mutex
+	instants := map[time.Time]bool{}
+	s := &server{unary: func(context.Context, *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		instants[time.Now()] = true
+		return &grpc_testing.SimpleResponse{}, nil
+	}}
+	world(t, slow, s, func(t *testing.T, _ *simnet.Network, c grpc_testing.TestServiceClient) {
+		var all sync.WaitGroup
+		for range calls {
+			all.Go(func() {
+				if _, err := c.UnaryCall(t.Context(), ask("")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if len(instants) != calls {
+			t.Errorf("%d calls arrived at %d instants", calls, len(instants))
+		}
+	})
 }
 
 func TestAFailedSendSaysEOFAndTheStatusComesFromRecv(t *testing.T) {

@@ -253,8 +253,8 @@ func (n *Network) draw(p path, method string) fate {
 
 func (n *Network) now() time.Duration { return time.Since(n.start) }
 
-// at runs f, mutex held, at an instant that it shares with nothing else, not before the given one. It returns it.
-func (n *Network) at(instant time.Duration, f func()) time.Duration {
+// at runs f, mutex held, at an instant that it shares with nothing else, not before the given one.
+func (n *Network) at(instant time.Duration, f func()) {
 	for n.busy[instant] {
 		instant++
 	}
@@ -267,5 +267,4 @@ func (n *Network) at(instant time.Duration, f func()) time.Duration {
 			f()
 		}
 	})
-	return instant
 }
