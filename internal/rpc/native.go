@@ -84,18 +84,20 @@ func (s *Server) ServeInternal(ctx context.Context, lis net.Listener) error {
 func (l *listener) awaitIdle(graceful <-chan struct{}) {
 	grace := time.NewTimer(l.cfg.Grace)
 	defer grace.Stop()
-	heard := time.NewTimer(min(goAwayTime, l.cfg.Grace))
-	defer heard.Stop()
-	select {
-	case <-graceful:
-		return
-	case <-heard.C:
+	wait := func(c <-chan struct{}, after <-chan time.Time) bool {
+		select {
+		case <-graceful:
+			return false
+		case <-grace.C:
+			return false
+		case <-c:
+			return true
+		case <-after:
+			return true
+		}
 	}
-	select {
-	case <-graceful:
-	case <-l.busy.wait():
-	case <-grace.C:
-	}
+	// Clients that have not heard yet may still call; the last answers then need the time to leave.
+	_ = wait(nil, time.After(goAwayTime)) && wait(l.busy.wait(), nil) && wait(nil, time.After(goAwayTime))
 }
 
 // nativeDesc is a service's description with handlers that run our chain.
