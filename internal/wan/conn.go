@@ -144,9 +144,9 @@ func (c *Conn) Close() error {
 		if due := c.out.lastDue(); due.After(time.Now()) {
 			giveUp = due.Add(linger)
 		}
-		c.closeErr = c.base.SetWriteDeadline(giveUp)
+		_ = c.base.SetWriteDeadline(giveUp) // fails only when writes fail too
 		<-c.outDone
-		c.closeErr = errors.Join(c.closeErr, c.base.Close())
+		c.closeErr = c.base.Close()
 		<-c.inDone
 		select {
 		case <-c.reset: // the base was closed before
