@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -100,7 +101,7 @@ func callGRPC(t testing.TB, target string, r request) answer {
 	}
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: r.stream}, r.method, grpc.ForceCodecV2(frame.Codec{}))
 	if err != nil {
-		t.Fatal(err)
+		return answer{err: err}
 	}
 	_ = stream.SendMsg(&frame.Frame{Payload: r.proto(t)})
 	_ = stream.CloseSend()
@@ -311,4 +312,16 @@ func connectStatus(t testing.TB, raw []byte) error {
 		st.Details = append(st.Details, &anypb.Any{TypeUrl: "type.googleapis.com/" + d.Type, Value: value})
 	}
 	return status.FromProto(st).Err()
+}
+
+func gzipped(t testing.TB, raw []byte) []byte {
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
