@@ -1,0 +1,185 @@
+package region
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/region/decide"
+)
+
+// keepSettled is how long after its close a settled drop can still be asked for, so that a late player hears SETTLED
+// and not "unknown". At zero every drop's last viewers would see an error.
+const keepSettled = time.Hour
+
+// knownDrop is one drop as the node serves it. Immutable.
+type knownDrop struct {
+	id    string
+	msg   *fulfillmentv1.CatalogDrop // as journaled
+	terms decide.Terms
+}
+
+// catalogue is all drops at one revision. Immutable.
+type catalogue struct {
+	drops    map[string]*knownDrop
+	revision int64
+}
+
+func newKnownDrop(m *fulfillmentv1.CatalogDrop) *knownDrop {
+	d := &knownDrop{id: m.GetDrop().GetDropId(), msg: m, terms: decide.Terms{
+		Open:         m.GetDrop().GetOpenTime().AsTime(),
+		Close:        m.GetDrop().GetCloseTime().AsTime(),
+		Paused:       m.GetDrop().GetState() == offerv1.DropState_DROP_STATE_PAUSED,
+		Settled:      m.GetDrop().GetState() == offerv1.DropState_DROP_STATE_SETTLED,
+		MaxPerViewer: int(m.GetMaxPerViewer()),
+		ArmSalt:      m.GetArmSalt(),
+	}}
+	for _, a := range m.GetArms() {
+		d.terms.Arms = append(d.terms.Arms, decide.Arm{Name: a.GetName(), Weight: a.GetWeight(), TTL: a.GetTokenTtl().AsDuration()})
+	}
+	return d
+}
+
+// sorted lists the drops in the order of their opening.
+func (c *catalogue) sorted() []*knownDrop {
+	return slices.SortedFunc(maps.Values(c.drops), func(a, b *knownDrop) int {
+		return cmp.Or(a.terms.Open.Compare(b.terms.Open), cmp.Compare(a.id, b.id))
+	})
+}
+
+// frozenTerms is the part of a drop that may not change once it is ARMED: what tokens were or will be made from.
+func frozenTerms(m *fulfillmentv1.CatalogDrop) *fulfillmentv1.CatalogDrop {
+	m = proto.CloneOf(m)
+	m.Drop.State, m.Drop.Revision, m.Drop.Availability = 0, 0, 0
+	return m
+}
+
+// merge is what the node will serve of a drop when the catalogue sends it. Terms are frozen at ARMED: what comes later
+// changes the state and nothing else, and tampered says that more was tried.
+func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next *fulfillmentv1.CatalogDrop, tampered bool) {
+	if old == nil || old.terms.State(now) < dropclock.Armed {
+		return sent, false
+	}
+	next = proto.CloneOf(old.msg)
+	next.Drop.State = sent.GetDrop().GetState()
+	next.Drop.Revision = sent.GetDrop().GetRevision()
+	if proto.Equal(frozenTerms(old.msg), frozenTerms(sent)) {
+		return next, false
+	}
+	// Tokens name the revision of the terms: those that are served did not change.
+	next.Drop.Revision = old.msg.GetDrop().GetRevision()
+	return next, true
+}
+
+// followCatalogue keeps the catalogue up to date until ctx ends.
+func (n *Node) followCatalogue(ctx context.Context) error {
+	wait := n.newBackoff()
+	for ctx.Err() == nil {
+		err := n.watchCatalogue(ctx, wait)
+		if ctx.Err() != nil {
+			break
+		}
+		n.log.Warn("catalogue stream ended", "error", err)
+		wait.sleep(ctx)
+	}
+	return nil
+}
+
+func (n *Node) watchCatalogue(ctx context.Context, wait *backoff) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := n.deps.Catalog.WatchCatalog(ctx, &fulfillmentv1.WatchCatalogRequest{AfterRevision: n.CatalogRevision()})
+	if err != nil {
+		return fmt.Errorf("watching the catalogue: %w", err)
+	}
+	silence := time.AfterFunc(streamSilence, cancel)
+	defer silence.Stop()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return fmt.Errorf("watching the catalogue: %w", err)
+		}
+		silence.Reset(streamSilence)
+		wait.reset()
+		if err := n.applyCatalogue(ctx, m); err != nil {
+			return err
+		}
+	}
+}
+
+// applyCatalogue journals what changes, then serves it.
+func (n *Node) applyCatalogue(ctx context.Context, m *fulfillmentv1.WatchCatalogResponse) error {
+	old, now := n.catalogue.Load(), n.deps.Now()
+	next := &catalogue{drops: maps.Clone(old.drops), revision: max(old.revision, m.GetRevision())}
+	if m.GetSnapshot() {
+		next.revision = m.GetRevision()
+	}
+	var records []*regionv1.JournalRecord
+	change := func(d *fulfillmentv1.CatalogDrop) {
+		known := newKnownDrop(d)
+		if was := old.drops[known.id]; was != nil && proto.Equal(was.msg, d) {
+			return
+		}
+		next.drops[known.id] = known
+		records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Drop{Drop: d}})
+	}
+	sent := map[string]bool{}
+	for _, d := range m.GetDrops() {
+		if d.GetDrop().GetDropId() == "" || d.GetDrop().GetPrice() == nil {
+			n.log.Error("the catalogue sent a drop without an id or a price")
+			continue
+		}
+		id := d.GetDrop().GetDropId()
+		sent[id] = true
+		merged, tampered := merge(old.drops[id], d, now)
+		if tampered {
+			n.log.Warn("change of a frozen drop's terms ignored", "drop_id", id, "revision", d.GetDrop().GetRevision())
+		}
+		change(merged)
+	}
+	if m.GetSnapshot() { // what is not in it is over
+		for _, d := range old.sorted() {
+			if !sent[d.id] && !d.terms.Settled {
+				over := proto.CloneOf(d.msg)
+				over.Drop.State = offerv1.DropState_DROP_STATE_SETTLED
+				change(over)
+			}
+		}
+	}
+	if err := n.append(ctx, records...); err != nil {
+		return err
+	}
+	n.publishCatalogue(next, now)
+	return nil
+}
+
+// publishCatalogue serves a catalogue from here on, without drops that are over for long.
+func (n *Node) publishCatalogue(next *catalogue, now time.Time) {
+	for id, d := range next.drops {
+		if !d.terms.Settled {
+			continue
+		}
+		n.till.forget(id)
+		if now.Sub(d.terms.Close) > keepSettled {
+			delete(next.drops, id)
+		}
+	}
+	n.catalogue.Store(next)
+	poke(n.pokeBoard)
+	poke(n.pokeStock)
+}
+
+// findDrop is the drop that viewers may ask about.
+func (n *Node) findDrop(id string) (*knownDrop, bool) {
+	d, ok := n.catalogue.Load().drops[id]
+	return d, ok
+}

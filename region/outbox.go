@@ -1,0 +1,280 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+)
+
+const (
+	// batchEntries is what one message and one transaction of the verifier take.
+	batchEntries = 100
+	// windowEntries may be unacknowledged on the way. At half, a far verifier waits for us; at double, a cut stream sends
+	// twice as much again.
+	windowEntries = 1000
+	// readRecords is one look into the journal.
+	readRecords = 500
+)
+
+type submitStream = grpc.BidiStreamingClient[verifierv1.SubmitRedemptionsRequest, verifierv1.SubmitRedemptionsResponse]
+
+// forward brings the journal to the verifier and its news back, until ctx ends.
+func (n *Node) forward(ctx context.Context) error {
+	wait := n.newBackoff()
+	for ctx.Err() == nil {
+		err := n.forwardOnce(ctx, wait)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrJournalBehind):
+			return err
+		}
+		n.log.Warn("forwarding stream ended", "error", err, "journal_lag", n.till.lag())
+		n.metrics.forwardBreaks.Inc()
+		wait.sleep(ctx)
+	}
+	return nil
+}
+
+// forwardOnce is one stream's life. It always ends with an error.
+func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := n.deps.Verifier.SubmitRedemptions(ctx)
+	if err != nil {
+		return fmt.Errorf("opening the stream: %w", err)
+	}
+	n.till.mu.Lock()
+	cursor := n.till.cursor
+	n.till.mu.Unlock()
+	err = stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Hello{Hello: &verifierv1.Hello{
+		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, OutcomeCursor: cursor,
+	}}})
+	if err != nil {
+		return fmt.Errorf("greeting: %w", err)
+	}
+	start, err := n.receiveStart(ctx, cancel, stream)
+	if err != nil {
+		return err
+	}
+	wait.reset()
+	w := &window{freed: make(chan struct{}, 1)}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer cancel() // a send waits for flow control, which a dead stream never gives
+		return n.receiveNews(ctx, stream, w)
+	})
+	g.Go(func() error {
+		defer cancel()
+		return n.sendEntries(ctx, stream, w, start)
+	})
+	g.Go(func() error { return n.fetchVerifierKeys(ctx) })
+	return g.Wait()
+}
+
+// receiveStart waits for the first acknowledgement: where to go on from.
+func (n *Node) receiveStart(ctx context.Context, cancel context.CancelFunc, stream submitStream) (int64, error) {
+	silence := time.AfterFunc(n.cfg.CallTimeout, cancel)
+	defer silence.Stop()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return 0, fmt.Errorf("waiting for the first acknowledgement: %w", err)
+		}
+		if m.GetAcknowledgement() == nil { // news may come first
+			if err := n.takeNews(ctx, m); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		start := m.GetAcknowledgement().GetSequence()
+		if start > 0 {
+			records, err := n.deps.Journal.ReadAfter(ctx, start-1, 1)
+			if err != nil {
+				return 0, fmt.Errorf("reading the journal: %w", err)
+			}
+			if len(records) == 0 {
+				return 0, fmt.Errorf("%w: it acknowledged record %d", ErrJournalBehind, start)
+			}
+		}
+		n.till.forwarded(start)
+		poke(n.pokeDrained)
+		return start, nil
+	}
+}
+
+// window bounds what is on its way.
+type window struct {
+	freed chan struct{} // of one
+
+	mu   sync.Mutex
+	sent []int64 // unacknowledged sequences, ascending
+}
+
+func (w *window) len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sent)
+}
+
+func (w *window) add(batch []*verifierv1.JournalEntry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range batch {
+		w.sent = append(w.sent, e.GetSequence())
+	}
+}
+
+func (w *window) acknowledge(sequence int64) {
+	w.mu.Lock()
+	i, found := slices.BinarySearch(w.sent, sequence)
+	if found {
+		i++
+	}
+	w.sent = slices.Delete(w.sent, 0, i)
+	w.mu.Unlock()
+	poke(w.freed)
+}
+
+// sendEntries sends the journal's redemptions from a sequence on, as they come.
+func (n *Node) sendEntries(ctx context.Context, stream submitStream, w *window, after int64) error {
+	for {
+		records, err := n.deps.Journal.ReadAfter(ctx, after, readRecords)
+		if err != nil {
+			return fmt.Errorf("reading the journal: %w", err)
+		}
+		var batch []*verifierv1.JournalEntry
+		for _, r := range records {
+			after = r.Sequence
+			var m regionv1.JournalRecord
+			if err := proto.Unmarshal(r.Payload, &m); err != nil {
+				return fmt.Errorf("decoding record %d: %w", r.Sequence, err)
+			}
+			if m.GetRedeemed() == "" {
+				continue
+			}
+			batch = append(batch, &verifierv1.JournalEntry{Sequence: r.Sequence, Receipt: m.GetRedeemed()})
+			if len(batch) == batchEntries {
+				if err := w.send(ctx, stream, batch); err != nil {
+					return err
+				}
+				batch = nil
+			}
+		}
+		if len(batch) > 0 {
+			if err := w.send(ctx, stream, batch); err != nil {
+				return err
+			}
+		}
+		if len(records) > 0 {
+			continue
+		}
+		select {
+		case <-n.pokeOutbox:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *window) send(ctx context.Context, stream submitStream, batch []*verifierv1.JournalEntry) error {
+	for w.len()+len(batch) > windowEntries {
+		select {
+		case <-w.freed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	w.add(batch)
+	err := stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Batch{
+		Batch: &verifierv1.EntryBatch{Entries: batch},
+	}})
+	if err != nil {
+		return fmt.Errorf("sending entries: %w", err)
+	}
+	return nil
+}
+
+// receiveNews takes in what the verifier tells. The stream may be silent for long: keepalive tells whether it lives.
+func (n *Node) receiveNews(ctx context.Context, stream submitStream, w *window) error {
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return fmt.Errorf("receiving: %w", err)
+		}
+		if ack := m.GetAcknowledgement(); ack != nil {
+			w.acknowledge(ack.GetSequence())
+		}
+		if err := n.takeNews(ctx, m); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) takeNews(ctx context.Context, m *verifierv1.SubmitRedemptionsResponse) error {
+	switch m := m.GetMessage().(type) {
+	case *verifierv1.SubmitRedemptionsResponse_Acknowledgement:
+		for _, sequence := range m.Acknowledgement.GetRejectedSequences() {
+			n.log.Error("the verifier rejected a redemption", "sequence", sequence)
+			n.metrics.rejected.Inc()
+		}
+		n.till.forwarded(m.Acknowledgement.GetSequence())
+		poke(n.pokeDrained)
+	case *verifierv1.SubmitRedemptionsResponse_Keys:
+		return n.addKeys(ctx, m.Keys.GetKeys())
+	case *verifierv1.SubmitRedemptionsResponse_Outcomes:
+		return n.takeOutcomes(ctx, m.Outcomes)
+	}
+	return nil
+}
+
+// takeOutcomes tells viewers first and the journal second: news that a crash loses comes again from the older cursor.
+func (n *Node) takeOutcomes(ctx context.Context, m *verifierv1.OutcomeBatch) error {
+	var records []*regionv1.JournalRecord
+	for _, p := range m.GetPurchases() {
+		if n.till.learn(p) {
+			records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Outcome{
+				Outcome: &regionv1.OutcomeSeen{Cursor: m.GetCursor(), Purchase: p},
+			}})
+		}
+	}
+	if err := n.append(ctx, records...); err != nil {
+		return fmt.Errorf("journaling outcomes: %w", err)
+	}
+	n.till.mu.Lock()
+	n.till.cursor = max(n.till.cursor, m.GetCursor())
+	n.till.mu.Unlock()
+	return nil
+}
+
+// fetchVerifierKeys asks once per stream for the keys that sign outcomes, which viewers want from ListKeys.
+func (n *Node) fetchVerifierKeys(ctx context.Context) error {
+	request := &verifierv1.ListKeysRequest{}
+	for {
+		call, cancel := n.callContext(ctx)
+		answer, err := n.deps.Verifier.ListKeys(call, request)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil { // the stream may bring them as well; the next stream asks again
+				n.log.Warn("verifier's keys not fetched", "error", err)
+			}
+			return nil
+		}
+		if err := n.addKeys(ctx, answer.GetKeys()); err != nil {
+			return err
+		}
+		if request.PageToken = answer.GetNextPageToken(); request.PageToken == "" {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package region
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/token"
+	"github.com/rimlight/rimlight/region/decide"
+	"github.com/rimlight/rimlight/region/journal"
+	"github.com/rimlight/rimlight/region/lease"
+)
+
+const (
+	// noUnitRetry is about one round trip to a far centre: earlier the answer to our question cannot be here.
+	noUnitRetry = 300 * time.Millisecond
+	// keyRetry is two of the shortest pauses between heartbeats, which bring keys.
+	keyRetry = 2 * shortestHeartbeat
+	// overloadRetry is a few group commits.
+	overloadRetry = 50 * time.Millisecond
+)
+
+// order is a wish to buy, with its offer token opened.
+type order struct {
+	tokenText        string
+	token            *offerv1.OfferToken
+	drop             string
+	session          [16]byte
+	paymentReference string
+	details          []byte
+}
+
+// accepted is a durable redemption. first tells whether this very call made it, with this call's token.
+type accepted struct {
+	sale    *sale
+	receipt string
+	first   bool
+}
+
+// redeem accepts an order, or finds that it was accepted: docs/settlement.md 3.1. Calls with one K that arrive together
+// share one redemption.
+func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
+	id, body := token.PurchaseID(o.token.GetTokenId()), bodyOf(o.paymentReference, o.details)
+	t := n.till
+	t.mu.Lock()
+	s, known := t.sales[id]
+	var commit *journal.Commit
+	var err error
+	if !known {
+		s, commit, err = n.accept(id, body, o)
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return accepted{}, n.noticed(err, o.drop)
+	}
+	if known {
+		return n.repeat(ctx, s, body)
+	}
+	<-commit.Done() // not given up when the caller goes away: somebody must learn its fate
+	first, err := commit.Result()
+	t.mu.Lock()
+	receipt := s.receipt
+	if err == nil {
+		s.sequence = first
+		t.keep(s)
+	} else {
+		// The serial stays used, and this K alone would get it again: the record may be on the disk.
+		s.err = refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
+		delete(t.sales, id)
+		t.count(s.drop, s.session, -1)
+	}
+	t.mu.Unlock()
+	close(s.done)
+	if err != nil {
+		n.fail(fmt.Errorf("journaling a redemption: %w", err))
+		return accepted{}, s.err
+	}
+	n.metrics.redemptions.WithLabelValues("accepted").Inc()
+	poke(n.pokeOutbox)
+	return accepted{sale: s, receipt: receipt, first: true}, nil
+}
+
+// repeat answers what the first call with this K was or will be answered.
+func (n *Node) repeat(ctx context.Context, s *sale, body [sha256.Size]byte) (accepted, error) {
+	if s.body != body {
+		return accepted{}, refuse(errorsv1.Reason_REASON_REQUEST_REPLAYED,
+			"this offer was redeemed before with another payment reference or other delivery details; the first stands")
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return accepted{}, ctx.Err()
+	}
+	n.till.mu.Lock()
+	receipt, sequence, err := s.receipt, s.sequence, s.err
+	n.till.mu.Unlock()
+	if err != nil {
+		return accepted{}, err
+	}
+	if receipt == "" {
+		if receipt, err = n.readReceipt(ctx, sequence); err != nil {
+			return accepted{}, err
+		}
+	}
+	n.metrics.redemptions.WithLabelValues("repeated").Inc()
+	return accepted{sale: s, receipt: receipt}, nil
+}
+
+// noticed lets the stock loop know why a viewer left with empty hands.
+func (n *Node) noticed(err error, drop string) error {
+	var r *refusal
+	switch {
+	case errors.As(err, &r) && r.reason == errorsv1.Reason_REASON_NO_UNIT_HERE:
+		n.metrics.redemptions.WithLabelValues("no_unit").Inc()
+		poke(n.pokeStock)
+	case errors.Is(err, journal.ErrBroken):
+		n.fail(err)
+		return refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
+	case errors.Is(err, journal.ErrFull):
+		n.metrics.redemptions.WithLabelValues("shed").Inc()
+		return refuse(errorsv1.Reason_REASON_OVERLOADED, "more redemptions than the disk takes at once", "drop_id", drop).retry(overloadRetry)
+	case errors.Is(err, journal.ErrClosed):
+		return errDraining()
+	}
+	return err
+}
+
+// accept takes a unit, builds the receipt and puts it in the journal's queue. The caller holds till.mu, so that the
+// order of the hash chain, of accept times and of the journal is one order.
+func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journal.Commit, error) {
+	t := n.till
+	at := n.deps.Now().UTC().Truncate(time.Microsecond)
+	if !at.After(t.lastAccept) {
+		at = t.lastAccept.Add(time.Microsecond)
+	}
+	if err := n.mayAccept(o, at); err != nil {
+		return nil, nil, err
+	}
+	t.demand(o.drop).add(time.Now())
+	unit, ok := t.book.Take(o.drop, lease.Key(o.token.GetTokenId()))
+	if !ok {
+		if t.soldOut(o.drop) {
+			return nil, nil, soldOut(o.drop)
+		}
+		return nil, nil, refuse(errorsv1.Reason_REASON_NO_UNIT_HERE, "this node holds no unit of the drop now; another region may",
+			"drop_id", o.drop).retry(noUnitRetry)
+	}
+	if n.low(o.drop) {
+		poke(n.pokeStock)
+	}
+	text, err := n.signer.Receipt(&offerv1.Receipt{
+		OfferToken: o.tokenText, PurchaseId: id, Serial: unit.Serial, LeaseId: unit.Lease, Epoch: t.epoch,
+		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, AcceptTime: timestamppb.New(at),
+		PaymentReference: o.paymentReference, DeliveryDetails: o.details, PreviousReceiptHash: t.lastHash,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	record, err := proto.Marshal(&regionv1.JournalRecord{Record: &regionv1.JournalRecord_Redeemed{Redeemed: text}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("encoding a redemption: %w", err)
+	}
+	commit, err := n.deps.Journal.Enqueue(record)
+	if err != nil {
+		return nil, nil, fmt.Errorf("queueing a redemption: %w", err)
+	}
+	hash := sha256.Sum256([]byte(text))
+	t.lastAccept, t.lastHash = at, hash[:]
+	s := &sale{purchaseID: id, drop: o.drop, session: o.session, body: body, acceptTime: at, receipt: text, done: make(chan struct{})}
+	t.sales[id] = s
+	t.count(o.drop, o.session, 1)
+	return s, commit, nil
+}
+
+// mayAccept checks everything that a repeat is free of.
+func (n *Node) mayAccept(o order, at time.Time) error {
+	t := n.till
+	if t.epoch == 0 || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED {
+		return errDraining()
+	}
+	d, ok := n.findDrop(o.drop)
+	if !ok {
+		return dropNotFound(o.drop)
+	}
+	expire := time.UnixMicro(o.token.GetExpireTimeUs())
+	if at.After(expire.Add(dropclock.Grace)) {
+		return refuse(errorsv1.Reason_REASON_TOKEN_EXPIRED, "the offer's time is over; ask for a new one",
+			"expire_time", expire.UTC().Format(time.RFC3339Nano))
+	}
+	if s := d.terms.State(at); !decide.Redeemable(s) {
+		return dropNotOpen(d, s)
+	}
+	if limit := d.terms.Limit(); t.bought[o.drop][o.session] >= limit {
+		return refuse(errorsv1.Reason_REASON_VIEWER_LIMIT, "this session has its share of the drop already",
+			"drop_id", o.drop, "limit", strconv.Itoa(limit))
+	}
+	return nil
+}
+
+// readReceipt reads a redemption back.
+func (n *Node) readReceipt(ctx context.Context, sequence int64) (string, error) {
+	records, err := n.deps.Journal.ReadAfter(ctx, sequence-1, 1)
+	if err != nil {
+		return "", fmt.Errorf("reading a receipt back: %w", err)
+	}
+	var m regionv1.JournalRecord
+	if len(records) != 1 || records[0].Sequence != sequence {
+		return "", fmt.Errorf("reading a receipt back: record %d is missing", sequence)
+	}
+	if err := proto.Unmarshal(records[0].Payload, &m); err != nil {
+		return "", fmt.Errorf("reading a receipt back: %w", err)
+	}
+	return m.GetRedeemed(), nil
+}
+
+// decodeOwn decodes a text that this node signed and its journal kept, without verifying it again: a start with a
+// million receipts would take minutes. The layout is internal/token's: key_id[8] || signature[64] || payload.
+func decodeOwn(text string, m proto.Message) error {
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(raw) < 72 {
+		return errors.New("not a signed text")
+	}
+	return proto.Unmarshal(raw[72:], m)
+}
+
+func soldOut(drop string) error {
+	return refuse(errorsv1.Reason_REASON_SOLD_OUT, "every unit of the drop is sold", "drop_id", drop)
+}
+
+func dropNotFound(drop string) error {
+	return refuse(errorsv1.Reason_REASON_DROP_NOT_FOUND, "no drop has this id", "drop_id", drop)
+}
+
+func dropNotOpen(d *knownDrop, s dropclock.State) error {
+	return refuse(errorsv1.Reason_REASON_DROP_NOT_OPEN, "the drop is not open", "drop_id", d.id, "state", s.String(),
+		"open_time", d.terms.Open.UTC().Format(time.RFC3339Nano), "close_time", d.terms.Close.UTC().Format(time.RFC3339Nano))
+}
+
+func errDraining() error {
+	return refuse(errorsv1.Reason_REASON_DRAINING, "this node takes nothing new; another region will")
+}
+
+// dropText is a token's drop in text form.
+func dropText(t *offerv1.OfferToken) string { return ids.Text(t.GetDropId()) }

@@ -1,0 +1,219 @@
+package region
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/region/lease"
+)
+
+// till is what the node holds and sold. Its mutex is never held over a blocking call: redemptions are put in order and
+// handed to the journal's queue under it, and waited for outside.
+type till struct {
+	mu         sync.Mutex
+	book       lease.Book
+	epoch      int64 // journaled; 0 before the first join
+	sales      map[string]*sale
+	unsent     []*sale                     // durable and not acknowledged by the verifier, by sequence
+	bought     map[string]map[[16]byte]int // live purchases by drop and viewer session
+	words      map[string]stockWord        // fulfillment's, by drop
+	demands    map[string]*meter           // tries to take a unit, by drop
+	lastAccept time.Time                   // of the newest receipt in the journal's queue
+	lastHash   []byte                      // of its text
+	cursor     int64                       // the verifier's newest news of our purchases
+}
+
+// stockWord is what fulfillment last said about a drop's stock.
+type stockWord struct {
+	heard   bool
+	soldOut bool
+}
+
+// sale is one redemption, from the moment when its record is queued.
+type sale struct {
+	purchaseID string
+	drop       string
+	session    [16]byte
+	body       [sha256.Size]byte // of what may not change under one K
+	acceptTime time.Time
+	done       chan struct{} // closed when it is durable or failed
+
+	// Guarded by till.mu.
+	sequence int64             // 0 until durable
+	receipt  string            // empty once the verifier has it: then the journal is read
+	err      error             // why it failed
+	purchase *offerv1.Purchase // nil until the verifier said something; never changed, only replaced
+	settled  bool              // its drop is over: the verifier is asked
+	changed  chan struct{}     // closed when purchase is replaced; nil when nobody watches
+}
+
+func newTill() *till {
+	return &till{
+		sales: map[string]*sale{}, bought: map[string]map[[16]byte]int{},
+		words: map[string]stockWord{}, demands: map[string]*meter{},
+	}
+}
+
+// bodyOf is what a repeat under the same K must repeat.
+func bodyOf(paymentReference string, details []byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(paymentReference))))
+	h.Write([]byte(paymentReference))
+	h.Write(details)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (t *till) find(purchaseID string) *sale {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sales[purchaseID]
+}
+
+// viewer is what decide needs to know: how much a session bought, and whether everything is sold.
+func (t *till) viewer(drop string, session [16]byte) (bought int, soldOut bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bought[drop][session], t.soldOut(drop)
+}
+
+// soldOut is fulfillment's word, as long as nothing here contradicts it. Callers hold mu.
+func (t *till) soldOut(drop string) bool { return t.words[drop].soldOut && t.book.Untouched(drop) == 0 }
+
+// count keeps the purchases that a session has. Callers hold mu.
+func (t *till) count(drop string, session [16]byte, by int) {
+	if t.bought[drop] == nil {
+		t.bought[drop] = map[[16]byte]int{}
+	}
+	if t.bought[drop][session] += by; t.bought[drop][session] <= 0 {
+		delete(t.bought[drop], session)
+	}
+}
+
+// demand is how often per second somebody wants a unit of the drop. Callers hold mu.
+func (t *till) demand(drop string) *meter {
+	m := t.demands[drop]
+	if m == nil {
+		m = &meter{smoothing: demandSmoothing}
+		t.demands[drop] = m
+	}
+	return m
+}
+
+// keep makes a durable sale known to the forwarder. Callers hold mu. Leaders of one group commit wake in any order.
+func (t *till) keep(s *sale) {
+	i, _ := slices.BinarySearchFunc(t.unsent, s.sequence, func(s *sale, seq int64) int { return cmp.Compare(s.sequence, seq) })
+	t.unsent = slices.Insert(t.unsent, i, s)
+}
+
+// forwarded says that the verifier has everything up to a sequence.
+func (t *till) forwarded(sequence int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := 0
+	for ; i < len(t.unsent) && t.unsent[i].sequence <= sequence; i++ {
+		t.unsent[i].receipt = ""
+	}
+	t.unsent = slices.Delete(t.unsent, 0, i)
+}
+
+// lag is how many redemptions the verifier has not acknowledged.
+func (t *till) lag() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.unsent)
+}
+
+// final tells whether a purchase will not change any more.
+func final(s offerv1.PurchaseState) bool {
+	switch s {
+	case offerv1.PurchaseState_PURCHASE_STATE_DELIVERED, offerv1.PurchaseState_PURCHASE_STATE_SHIPPED,
+		offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, offerv1.PurchaseState_PURCHASE_STATE_REFUSED:
+		return true
+	}
+	return false
+}
+
+// failed tells whether a purchase came to nothing, so that the viewer may try again.
+func failed(s offerv1.PurchaseState) bool {
+	return s == offerv1.PurchaseState_PURCHASE_STATE_VOUCHER || s == offerv1.PurchaseState_PURCHASE_STATE_REFUSED
+}
+
+// learn takes the verifier's news of a purchase in and wakes who watches it. It tells whether the purchase is one of ours.
+func (t *till) learn(p *offerv1.Purchase) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sales[p.GetPurchaseId()]
+	if s == nil {
+		return false
+	}
+	if s.purchase != nil && final(s.purchase.GetState()) || s.settled {
+		return true
+	}
+	s.purchase = p
+	if failed(p.GetState()) {
+		t.count(s.drop, s.session, -1)
+	}
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return true
+}
+
+// state is a sale's purchase with a channel that is closed when it changes.
+func (t *till) state(s *sale) (p *offerv1.Purchase, settled bool, changed <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.purchase, s.settled, s.changed
+}
+
+// forget gives up what only a live drop needs. The sales stay: their tokens may come again for ever.
+func (t *till) forget(drop string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.words[drop]; !known && t.bought[drop] == nil && t.demands[drop] == nil {
+		t.book.Forget(drop)
+		return
+	}
+	t.book.Forget(drop)
+	delete(t.bought, drop)
+	delete(t.words, drop)
+	delete(t.demands, drop)
+	for _, s := range t.sales {
+		if s.drop == drop {
+			s.settled, s.purchase = true, nil
+			if s.changed != nil {
+				close(s.changed)
+				s.changed = nil
+			}
+		}
+	}
+}
+
+// meter is a smoothed rate of events per second: each adds 1/smoothing, and all fade with time.
+type meter struct {
+	smoothing time.Duration
+	rate      float64
+	at        time.Time
+}
+
+// demandSmoothing is about how long a grant takes to come: shorter follows noise, longer misses a burst's beginning.
+const demandSmoothing = time.Second
+
+func (m *meter) add(now time.Time) {
+	m.rate = m.value(now) + 1/m.smoothing.Seconds()
+	m.at = now
+}
+
+func (m *meter) value(now time.Time) float64 {
+	return m.rate * math.Exp(-now.Sub(m.at).Seconds()/m.smoothing.Seconds())
+}
