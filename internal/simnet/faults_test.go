@@ -1,5 +1,3 @@
-//rimlight:bubble everything here runs in synctest bubbles
-
 package simnet_test
 
 import (
