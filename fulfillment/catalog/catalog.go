@@ -12,6 +12,7 @@ package catalog
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -128,10 +129,14 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 		require(a.TokenTTL >= MinTokenTTL && a.TokenTTL <= MaxTokenTTL, field("token_ttl"), "An offer stands for %v to %v.", MinTokenTTL, MaxTokenTTL)
 	}
 	// Stores keep microseconds; a finer time would differ from itself after a restart.
+	arms := slices.Clone(d.Arms)
+	for i := range arms {
+		arms[i].TokenTTL = arms[i].TokenTTL.Truncate(time.Microsecond)
+	}
 	open := d.OpenTime.UTC().Truncate(time.Microsecond)
 	return Terms{
 		ChannelID: d.ChannelID, Title: d.Title, CurrencyCode: d.CurrencyCode, MinorUnits: d.MinorUnits, Units: d.Units,
-		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, Arms: d.Arms,
+		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, Arms: arms,
 	}, broken
 }
 
