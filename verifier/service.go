@@ -69,6 +69,10 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 	case errors.Is(err, sqldb.ErrBroken):
 		s.deps.Log.Error("the store is broken", "method", method, "error", err)
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The verifier's store cannot be written.")
+	case rpcerr.Reason(err) != errorsv1.Reason_REASON_UNSPECIFIED: // what an interceptor said of a stream's message
+		return err
+	case status.Code(err) != codes.Unknown: // the stream broke: nobody is there to read this
+		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The stream broke off.")
 	}
 	s.deps.Log.Error("a call failed", "method", method, "error", err)
 	return rpcerr.New(codes.Internal, errorsv1.Reason_REASON_INTERNAL, "The verifier failed; its log says why.")

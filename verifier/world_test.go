@@ -1,0 +1,293 @@
+package verifier_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/token"
+	"github.com/rimlight/rimlight/verifier"
+	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/payment/testpsp"
+)
+
+// world is one verifier between a fulfillment in memory and the test provider. Its databases outlive the service.
+type world struct {
+	t       testing.TB
+	db      *sqldb.DB
+	psp     *testpsp.Provider
+	f       *fulfillment
+	cfg     verifier.Config
+	payment payment.Provider // what the service is given; psp unless a test puts itself between
+	drop    string
+	nodes   []*node
+	serial  uint32
+	random  io.Reader
+
+	svc    *verifier.Service
+	impl   registrar
+	cancel context.CancelFunc
+	done   chan error
+}
+
+type node struct {
+	id     string
+	lease  string
+	signer *token.Signer
+}
+
+// registrar keeps what a service registers, so that tests call it as the interceptors would.
+type registrar map[string]any
+
+func (r registrar) RegisterService(d *grpc.ServiceDesc, impl any) { r[d.ServiceName] = impl }
+
+func newWorld(t testing.TB) *world {
+	db, err := sqldb.OpenMemory(t.Context())
+	return newWorldOn(t, db, err)
+}
+
+func newWorldOn(t testing.TB, db *sqldb.DB, err error) *world {
+	t.Helper()
+	ctx := t.Context()
+	check(t, err)
+	check(t, verifier.Migrate(ctx, db))
+	pspDB, err := sqldb.OpenMemory(ctx)
+	check(t, err)
+	check(t, testpsp.Migrate(ctx, pspDB))
+	w := &world{t: t, db: db, f: newFulfillment(), random: &seeded{r: rand.New(rand.NewPCG(1, 2))}}
+	w.psp, err = testpsp.New(pspDB, testpsp.Config{Now: time.Now, Random: w.random})
+	check(t, err)
+	w.payment = w.psp
+	w.drop = w.newDrop(100)
+	for range 3 {
+		w.newNode()
+	}
+	t.Cleanup(func() {
+		w.stop()
+		check(t, pspDB.Close())
+		check(t, db.Close())
+	})
+	return w
+}
+
+func (w *world) newDrop(maxPerViewer uint32) string {
+	id := ids.NewV7(time.Now(), w.random)
+	w.f.mu.Lock()
+	defer w.f.mu.Unlock()
+	w.f.drops[id] = &dropRow{id: id, maxPerViewer: maxPerViewer, state: offerv1.DropState_DROP_STATE_OPEN, units: map[uint32]*unit{}}
+	return id
+}
+
+func (w *world) newNode() *node {
+	seed, err := token.NewSeed(w.random)
+	check(w.t, err)
+	n := &node{id: ids.NewV7(time.Now(), w.random), lease: ids.NewV7(time.Now(), w.random)}
+	n.signer, err = token.NewSigner(seed, offerv1.KeyOwner_KEY_OWNER_NODE, n.id, "test")
+	check(w.t, err)
+	w.f.mu.Lock()
+	defer w.f.mu.Unlock()
+	w.f.keys = append(w.f.keys, n.signer.Public())
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+func (w *world) start() *verifier.Service {
+	w.t.Helper()
+	svc, err := verifier.New(w.cfg, verifier.Deps{
+		DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.payment, Now: time.Now, Random: w.random,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	check(w.t, err)
+	w.run(svc)
+	return svc
+}
+
+func (w *world) run(svc *verifier.Service) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.svc, w.cancel, w.done, w.impl = svc, cancel, make(chan error, 1), registrar{}
+	svc.Register(w.impl)
+	go func() { w.done <- svc.Run(ctx) }()
+}
+
+func (w *world) stop() {
+	if w.cancel == nil {
+		return
+	}
+	w.cancel()
+	check(w.t, <-w.done)
+	w.cancel = nil
+}
+
+func (w *world) verifier() verifierv1.VerifierServiceServer {
+	return w.impl["rimlight.verifier.v1.VerifierService"].(verifierv1.VerifierServiceServer)
+}
+
+func (w *world) audit() *verifierv1.GetAuditResponse {
+	w.t.Helper()
+	a, err := w.impl["rimlight.verifier.v1.SupportService"].(verifierv1.SupportServiceServer).GetAudit(w.t.Context(), &verifierv1.GetAuditRequest{})
+	check(w.t, err)
+	return a
+}
+
+func (w *world) complete(intent string, decline bool) error {
+	_, err := w.impl["rimlight.verifier.v1.TestPaymentService"].(verifierv1.TestPaymentServiceServer).CompleteAction(w.t.Context(),
+		&verifierv1.CompleteActionRequest{PaymentIntentId: intent, Decline: decline})
+	return err
+}
+
+// sale is what one redemption is made of; zero values are replaced by something that works.
+type sale struct {
+	k         []byte
+	session   []byte
+	drop      string
+	reference string
+	price     int64
+	late      time.Duration // acceptance after the token's end
+	unleased  bool          // fulfillment does not know the unit as leased
+	serial    uint32
+	edit      func(*offerv1.Receipt)
+}
+
+// redeem lets a node accept, and returns the receipt and the offer token.
+func (w *world) redeem(n *node, s sale) (receipt, offer string) {
+	w.t.Helper()
+	if s.session == nil {
+		s.session = w.bytes()
+	}
+	if s.k == nil {
+		s.k = w.bytes()
+	}
+	if s.drop == "" {
+		s.drop = w.drop
+	}
+	if s.price == 0 {
+		s.price = 499
+	}
+	if s.serial == 0 {
+		w.serial++
+		s.serial = w.serial
+	}
+	if !s.unleased {
+		w.f.lease(s.drop, n.lease, s.serial)
+	}
+	dropID, err := ids.Bytes(s.drop)
+	check(w.t, err)
+	issued := time.Now()
+	offer, err = n.signer.OfferToken(&offerv1.OfferToken{
+		TokenId: s.k, DropId: dropID, OfferVersion: 1, ViewerSessionId: s.session, Arm: "control",
+		Price:       &offerv1.Money{CurrencyCode: "EUR", MinorUnits: s.price},
+		IssueTimeUs: issued.UnixMicro(), ExpireTimeUs: issued.Add(time.Minute).UnixMicro(),
+	})
+	check(w.t, err)
+	accept := issued
+	if s.late != 0 {
+		accept = issued.Add(time.Minute + s.late)
+	}
+	m := &offerv1.Receipt{
+		OfferToken: offer, PurchaseId: token.PurchaseID(s.k), Serial: s.serial, LeaseId: n.lease, Epoch: 1, NodeId: n.id,
+		Region: "test", AcceptTime: timestamppb.New(accept), PaymentReference: s.reference,
+	}
+	if s.edit != nil {
+		s.edit(m)
+	}
+	receipt, err = n.signer.Receipt(m)
+	check(w.t, err)
+	return receipt, offer
+}
+
+func (w *world) bytes() []byte {
+	b := make([]byte, 16)
+	_, err := io.ReadFull(w.random, b)
+	check(w.t, err)
+	return b
+}
+
+func (w *world) present(receipt string) *offerv1.Purchase {
+	w.t.Helper()
+	r, err := w.verifier().PresentReceipt(w.t.Context(), &verifierv1.PresentReceiptRequest{Receipt: receipt})
+	check(w.t, err)
+	return r.GetPurchase()
+}
+
+func (w *world) get(receipt string) *offerv1.Purchase {
+	w.t.Helper()
+	r, err := w.verifier().GetPurchase(w.t.Context(), &verifierv1.GetPurchaseRequest{
+		Credential: &verifierv1.GetPurchaseRequest_Receipt{Receipt: receipt},
+	})
+	check(w.t, err)
+	return r.GetPurchase()
+}
+
+// charges are the captures in the provider's own books.
+func (w *world) charges(purchaseID string) int {
+	w.t.Helper()
+	n, err := w.psp.Charges(w.t.Context(), purchaseID)
+	check(w.t, err)
+	return n
+}
+
+// checkBooks compares the ledger, the provider and itself.
+func (w *world) checkBooks() {
+	w.t.Helper()
+	a := w.audit()
+	if a.GetUnbalancedTransactions() != 0 || a.GetDoubleCaptures() != 0 {
+		w.t.Errorf("the audit says %d unbalanced transactions, %d double captures", a.GetUnbalancedTransactions(), a.GetDoubleCaptures())
+	}
+	for _, p := range a.GetProvider() {
+		if p.GetLedgerMinorUnits() != p.GetProviderMinorUnits() {
+			w.t.Errorf("the ledger has %d %s, the provider %d", p.GetLedgerMinorUnits(), p.GetCurrencyCode(), p.GetProviderMinorUnits())
+		}
+	}
+	for _, d := range a.GetDrops() {
+		if _, _, sold := w.f.count(d.GetDropId()); int(d.GetUnitsHeld()) != sold {
+			w.t.Errorf("the verifier holds %d units, fulfillment sold %d", d.GetUnitsHeld(), sold)
+		}
+	}
+}
+
+// seeded is randomness that repeats, for several users.
+type seeded struct {
+	mu sync.Mutex
+	r  *rand.Rand
+}
+
+func (s *seeded) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var word [8]byte
+	for i := range p {
+		if i%8 == 0 {
+			binary.LittleEndian.PutUint64(word[:], s.r.Uint64())
+		}
+		p[i] = word[i%8]
+	}
+	return len(p), nil
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// want compares the two things that most tests are about.
+func want(t testing.TB, p *offerv1.Purchase, state offerv1.PurchaseState, reason string) {
+	t.Helper()
+	if got := fmt.Sprint(p.GetState(), " ", p.GetReason()); got != fmt.Sprint(state, " ", reason) {
+		t.Errorf("the purchase is %s, want %v %s", got, state, reason)
+	}
+}
