@@ -62,6 +62,8 @@ type Request struct {
 	Claim bool
 	// Think is how long the viewer looks at the offer before the tap.
 	Think time.Duration
+	// Abandon walks away from the offer: Buy ends with ErrAbandoned. It has no meaning for a claim.
+	Abandon bool
 	// OnState, if set, hears every state of the purchase.
 	OnState func(*offerv1.Purchase)
 }
@@ -81,6 +83,9 @@ type Result struct {
 
 // ErrRefused means that the platform decided against this viewer; Result.Refusal says why.
 var ErrRefused = errors.New("buyer: the offer was refused")
+
+// ErrAbandoned means that the viewer walked away from the offer, as Request.Abandon asked.
+var ErrAbandoned = errors.New("buyer: the offer was abandoned")
 
 // ErrUnverified means that a signature or a signed text does not say what the answer said.
 var ErrUnverified = errors.New("buyer: a signed text could not be verified")
@@ -148,6 +153,9 @@ func (b *Buyer) offerAndRedeem(ctx context.Context, req Request, hints *offerv1.
 	}
 	if err := sleep(ctx, req.Think); err != nil {
 		return err
+	}
+	if req.Abandon {
+		return ErrAbandoned
 	}
 	return b.step(ctx, res, "RedeemOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{

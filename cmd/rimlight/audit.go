@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/grpc"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+// auditTries and auditPause: the two books are read one after the other while purchases move, so an equation counts as
+// broken only when it stays broken over several readings.
+const (
+	auditTries = 5
+	auditPause = time.Second
+)
+
+type auditCmd struct {
+	clientFlags
+	Drop string `help:"Only this drop."`
+}
+
+// equation is one conservation law with its two sides as they were read.
+type equation struct {
+	About string `json:"about"`
+	Law   string `json:"law"`
+	Left  int64  `json:"left"`
+	Right int64  `json:"right"`
+	// InFlight is by how much the sides may differ while purchases are on their way.
+	InFlight int64 `json:"inFlight"`
+	Holds    bool  `json:"holds"`
+}
+
+func (e equation) check() equation {
+	diff := e.Left - e.Right
+	e.Holds = diff >= -e.InFlight && diff <= e.InFlight
+	return e
+}
+
+func (c *auditCmd) Run(ctx context.Context, s *streams) error {
+	conn, err := c.dial(auth.Finance)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var all []equation
+	for try := 1; ; try++ {
+		if all, err = c.read(ctx, conn); err != nil {
+			return err
+		}
+		if broken(all) == 0 || try == auditTries {
+			break
+		}
+		select {
+		case <-time.After(auditPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := c.showAudit(s, all); err != nil {
+		return err
+	}
+	if n := broken(all); n > 0 {
+		return refusal{fmt.Sprintf("%d of %d equations do not hold", n, len(all))}
+	}
+	return nil
+}
+
+func broken(all []equation) (n int) {
+	for _, e := range all {
+		if !e.Holds {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *auditCmd) read(ctx context.Context, conn grpc.ClientConnInterface) ([]equation, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	books, err := verifierv1.NewSupportServiceClient(conn).GetAudit(ctx, &verifierv1.GetAuditRequest{DropId: c.Drop})
+	if err != nil {
+		return nil, err
+	}
+	stock := map[string]*fulfillmentv1.StockLevel{}
+	for page := ""; ; {
+		resp, err := fulfillmentv1.NewCatalogServiceClient(conn).ListDrops(ctx, &fulfillmentv1.ListDropsRequest{PageSize: 500, PageToken: page})
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range resp.GetDrops() {
+			if id := d.GetDrop().GetDrop().GetDropId(); c.Drop == "" || c.Drop == id {
+				stock[id] = d.GetStock()
+			}
+		}
+		if page = resp.GetNextPageToken(); page == "" {
+			break
+		}
+	}
+	return equations(books, stock), nil
+}
+
+// equations writes the books down as laws.
+func equations(books *verifierv1.GetAuditResponse, stock map[string]*fulfillmentv1.StockLevel) []equation {
+	var all []equation
+	purchases := map[string]*verifierv1.DropPurchases{}
+	for _, d := range books.GetDrops() {
+		purchases[d.GetDropId()] = d
+	}
+	for _, id := range slices.Sorted(maps.Keys(stock)) {
+		st, p := stock[id], purchases[id]
+		open := int64(p.GetOpen())
+		all = append(all,
+			equation{About: "drop " + id, Law: "free + leased + quarantined + sold = units",
+				Left: int64(st.GetFree() + st.GetLeased() + st.GetQuarantined() + st.GetSold()), Right: int64(st.GetUnits())},
+			equation{About: "drop " + id, Law: "units sold at fulfillment = units held by purchases", Left: int64(st.GetSold()), Right: int64(p.GetUnitsHeld()), InFlight: open},
+			equation{About: "drop " + id, Law: "purchases = delivered + vouchers + refused + open",
+				Left: int64(p.GetReceived()), Right: int64(p.GetDelivered() + p.GetVouchers() + p.GetRefused() + p.GetOpen())},
+			equation{About: "drop " + id, Law: "units held = purchases delivered", Left: int64(p.GetUnitsHeld()), Right: int64(p.GetDelivered()), InFlight: open},
+		)
+	}
+	for _, id := range slices.Sorted(maps.Keys(purchases)) {
+		if stock[id] == nil {
+			all = append(all, equation{About: "drop " + id, Law: "purchases of a drop that fulfillment does not know = 0", Left: int64(purchases[id].GetReceived())})
+		}
+	}
+	sums := map[string]int64{}
+	for _, a := range books.GetAccounts() {
+		sums[a.GetCurrencyCode()] += a.GetBalanceMinorUnits()
+	}
+	for _, currency := range slices.Sorted(maps.Keys(sums)) {
+		all = append(all, equation{About: "ledger " + currency, Law: "all accounts sum to 0", Left: sums[currency]})
+	}
+	// Money that the provider took a moment ago and the ledger has not posted yet can be anything while purchases are open.
+	for _, p := range books.GetProvider() {
+		e := equation{About: "provider " + p.GetCurrencyCode(), Law: "captured by the provider = captured in the ledger (minor units)",
+			Left: p.GetProviderMinorUnits(), Right: p.GetLedgerMinorUnits()}
+		all = append(all, e)
+	}
+	all = append(all,
+		equation{About: "ledger", Law: "transactions that do not balance = 0", Left: int64(books.GetUnbalancedTransactions())},
+		equation{About: "payments", Law: "purchases captured twice = 0", Left: int64(books.GetDoubleCaptures())},
+	)
+	for i := range all {
+		all[i] = all[i].check()
+	}
+	return all
+}
+
+func (c *auditCmd) showAudit(s *streams, all []equation) error {
+	if c.Output == "json" {
+		raw, err := json.Marshal(map[string]any{"equations": all, "holds": broken(all) == 0})
+		if err != nil {
+			return fmt.Errorf("encoding the audit: %w", err)
+		}
+		return printRawJSON(s.out, raw)
+	}
+	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
+	row(w, "HOLDS", "ABOUT", "LAW", "LEFT", "RIGHT", "IN FLIGHT")
+	for _, e := range all {
+		row(w, map[bool]string{true: "yes", false: "NO"}[e.Holds], e.About, e.Law, e.Left, e.Right, e.InFlight)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/cluster"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/wan"
+)
+
+type devCmd struct {
+	Listen   string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
+	Data     string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
+	Regions  []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
+	Routers  []string `help:"Where routers stand." default:"europe-west1,us-west1,asia-south1"`
+	Centre   string   `help:"Where verifier and fulfillment stand." default:"us-central1"`
+	RTT      string   `name:"rtt" help:"Another matrix of round-trip times, in the CSV form of internal/wan." placeholder:"FILE"`
+	Viewers  int      `help:"Synthetic viewers per minute; 0 is quiet." default:"60"`
+	Split    bool     `help:"Run each region's node as a process of its own and print its pid, so that it can be killed."`
+	LogLevel string   `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"warn"`
+}
+
+// readyWithin bounds the start. It is far above the second or two that it takes, so only something broken meets it.
+const readyWithin = 60 * time.Second
+
+func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
+	if c.Viewers < 0 {
+		return usageError{"--viewers must not be negative"}
+	}
+	matrix, err := loadMatrix(c.RTT)
+	if err != nil {
+		return err
+	}
+	dir := c.Data
+	if dir == "" {
+		fresh, cleanup, err := cluster.TempDir()
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if cerr := cleanup(); cerr != nil {
+				fmt.Fprintf(s.err, "rimlight: removing the data directory: %v\n", cerr)
+			}
+		}()
+		dir = fresh
+	}
+	started := time.Now()
+	var pidLine sync.Mutex
+	platform, err := cluster.Start(ctx, cluster.Config{
+		Listen: c.Listen, DataDir: dir, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
+		Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
+		OnChild: func(region string, pid int) {
+			pidLine.Lock()
+			defer pidLine.Unlock()
+			fmt.Fprintf(s.out, "region %s runs as process %d\n", region, pid)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	forget, err := c.leaveCredentials(platform)
+	if err != nil {
+		return err
+	}
+	defer forget()
+
+	done := make(chan error, 1)
+	go func() { done <- platform.Run(ctx) }()
+	ready, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	if err := platform.Ready(ready); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("the platform is not up after %v: %w", readyWithin, err)
+	}
+	if ctx.Err() == nil {
+		c.welcome(s, platform, dir, time.Since(started))
+	}
+	err = <-done
+	fmt.Fprintln(s.out, "stopped: everything that was accepted is on disk")
+	return err
+}
+
+// leaveCredentials lets clients on this machine find the role tokens, for every router.
+func (c *devCmd) leaveCredentials(p *cluster.Cluster) (forget func(), err error) {
+	var all []func()
+	forget = func() {
+		for _, f := range all {
+			f()
+		}
+	}
+	for _, addr := range p.Routers {
+		f, err := saveCredentials(addr, auth.Tokens(p.Tokens))
+		if err != nil {
+			forget()
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return forget, nil
+}
+
+func (c *devCmd) welcome(s *streams, p *cluster.Cluster, dir string, took time.Duration) {
+	kept := "kept"
+	if c.Data == "" {
+		kept = "removed at exit"
+	}
+	fmt.Fprintf(s.out, `Rimlight %s is up after %.1f s. TEST payments only.
+
+  routers   %s
+  regions   %s, centre %s
+  drops     a 90 s drop every minute, by turns of two channels; every third has 20 units and a crowd
+  viewers   %d a minute
+  data      %s (%s)
+
+Try in another terminal:
+  rimlight buy                    buy one unit and follow it to the licence key
+  rimlight buy --payment tp_decline
+  rimlight regions                who is fast from where
+  rimlight audit                  do the books balance?
+
+Ctrl-C stops it in order.
+`, version, took.Seconds(), strings.Join(routerLines(c.Routers, p.Routers), "\n            "),
+		strings.Join(c.Regions, ", "), c.Centre, c.Viewers, dir, kept)
+}
+
+func routerLines(names, addrs []string) []string {
+	lines := make([]string, len(names))
+	for i := range names {
+		lines[i] = fmt.Sprintf("http://%s  %s", addrs[i], names[i])
+	}
+	return lines
+}
+
+func loadMatrix(path string) (*wan.Matrix, error) {
+	if path == "" {
+		return wan.Default(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usageError{fmt.Sprintf("--rtt: %v", err)}
+	}
+	defer f.Close()
+	m, err := wan.Parse(f)
+	if err != nil {
+		return nil, usageError{fmt.Sprintf("--rtt %s: %v", path, err)}
+	}
+	return m, nil
+}
+
+func newLog(s *streams, level string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo // the parser lets only levels through
+	}
+	return slog.New(slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: l}))
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+type explainCmd struct {
+	clientFlags
+	ID string `arg:"" help:"Decision id: in 'buy', and in every answer's header rimlight-decision."`
+}
+
+func (c *explainCmd) Run(ctx context.Context, s *streams) error {
+	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).ExplainDecision(ctx, &routerv1.ExplainDecisionRequest{DecisionId: c.ID})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(s.out, resp)
+		}
+		return explain(s.out, resp.GetDecision())
+	})
+}
+
+func explain(out io.Writer, d *routerv1.Decision) error {
+	fmt.Fprintf(out, "%s at router %s, %s, answered in %s ms\n", d.GetMethod(), d.GetRouter(), clock(d.GetTime()), ms(d.GetTotal()))
+	if d.GetBudget() != nil {
+		fmt.Fprintf(out, "The caller had %s ms left.\n", ms(d.GetBudget()))
+	}
+	for i, choice := range d.GetChoices() {
+		fmt.Fprintf(out, "\nAttempt %d (%s): %s\n", i+1, short(choice.GetRegime(), "REGIME_"), choice.GetExplanation())
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		row(w, "", "REGION", "EXPECTED_MS", "NETWORK_MS", "+-", "SERVICE_MS", "WAIT_MS", "IN_FLIGHT", "OK", "NOT CHOSEN BECAUSE")
+		for _, k := range choice.GetCandidates() {
+			mark, why := "", short(k.GetFilterReason(), "FILTER_REASON_")
+			switch {
+			case k.GetNodeId() == choice.GetNodeId():
+				mark, why = "*", ""
+			case k.GetFilterReason() == routerv1.FilterReason_FILTER_REASON_UNSPECIFIED:
+				why = "slower"
+			}
+			row(w, mark, k.GetRegion(), ms(k.GetExpected()), ms(k.GetNetwork()), ms(k.GetNetworkDeviation()), ms(k.GetService()), ms(k.GetWait()),
+				fmt.Sprintf("%d/%d", k.GetInFlight(), k.GetParallelism()), percent(k.GetSuccessRate()), why)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		if i < len(d.GetAttempts()) {
+			a := d.GetAttempts()[i]
+			fmt.Fprintf(out, "It took %s ms, %s ms of them inside the node, and ended %s %s\n",
+				ms(a.GetDuration()), ms(a.GetResidence()), codes.Code(a.GetStatusCode()), ifSet(reasonName(a.GetReason())))
+		}
+	}
+	return nil
+}
+
+func ifSet(reason string) string {
+	if reason == "UNSPECIFIED" {
+		return ""
+	}
+	return "(" + reason + ")"
+}

@@ -1,0 +1,148 @@
+// Command rimlight is the whole platform in one binary: `rimlight dev` runs everything on this machine, `rimlight
+// router|region|verifier|fulfillment` run one service of a real deployment, and the other verbs are clients.
+//
+// A file per subcommand. Every client verb takes --router and -o table|json and ends with one of four exit codes:
+// 0 done, 1 refused with a typed reason, 2 usage, 3 unreachable.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitRefused     = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+)
+
+type commands struct {
+	Dev         devCmd         `cmd:"" help:"Run the whole platform in one process on loopback, with real inter-region delays."`
+	RouterCmd   routerCmd      `cmd:"" name:"router" help:"Run a router."`
+	Region      regionCmd      `cmd:"" help:"Run a regional decision node."`
+	Verifier    verifierCmd    `cmd:"" help:"Run the central verifier."`
+	Fulfillment fulfillmentCmd `cmd:"" help:"Run central fulfillment."`
+
+	Drops    dropsCmd    `cmd:"" help:"Plan drops and watch them sell."`
+	Buy      buyCmd      `cmd:"" help:"Buy one unit and follow it to its final outcome."`
+	Purchase purchaseCmd `cmd:"" help:"Look a purchase up."`
+	Orders   ordersCmd   `cmd:"" help:"List orders."`
+	Audit    auditCmd    `cmd:"" help:"Check the platform's conservation equations."`
+
+	Regions regionsCmd `cmd:"" help:"Show the regions as the routers see them."`
+	Members membersCmd `cmd:"" help:"Show the gossip ring."`
+	Matrix  matrixCmd  `cmd:"" help:"Show measured round-trip times, router by region."`
+	Explain explainCmd `cmd:"" help:"Say why a call went where it went."`
+	Drain   drainCmd   `cmd:"" help:"Take a region out: no new offers, stock goes back."`
+	Cordon  cordonCmd  `cmd:"" help:"Let a region win no new offers, but redeem those it made."`
+	Undrain undrainCmd `cmd:"" help:"Put a region back into service."`
+
+	Config  kong.ConfigFlag  `help:"Read flags from this JSON file." placeholder:"FILE"`
+	Version kong.VersionFlag `help:"Print the version."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with everything given, for tests.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c commands
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("rimlight"),
+		kong.Description("Sell in the moment, at the edge of a live stream."),
+		kong.Vars{"version": version},
+		kong.DefaultEnvars("RIMLIGHT"),
+		kong.Configuration(kong.JSON),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(&streams{out: stdout, err: stderr}),
+	)
+	if err != nil {
+		fmt.Fprintf(stderr, "rimlight: %v\n", err)
+		return exitUsage
+	}
+	k, err := parser.Parse(args)
+	if exited >= 0 { // --help or --version
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "rimlight: %v\nTry: rimlight --help\n", err)
+		return exitUsage
+	}
+	if err := k.Run(); err != nil {
+		return report(stderr, err)
+	}
+	return exitDone
+}
+
+// streams are where a command prints: results to out, everything else to err.
+type streams struct {
+	out, err io.Writer
+}
+
+// refusal is a typed no that is not a status: the command has printed what there is to say in its result.
+type refusal struct{ text string }
+
+func (r refusal) Error() string { return r.text }
+
+// usageError is a mistake in the command line that the parser could not know.
+type usageError struct{ text string }
+
+func (u usageError) Error() string { return u.text }
+
+// report prints why a command failed and picks the exit code.
+func report(w io.Writer, err error) int {
+	var no refusal
+	var usage usageError
+	switch {
+	case errors.As(err, &no):
+		fmt.Fprintf(w, "rimlight: refused: %s\n", no.text)
+		return exitRefused
+	case errors.As(err, &usage):
+		fmt.Fprintf(w, "rimlight: %s\nTry: rimlight --help\n", usage.text)
+		return exitUsage
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		fmt.Fprintf(w, "rimlight: %v\n", err)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return exitUnreachable
+		}
+		return exitRefused
+	}
+	if info := rpcerr.Info(err); info != nil {
+		fmt.Fprintf(w, "rimlight: refused: %s: %s\n", info.GetReason(), st.Message())
+		for _, line := range violations(st) {
+			fmt.Fprintf(w, "  %s\n", line)
+		}
+		return exitRefused
+	}
+	fmt.Fprintf(w, "rimlight: %s: %s\n", st.Code(), st.Message())
+	if st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded {
+		fmt.Fprintln(w, "Is the platform running there? Start it with: rimlight dev")
+		return exitUnreachable
+	}
+	return exitRefused
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+type regionsCmd struct{ clientFlags }
+
+func (c *regionsCmd) Run(ctx context.Context, s *streams) error {
+	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).ListRegions(ctx, &routerv1.ListRegionsRequest{})
+		if err != nil {
+			return err
+		}
+		warnSilent(s, resp.GetSilentRouters())
+		return c.print(s, resp, func(w io.Writer) {
+			row(w, "ROUTER", "REGION", "MODE", "UP", "SHARE", "RTT_MS", "SERVICE_MS", "IN_FLIGHT", "OK", "LAG", "STOCK")
+			regionRows(w, resp.GetRouter(), resp.GetRegions())
+			for _, p := range resp.GetPeers() {
+				regionRows(w, p.GetRouter(), p.GetRegions())
+			}
+		})
+	})
+}
+
+func regionRows(w io.Writer, router string, regions []*routerv1.RegionStatus) {
+	for _, r := range regions {
+		var stock uint32
+		for _, st := range r.GetStock() {
+			stock += st.GetUntouched()
+		}
+		up := "yes"
+		if !r.GetReachable() {
+			up = cmp.Or("no: "+r.GetLastError(), "no")
+		}
+		row(w, router, r.GetName(), short(r.GetMode(), "REGION_MODE_"), up, percent(r.GetShare()), ms(r.GetNetwork()), ms(r.GetService()),
+			fmt.Sprintf("%d/%d", r.GetInFlight(), r.GetParallelism()), percent(r.GetSuccessRate()), r.GetJournalLag(), stock)
+	}
+}
+
+func percent(f float64) string { return fmt.Sprintf("%.1f%%", 100*f) }
+
+func warnSilent(s *streams, silent []string) {
+	if len(silent) > 0 {
+		fmt.Fprintf(s.err, "no answer within 500 ms from: %s\n", strings.Join(silent, ", "))
+	}
+}
+
+type membersCmd struct{ clientFlags }
+
+func (c *membersCmd) Run(ctx context.Context, s *streams) error {
+	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).ListMembers(ctx, &routerv1.ListMembersRequest{})
+		if err != nil {
+			return err
+		}
+		return c.print(s, resp, func(w io.Writer) {
+			row(w, "ROLE", "NAME", "GOSSIP", "PROBES", "MODE", "ADDRESS", "VERSION")
+			for _, m := range resp.GetMembers() {
+				probes := "-"
+				if m.GetRole() == routerv1.MemberRole_MEMBER_ROLE_REGION {
+					probes = map[bool]string{true: "answers", false: "silent"}[m.GetReachable()]
+				}
+				row(w, short(m.GetRole(), "MEMBER_ROLE_"), m.GetName(), m.GetGossipState(), probes, short(m.GetMode(), "REGION_MODE_"), m.GetRpcAddress(), m.GetVersion())
+			}
+		})
+	})
+}
+
+type matrixCmd struct{ clientFlags }
+
+func (c *matrixCmd) Run(ctx context.Context, s *streams) error {
+	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).GetRttMatrix(ctx, &routerv1.GetRttMatrixRequest{})
+		if err != nil {
+			return err
+		}
+		warnSilent(s, resp.GetSilentRouters())
+		return c.print(s, resp, func(w io.Writer) { rttTable(w, resp.GetCells()) })
+	})
+}
+
+func rttTable(w io.Writer, cells []*routerv1.RttCell) {
+	var routers, regions []string
+	rtt := map[[2]string]string{}
+	for _, c := range cells {
+		routers, regions = append(routers, c.GetRouter()), append(regions, c.GetRegion())
+		rtt[[2]string{c.GetRouter(), c.GetRegion()}] = ms(c.GetRtt())
+	}
+	slices.Sort(routers)
+	slices.Sort(regions)
+	routers, regions = slices.Compact(routers), slices.Compact(regions)
+	fmt.Fprintf(w, "RTT_MS\t%s\n", strings.Join(regions, "\t"))
+	for _, router := range routers {
+		fmt.Fprint(w, router)
+		for _, region := range regions {
+			fmt.Fprint(w, "\t", cmp.Or(rtt[[2]string{router, region}], "-"))
+		}
+		fmt.Fprintln(w)
+	}
+}

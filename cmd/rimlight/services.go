@@ -1,0 +1,187 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rimlight/rimlight/internal/process"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+// serviceFlags are what every service of a real deployment takes.
+type serviceFlags struct {
+	Listen       string `help:"Where RPCs are served." required:"" placeholder:"ADDR"`
+	Data         string `help:"Where the state is kept." required:"" placeholder:"DIR"`
+	Tokens       string `help:"Role tokens file (JSON), the same for all services; made at the first start." required:"" placeholder:"FILE"`
+	TrustNetwork bool   `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
+	LogLevel     string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+}
+
+func (f *serviceFlags) common(s *streams) (process.Common, error) {
+	tokens, err := auth.LoadOrCreate(f.Tokens)
+	if err != nil {
+		return process.Common{}, err
+	}
+	return process.Common{
+		Listen: f.Listen, DataDir: f.Data, Tokens: tokens, TrustNetwork: f.TrustNetwork, Version: version,
+		Log: newLog(s, f.LogLevel), Metrics: prometheus.NewRegistry(),
+	}, nil
+}
+
+type gossipFlags struct {
+	GossipListen    string   `help:"The gossip ring's address, UDP and TCP; empty: no gossip." placeholder:"ADDR"`
+	GossipAdvertise string   `help:"What others are told, when it differs." placeholder:"ADDR"`
+	Join            []string `help:"Members of the ring to join." placeholder:"ADDR"`
+	GossipKeys      string   `help:"File with one base64 key of 16, 24 or 32 bytes a line; the first encrypts, all decrypt." placeholder:"FILE"`
+}
+
+func (f *gossipFlags) gossip() (process.Gossip, error) {
+	g := process.Gossip{Listen: f.GossipListen, Advertise: f.GossipAdvertise, Seeds: f.Join}
+	if f.GossipListen == "" && len(f.Join) > 0 {
+		return g, usageError{"--join needs --gossip-listen"}
+	}
+	if f.GossipKeys == "" {
+		return g, nil
+	}
+	raw, err := os.ReadFile(f.GossipKeys)
+	if err != nil {
+		return g, fmt.Errorf("reading the gossip keys: %w", err)
+	}
+	for i, line := range strings.Fields(string(raw)) {
+		key, err := base64.StdEncoding.DecodeString(line)
+		if err != nil {
+			return g, usageError{fmt.Sprintf("--gossip-keys: line %d is not base64", i+1)}
+		}
+		g.Keys = append(g.Keys, key)
+	}
+	return g, nil
+}
+
+type fulfillmentCmd struct{ serviceFlags }
+
+func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
+	common, err := c.common(s)
+	if err != nil {
+		return err
+	}
+	p, err := process.StartFulfillment(ctx, common)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, s, "fulfillment", p.Addr(), p.Run)
+}
+
+type verifierCmd struct {
+	serviceFlags
+	Fulfillment    string        `help:"Fulfillment's address." required:"" placeholder:"ADDR"`
+	Profile        string        `help:"dev, or production, which refuses the test payment provider." enum:"dev,production" default:"dev"`
+	PaymentLatency time.Duration `help:"TEST: how long the test payment provider takes for each answer." default:"0s"`
+}
+
+func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
+	common, err := c.common(s)
+	if err != nil {
+		return err
+	}
+	p, err := process.StartVerifier(ctx, process.Verifier{
+		Common: common, Fulfillment: c.Fulfillment, Profile: c.Profile, PaymentLatency: c.PaymentLatency,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, s, "verifier", p.Addr(), p.Run)
+}
+
+type regionCmd struct {
+	serviceFlags
+	gossipFlags
+	Name        string        `help:"The region's name." required:""`
+	Zones       []string      `help:"Residency zones that it is in, for example eu."`
+	Fulfillment string        `help:"Fulfillment's address." required:"" placeholder:"ADDR"`
+	Verifier    string        `help:"The verifier's address." required:"" placeholder:"ADDR"`
+	Advertise   string        `help:"Where routers reach it, when that is not --listen." placeholder:"ADDR"`
+	EmulateRTT  time.Duration `name:"emulate-rtt" help:"Delay connections to the centre by this round trip; for one machine that plays many."`
+}
+
+func (c *regionCmd) Run(ctx context.Context, s *streams) error {
+	common, err := c.common(s)
+	if err != nil {
+		return err
+	}
+	ring, err := c.gossip()
+	if err != nil {
+		return err
+	}
+	cfg := process.Region{
+		Common: common, Name: c.Name, Zones: c.Zones, Fulfillment: c.Fulfillment, Verifier: c.Verifier, Advertise: c.Advertise, Gossip: ring,
+	}
+	if c.EmulateRTT > 0 {
+		cfg.Dial = process.Delayed(c.EmulateRTT)
+	}
+	p, err := process.StartRegion(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, s, "region "+c.Name, p.Addr(), p.Run)
+}
+
+type routerCmd struct {
+	gossipFlags
+	Listen         string            `help:"The public port." default:"127.0.0.1:8080" placeholder:"ADDR"`
+	AdminListen    string            `help:"The operator port." default:"127.0.0.1:8081" placeholder:"ADDR"`
+	AdminAdvertise string            `help:"Where other routers reach the operator port, when that is not --admin-listen." placeholder:"ADDR"`
+	Name           string            `help:"The router's name; default: the host's." placeholder:"NAME"`
+	Regions        map[string]string `name:"region" help:"A region's node without gossip; repeatable." placeholder:"NAME=ADDR"`
+	ForwardService []string          `help:"Forward this service too, as it is; repeatable." placeholder:"FULL.NAME"`
+	Fulfillment    string            `help:"Fulfillment's address, for the operator port." placeholder:"ADDR"`
+	Verifier       string            `help:"The verifier's address, for the operator port." placeholder:"ADDR"`
+	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
+	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
+	MaxRecv        int               `help:"The longest message forwarded, in bytes." default:"4194304"`
+	LogLevel       string            `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+}
+
+func (c *routerCmd) Run(ctx context.Context, s *streams) error {
+	host, err := os.Hostname()
+	if err != nil && c.Name == "" {
+		return usageError{"the host has no name; give --name"}
+	}
+	ring, err := c.gossip()
+	if err != nil {
+		return err
+	}
+	if ring.Listen == "" && len(c.Regions) == 0 {
+		return usageError{"a router needs --region NAME=ADDR, or --gossip-listen with --join, to know where regions are"}
+	}
+	var tokens auth.Tokens
+	if c.Tokens != "" {
+		if tokens, err = auth.LoadOrCreate(c.Tokens); err != nil {
+			return err
+		}
+	}
+	p, err := process.StartRouter(ctx, process.Router{
+		Common: process.Common{
+			Listen: c.Listen, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version,
+			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
+		},
+		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, Regions: c.Regions,
+		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, s, "router "+cmp.Or(c.Name, host), p.Addr(), p.Run)
+}
+
+// serve says where a service listens and runs it until it is told to stop.
+func serve(ctx context.Context, s *streams, name, addr string, run func(context.Context) error) error {
+	fmt.Fprintf(s.err, "%s listens on %s\n", name, addr)
+	return run(ctx)
+}

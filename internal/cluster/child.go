@@ -1,0 +1,62 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// restartDelay is how long a killed node stays away: long enough to see what the platform does without it.
+const restartDelay = 5 * time.Second
+
+// patience is how long a child may drain before it is killed.
+const patience = 20 * time.Second
+
+// child keeps a node running as a process of its own and starts it again when it dies.
+type child struct {
+	region string
+	args   []string
+	log    *slog.Logger
+	// started hears every pid.
+	started func(region string, pid int)
+}
+
+func (c *child) run(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	for {
+		err := c.once(ctx, self)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.log.Warn("a node's process ended, starting it again", "region", c.region, "error", err, "delay_s", restartDelay.Seconds())
+		if !wait(ctx, restartDelay) {
+			return nil
+		}
+	}
+}
+
+func (c *child) once(ctx context.Context, self string) error {
+	runtime.LockOSThread() // Pdeathsig is sent when the *thread* that started the child ends
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, self, c.args...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // results go to stdout, and a node has none
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = patience
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true,            // Ctrl-C is for the parent, which stops its children in order
+		Pdeathsig: syscall.SIGTERM, // and if the parent is killed, nobody is left behind
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the node of %s: %w", c.region, err)
+	}
+	c.started(c.region, cmd.Process.Pid)
+	return cmd.Wait()
+}

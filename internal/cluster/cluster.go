@@ -1,0 +1,304 @@
+// Package cluster runs the whole platform on this machine: real gRPC between all services, with the WAN's delays under
+// every connection between router, region and centre.
+//
+//	viewers ──> routers (Listen, Listen+1, ...) ──RTT──> region nodes ──RTT──> centre: verifier, fulfillment
+//	                    └────────────── gossip ring ─────────────┘
+//
+// `rimlight dev`, the tests and the benchmarks use it; a real deployment runs the same processes (internal/process)
+// apart from each other. Connections are delayed at the end that dials, both ways, by half the round trip each. The ring
+// itself is not delayed: it carries no viewer's call.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/process"
+	"github.com/rimlight/rimlight/internal/rpc"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/viewers"
+	"github.com/rimlight/rimlight/internal/wan"
+)
+
+// Config is what `rimlight dev` asks for.
+type Config struct {
+	// Listen is the first router's address; further routers take the next ports. Port 0: each a free one.
+	Listen string
+	// DataDir keeps all state.
+	DataDir string
+	// Regions and Routers are names in the matrix; Centre is where verifier and fulfillment stand.
+	Regions, Routers []string
+	Centre           string
+	// Matrix gives the round trips. nil: no delay.
+	Matrix *wan.Matrix
+	// Viewers is how many synthetic viewers arrive per minute; 0: none, not even for the scarce demo drops.
+	Viewers int
+	// Demo plans the demo drops.
+	Demo bool
+	// Split runs each region's node as a process of its own.
+	Split bool
+	// Version is the program's.
+	Version string
+	// Log is required.
+	Log *slog.Logger
+	// OnChild hears the pid of every node that starts under Split.
+	OnChild func(region string, pid int)
+}
+
+// Cluster is a started platform.
+type Cluster struct {
+	// Routers are the public addresses, in the order of Config.Routers.
+	Routers []string
+	// Tokens are the role tokens.
+	Tokens auth.Tokens
+	// Audience is the synthetic viewers; nil if there are none.
+	Audience *viewers.Audience
+
+	cfg     Config
+	stages  []process.Stage // in the order of stopping
+	closers []func() error
+	ready   []<-chan struct{}
+}
+
+// viewerConns is how many connections the audience spreads over per router: one takes 64 streams on a public port, and
+// a burst has hundreds of viewers.
+const viewerConns = 8
+
+// Start opens everything; Run serves.
+func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
+	c := &Cluster{cfg: cfg}
+	defer func() {
+		if err != nil {
+			// What has been started has to be run to be stopped: with a context that has ended, it closes at once.
+			ended, cancel := context.WithCancel(ctx)
+			cancel()
+			err = errors.Join(err, c.Run(ended))
+		}
+	}()
+	if err := c.checkNames(); err != nil {
+		return c, err
+	}
+	if c.Tokens, err = auth.LoadOrCreate(filepath.Join(cfg.DataDir, "tokens.json")); err != nil {
+		return c, err
+	}
+	fulfillment, err := process.StartFulfillment(ctx, c.common("fulfillment"))
+	if err != nil {
+		return c, fmt.Errorf("starting fulfillment: %w", err)
+	}
+	c.stages = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
+	verifier, err := process.StartVerifier(ctx, process.Verifier{
+		Common: c.common("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",
+	})
+	if err != nil {
+		return c, fmt.Errorf("starting the verifier: %w", err)
+	}
+	c.before("verifier", verifier.Run)
+	seed, err := c.startRouters(ctx, fulfillment.Addr(), verifier.Addr())
+	if err != nil {
+		return c, err
+	}
+	return c, c.startRegions(ctx, seed, fulfillment.Addr(), verifier.Addr())
+}
+
+// before adds a stage that stops before all those added until now.
+func (c *Cluster) before(name string, run func(context.Context) error) {
+	c.stages = append([]process.Stage{{Name: name, Run: run}}, c.stages...)
+}
+
+func (c *Cluster) checkNames() error {
+	var problems []error
+	if len(c.cfg.Regions) == 0 || len(c.cfg.Routers) == 0 {
+		problems = append(problems, errors.New("at least one region and one router are needed"))
+	}
+	if c.cfg.Matrix != nil {
+		for _, name := range append(append([]string{c.cfg.Centre}, c.cfg.Regions...), c.cfg.Routers...) {
+			if _, ok := c.cfg.Matrix.RTT(name, name); !ok {
+				problems = append(problems, fmt.Errorf("the RTT matrix has no %q; it has %s", name, strings.Join(c.cfg.Matrix.Names(), ", ")))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (c *Cluster) common(name string) process.Common {
+	return process.Common{
+		Listen: "127.0.0.1:0", DataDir: filepath.Join(c.cfg.DataDir, name), Tokens: c.Tokens,
+		Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(),
+	}
+}
+
+// dialer delays connections between two places of the matrix; nil where there is no delay.
+func (c *Cluster) dialer(from, to string) process.Dialer {
+	if c.cfg.Matrix == nil {
+		return nil
+	}
+	rtt, _ := c.cfg.Matrix.RTT(from, to) // both names are in it: checkNames
+	return process.Delayed(rtt)
+}
+
+func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string) (seed string, err error) {
+	host, portText, err := net.SplitHostPort(c.cfg.Listen)
+	if err != nil {
+		return "", fmt.Errorf("reading --listen: %w", err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil {
+		return "", fmt.Errorf("reading --listen %s: the port must be a number", c.cfg.Listen)
+	}
+	for i, name := range c.cfg.Routers {
+		common := c.common("router-" + name)
+		common.Listen = net.JoinHostPort(host, strconv.Itoa(port))
+		if port != 0 {
+			common.Listen = net.JoinHostPort(host, strconv.Itoa(port+i))
+		}
+		var seeds []string
+		if seed != "" {
+			seeds = []string{seed}
+		}
+		r, err := process.StartRouter(ctx, process.Router{
+			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true,
+			DialCentre: c.dialer(name, c.cfg.Centre),
+			DialTo:     func(place string) process.Dialer { return c.dialer(name, place) },
+			Gossip:     process.Gossip{Listen: "127.0.0.1:0", Seeds: seeds},
+		})
+		if err != nil {
+			return "", fmt.Errorf("starting router %s: %w", name, err)
+		}
+		seed = cmp.Or(seed, r.GossipAddr)
+		c.Routers = append(c.Routers, r.Addr())
+		c.ready = append(c.ready, r.Ready())
+		c.before("router "+name, r.Run)
+	}
+	return seed, nil
+}
+
+func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier string) error {
+	var nodes []process.Stage
+	for _, name := range c.cfg.Regions {
+		common := c.common("region-" + name)
+		if c.cfg.Split {
+			args := []string{
+				"region", "--name", name, "--zones", Zone(name), "--data", common.DataDir, "--listen", common.Listen,
+				"--fulfillment", fulfillment, "--verifier", verifier, "--tokens", filepath.Join(c.cfg.DataDir, "tokens.json"),
+				"--gossip-listen", "127.0.0.1:0", "--join", seed,
+			}
+			if c.cfg.Matrix != nil {
+				rtt, _ := c.cfg.Matrix.RTT(name, c.cfg.Centre)
+				args = append(args, "--emulate-rtt", rtt.String())
+			}
+			node := &child{region: name, args: args, log: c.cfg.Log, started: c.cfg.OnChild}
+			nodes = append(nodes, process.Stage{Name: "region " + name, Run: node.run})
+			continue
+		}
+		r, err := process.StartRegion(ctx, process.Region{
+			Common: common, Name: name, Zones: []string{Zone(name)}, Fulfillment: fulfillment, Verifier: verifier,
+			Dial: c.dialer(name, c.cfg.Centre), Gossip: process.Gossip{Listen: "127.0.0.1:0", Seeds: []string{seed}},
+		})
+		if err != nil {
+			return fmt.Errorf("starting region %s: %w", name, err)
+		}
+		nodes = append(nodes, process.Stage{Name: "region " + name, Run: r.Run})
+	}
+	// Routers stop first, then the nodes, then the centre that takes in their journals.
+	routers := len(c.cfg.Routers)
+	c.stages = append(append(append([]process.Stage{}, c.stages[:routers]...), nodes...), c.stages[routers:]...)
+	return nil
+}
+
+// Ready ends when every router has measured every region that it knows of.
+func (c *Cluster) Ready(ctx context.Context) error {
+	for _, r := range c.ready {
+		select {
+		case <-r:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the routers: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then stops viewers, routers, nodes and centre in this order.
+func (c *Cluster) Run(ctx context.Context) error {
+	if ctx.Err() == nil {
+		if err := c.show(); err != nil {
+			return err
+		}
+	}
+	err := process.RunStages(ctx, c.stages...)
+	for _, closeConn := range c.closers {
+		err = errors.Join(err, closeConn())
+	}
+	return err
+}
+
+// show adds the audience and the demo drops, as far as they are asked for.
+func (c *Cluster) show() error {
+	if c.cfg.Viewers > 0 {
+		var offers []offerv1.OfferServiceClient
+		for _, addr := range c.Routers {
+			for range viewerConns {
+				conn, err := c.dial(addr, "")
+				if err != nil {
+					return err
+				}
+				offers = append(offers, offerv1.NewOfferServiceClient(conn))
+			}
+		}
+		c.Audience = viewers.New(viewers.Config{
+			Offers: offers, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
+		})
+		c.before("the audience", c.Audience.Run)
+	}
+	if c.cfg.Demo {
+		conn, err := c.dial(c.Routers[0], c.Tokens[auth.Producer])
+		if err != nil {
+			return err
+		}
+		d := &demo{catalog: fulfillmentv1.NewCatalogServiceClient(conn), crowd: c.Audience, log: c.cfg.Log}
+		c.before("the demo", d.run)
+	}
+	return nil
+}
+
+func (c *Cluster) dial(addr, token string) (*grpc.ClientConn, error) {
+	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: token})
+	if err != nil {
+		return nil, err
+	}
+	c.closers = append(c.closers, conn.Close)
+	return conn, nil
+}
+
+// Zone is the residency zone of a cloud region by the first part of its name.
+func Zone(region string) string {
+	area, _, _ := strings.Cut(region, "-")
+	if zone, ok := zones[area]; ok {
+		return zone
+	}
+	return area
+}
+
+var zones = map[string]string{"europe": "eu", "southamerica": "sa", "northamerica": "na", "australia": "au"}
+
+// TempDir makes a data directory that cleanup removes.
+func TempDir() (dir string, cleanup func() error, err error) {
+	dir, err = os.MkdirTemp("", "rimlight-dev-")
+	if err != nil {
+		return "", nil, fmt.Errorf("making a temporary data directory: %w", err)
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}

@@ -1,0 +1,109 @@
+package process
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rimlight/rimlight/fulfillment"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/verifier"
+	"github.com/rimlight/rimlight/verifier/payment/testpsp"
+)
+
+// StartFulfillment opens fulfillment on DataDir/fulfillment.db.
+func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
+	p := &Process{}
+	defer func() {
+		if err != nil {
+			p.abandon()
+		}
+	}()
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	db, err := p.openStore(ctx, c, filepath.Join(c.DataDir, "fulfillment.db"), fulfillment.Migrate)
+	if err != nil {
+		return nil, err
+	}
+	svc, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
+		DB: db, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "fulfillment"), Metrics: c.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := p.listen(c, "fulfillment", fulfillment.Rules(), nil)
+	if err != nil {
+		return nil, err
+	}
+	svc.Register(server)
+	p.stages = []Stage{
+		{"fulfillment's RPCs", func(ctx context.Context) error { return server.ServeInternal(ctx, p.listener) }},
+		{"fulfillment", svc.Run},
+	}
+	return p, nil
+}
+
+// Verifier is what the verifier needs beyond Common.
+type Verifier struct {
+	Common
+	// Fulfillment is its address.
+	Fulfillment string
+	// Dial opens the connections; nil: TCP.
+	Dial Dialer
+	// Profile is "dev" or "production".
+	Profile string
+	// PaymentLatency is how long the test provider takes for an answer.
+	PaymentLatency time.Duration
+}
+
+// StartVerifier opens the verifier on DataDir/verifier.db, with the test payment provider on DataDir/testpsp.db.
+func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
+	p := &Process{}
+	defer func() {
+		if err != nil {
+			p.abandon()
+		}
+	}()
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	db, err := p.openStore(ctx, c.Common, filepath.Join(c.DataDir, "verifier.db"), verifier.Migrate)
+	if err != nil {
+		return nil, err
+	}
+	pspDB, err := p.openStore(ctx, c.Common, filepath.Join(c.DataDir, "testpsp.db"), testpsp.Migrate)
+	if err != nil {
+		return nil, err
+	}
+	psp, err := testpsp.New(pspDB, testpsp.Config{Latency: c.PaymentLatency, Now: time.Now, Random: rand.Reader})
+	if err != nil {
+		return nil, err
+	}
+	centre, err := p.dial(c.Common, c.Fulfillment, c.Dial)
+	if err != nil {
+		return nil, err
+	}
+	svc, err := verifier.New(verifier.Config{Profile: c.Profile}, verifier.Deps{
+		DB: db, Payment: psp, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "verifier"), Metrics: c.Metrics,
+		Stock:   fulfillmentv1.NewStockServiceClient(centre),
+		Orders:  fulfillmentv1.NewOrderServiceClient(centre),
+		Catalog: fulfillmentv1.NewCatalogServiceClient(centre),
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := p.listen(c.Common, "verifier", verifier.Rules(), nil)
+	if err != nil {
+		return nil, err
+	}
+	svc.Register(server)
+	p.stages = []Stage{
+		{"the verifier's RPCs", func(ctx context.Context) error { return server.ServeInternal(ctx, p.listener) }},
+		{"the verifier", svc.Run},
+	}
+	return p, nil
+}

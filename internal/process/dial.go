@@ -1,0 +1,18 @@
+package process
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/wan"
+)
+
+// Delayed dials over TCP with a round trip added, half of it each way: one machine plays a wide area network.
+func Delayed(rtt time.Duration) Dialer {
+	direct := func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr)
+	}
+	return Dialer(wan.Dialer(direct, wan.Path{RTT: func() time.Duration { return rtt }}))
+}

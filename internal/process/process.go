@@ -1,0 +1,133 @@
+// Package process puts each service together the way it runs in production: stores opened, RPCs listening, loops
+// running, and all of it stopped in an order that loses nothing.
+//
+//	Start* opens and listens (Addr is known), Run serves until its context ends, then drains:
+//	RPCs first, then the service's loops, then its store.
+//
+// The commands `rimlight router|region|verifier|fulfillment` run one of these each; internal/cluster runs all of them in
+// one process for `rimlight dev`. The only thing that differs there is how connections are dialled.
+package process
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/rimlight/rimlight/internal/rpc"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+// Dialer opens connections to the process at an address.
+type Dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+// Common is what every service of a deployment is given.
+type Common struct {
+	// Listen is where RPCs are served, host:port; port 0 takes a free one.
+	Listen string
+	// DataDir keeps the state; it is made if it does not exist.
+	DataDir string
+	// Tokens are the deployment's role tokens.
+	Tokens auth.Tokens
+	// TrustNetwork lets the service token travel in plaintext to other hosts: a network that only the platform uses.
+	TrustNetwork bool
+	// Version is the program's.
+	Version string
+	// Log takes what operators should see. Required.
+	Log *slog.Logger
+	// Metrics takes the collectors. Required.
+	Metrics *prometheus.Registry
+}
+
+// Process is a service that listens.
+type Process struct {
+	listener net.Listener
+	stages   []Stage
+	closers  []func() error
+}
+
+// Addr is where it listens.
+func (p *Process) Addr() string { return p.listener.Addr().String() }
+
+// Run serves until ctx ends and everything has drained, then closes what Start opened.
+func (p *Process) Run(ctx context.Context) error {
+	err := RunStages(ctx, p.stages...)
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		if cerr := p.closers[i](); cerr != nil && err == nil {
+			err = cerr
+		}
+	}
+	return err
+}
+
+// abandon closes what a Start that failed had opened.
+func (p *Process) abandon() {
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		_ = p.closers[i]() // the error that made Start fail is the one to tell
+	}
+}
+
+func (p *Process) onClose(fn func() error) { p.closers = append(p.closers, fn) }
+
+// listen opens the port and makes the server behind it.
+func (p *Process) listen(c Common, name string, rules auth.Rules, options func(*rpc.ServerConfig)) (*rpc.Server, error) {
+	lis, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listening for %s: %w", name, err)
+	}
+	p.listener = lis
+	p.onClose(func() error {
+		_ = lis.Close() // the server has closed it already, unless it never ran
+		return nil
+	})
+	return p.server(c, name, rules, options)
+}
+
+// server makes a server that listens nowhere yet.
+func (p *Process) server(c Common, name string, rules auth.Rules, options func(*rpc.ServerConfig)) (*rpc.Server, error) {
+	cfg := rpc.ServerConfig{
+		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules,
+		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"server": name}, c.Metrics),
+	}
+	if options != nil {
+		options(&cfg)
+	}
+	return rpc.NewServer(cfg)
+}
+
+// dial connects to another service of the platform with the service role's token.
+func (p *Process) dial(c Common, addr string, dialer Dialer) (*grpc.ClientConn, error) {
+	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: c.Tokens[auth.Service], TrustNetwork: c.TrustNetwork, Dialer: dialer})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(conn.Close)
+	return conn, nil
+}
+
+// openStore opens and migrates a store. A store that breaks ends the process at once: going on after a failed fsync
+// would build on pages that may not be there.
+func (p *Process) openStore(ctx context.Context, c Common, path string, migrate func(context.Context, *sqldb.DB) error) (*sqldb.DB, error) {
+	db, err := sqldb.OpenSQLite(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(db.Close)
+	db.OnBroken = func(err error) {
+		c.Log.Error("a commit failed: stopping, what is on disk counts", "store", path, "error", err)
+		os.Exit(brokenStoreExit)
+	}
+	return db, migrate(ctx, db)
+}
+
+// brokenStoreExit is the exit code after a failed fsync, so that a supervisor can tell it from a crash.
+const brokenStoreExit = 70
+
+// shutdownBound is how long a whole process may take to drain before its supervisor should lose patience.
+const shutdownBound = 15 * time.Second

@@ -1,0 +1,60 @@
+package process_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/process"
+)
+
+// finishing is a stage that needs time to finish and writes down when it did.
+func finishing(name string, takes time.Duration, order *[]string) process.Stage {
+	return process.Stage{Name: name, Run: func(ctx context.Context) error {
+		<-ctx.Done()
+		time.Sleep(takes)
+		*order = append(*order, name)
+		return nil
+	}}
+}
+
+func TestStagesStopInOrderEachWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var order []string
+		err := process.RunStages(ctx, finishing("intake", 3*time.Second, &order), finishing("work", time.Second, &order), finishing("store", 0, &order))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"intake", "work", "store"}; !slices.Equal(order, want) {
+			t.Errorf("stopped in order %v, want %v", order, want)
+		}
+	})
+}
+
+func TestAStageThatFailsStopsTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boom := errors.New("boom")
+		var order []string
+		err := process.RunStages(t.Context(), finishing("intake", 0, &order),
+			process.Stage{Name: "work", Run: func(context.Context) error { return boom }}, finishing("store", 0, &order))
+		if !errors.Is(err, boom) || !strings.Contains(err.Error(), "work: boom") {
+			t.Errorf("got %v, want the stage and its error", err)
+		}
+		if want := []string{"intake", "store"}; !slices.Equal(order, want) {
+			t.Errorf("stopped %v, want %v", order, want)
+		}
+	})
+}
+
+func TestAStageThatEndsByItselfIsAnError(t *testing.T) {
+	err := process.RunStages(t.Context(), process.Stage{Name: "loop", Run: func(context.Context) error { return nil }})
+	if err == nil || !strings.Contains(err.Error(), "loop ended by itself") {
+		t.Errorf("got %v", err)
+	}
+}
