@@ -38,7 +38,7 @@ func (s *Server) buildChain() error {
 
 	s.unary = chainUnary(
 		s.logUnary,
-		boundedUnary(metrics.UnaryServerInterceptor()),
+		metrics.UnaryServerInterceptor(),
 		s.sanitiseUnary,
 		recovery.UnaryServerInterceptor(recovered),
 		s.authUnary,
@@ -47,7 +47,7 @@ func (s *Server) buildChain() error {
 	s.inner = chainUnary(append([]grpc.UnaryServerInterceptor{s.validateUnary}, s.cfg.Unary...)...)
 	s.stream = chainStream(append([]grpc.StreamServerInterceptor{
 		s.logStream,
-		boundedStream(metrics.StreamServerInterceptor()),
+		s.boundedStream(metrics.StreamServerInterceptor()),
 		s.sanitiseStream,
 		recovery.StreamServerInterceptor(recovered),
 		s.authStream,
@@ -104,7 +104,7 @@ func (s *Server) logCall(ctx context.Context, method string, start time.Time, er
 		return
 	}
 	s.log.LogAttrs(ctx, level, "call ended",
-		slog.String("method", knownMethod(method)),
+		slog.String("method", s.label(method)),
 		slog.String("code", status.Code(err).String()),
 		slog.String("reason", rpcerr.Info(err).GetReason()),
 		slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000))
@@ -145,26 +145,22 @@ func registerMetrics(registry prometheus.Registerer) (*grpcprom.ServerMetrics, e
 // unknownLabel stands for methods whose names only callers know: a label that they choose would grow without bound.
 const unknownLabel = "/unknown/unknown"
 
-func knownMethod(fullMethod string) string {
-	if _, ok := methodDescriptor(fullMethod); ok {
+func (s *Server) label(fullMethod string) string {
+	if s.methods[fullMethod] {
+		return fullMethod
+	}
+	if _, ok := methodDescriptor(fullMethod); ok { // forwarded
 		return fullMethod
 	}
 	return unknownLabel
 }
 
-func boundedUnary(intercept grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		label := *info
-		label.FullMethod = knownMethod(info.FullMethod)
-		return intercept(ctx, req, &label, handler)
-	}
-}
-
-func boundedStream(intercept grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+// boundedStream needs no sibling for unary calls: those are registered, hence known.
+func (s *Server) boundedStream(intercept grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		label := *info
-		label.FullMethod = knownMethod(info.FullMethod)
-		return intercept(srv, ss, &label, handler)
+		bounded := *info
+		bounded.FullMethod = s.label(info.FullMethod)
+		return intercept(srv, ss, &bounded, handler)
 	}
 }
 

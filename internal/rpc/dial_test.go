@@ -195,6 +195,39 @@ func TestInVirtualTime(t *testing.T) {
 	}
 }
 
+// TestPingsDoNotEndAConnection: at grpc-go's default a server says too_many_pings after the third one.
+func TestPingsDoNotEndAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := rpc.NewServer(rpc.ServerConfig{Name: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		offerv1.RegisterOfferServiceServer(s, offers{})
+		lis := newMemory()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.ServeInternal(ctx, lis) }()
+		conn, err := rpc.Dial("there", rpc.DialConfig{Dialer: lis.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+		defer cancel()
+		stream, err := offerv1.NewOfferServiceClient(conn).WatchDrops(quiet, &offerv1.WatchDropsRequest{ChannelId: "wait"})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if quiet.Err() == nil {
+			t.Errorf("a quiet stream ended early: %v", err)
+		}
+		_ = conn.Close()
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // BenchmarkUnaryEcho compares the two listeners; the edge is what browsers cost, the native one what the platform does.
 func BenchmarkUnaryEcho(b *testing.B) {
 	w := start(b, nil, nil)

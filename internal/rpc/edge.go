@@ -83,6 +83,7 @@ func (s *Server) ServePublic(ctx context.Context, lis net.Listener) error {
 	case <-ctx.Done():
 	}
 
+	s.health.Shutdown()
 	stopStreams()
 	patience, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	graceful := make(chan struct{})

@@ -3,10 +3,12 @@ package rpc_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -330,6 +332,43 @@ func TestForwardingOverHTTP1(t *testing.T) {
 	pieces := envelopes(t, raw)
 	if len(pieces) != 3 || !bytes.Equal(pieces[1].payload, []byte("b")) {
 		t.Errorf("got %q", pieces)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	donor := httptest.NewTLSServer(nil) // only for its certificate
+	cert := donor.TLS.Certificates
+	donor.Close()
+	s, err := rpc.NewServer(rpc.ServerConfig{Name: "test", Public: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	offerv1.RegisterOfferServiceServer(s, offers{})
+	lis, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: cert, NextProtos: []string{"h2", "http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.ServePublic(ctx, lis) }()
+	conn := dial(t, lis.Addr().String(), rpc.DialConfig{Token: "x", TLS: &tls.Config{InsecureSkipVerify: true}})
+	if _, err := offerv1.NewOfferServiceClient(conn).RequestOffer(t.Context(), offerRequest("")); err != nil {
+		t.Error(err)
+	}
+	_ = conn.Close()
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNativeBackstop shows the one limit of the package's promise: what exceeds grpc-go's own limit has the code, but no
+// reason.
+func TestNativeBackstop(t *testing.T) {
+	w := start(t, nil, nil)
+	a := callGRPC(t, w.native, request{method: listKeys, body: make([]byte, 5<<20), timeout: 10 * time.Second})
+	if status.Code(a.err) != codes.ResourceExhausted {
+		t.Errorf("got %v", a.err)
 	}
 }
 

@@ -83,7 +83,7 @@ func (s *Server) sanitise(ctx context.Context, method string, err error) error {
 	case st.Code() == codes.Unimplemented:
 		return errUnknownMethod(method, "the service does not implement this method")
 	}
-	s.log.ErrorContext(ctx, "call failed without a reason", "method", knownMethod(method), "error", err.Error())
+	s.log.ErrorContext(ctx, "call failed without a reason", "method", s.label(method), "error", err.Error())
 	if st.Code() == codes.Unavailable {
 		// A client of ours lost its server: trying again is right, and INTERNAL would say it is not.
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE, "a service behind this one could not be reached")

@@ -67,6 +67,7 @@ func (s *Server) ServeInternal(ctx context.Context, lis net.Listener) error {
 	case <-ctx.Done():
 	}
 
+	s.health.Shutdown()
 	stopStreams()
 	graceful := make(chan struct{})
 	go func() { defer close(graceful); g.GracefulStop() }()

@@ -30,6 +30,7 @@ type Server struct {
 	inner  grpc.UnaryServerInterceptor  // the chain from the decoding on
 
 	services map[string]*service
+	methods  map[string]bool // full names of the registered ones
 }
 
 // service is one registration.
@@ -63,6 +64,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		health:    health.NewServer(),
 		validator: validator,
 		services:  map[string]*service{},
+		methods:   map[string]bool{},
 	}
 	if err := s.buildChain(); err != nil {
 		return nil, err
@@ -84,6 +86,12 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 		panic("rpc: service registered twice: " + desc.ServiceName)
 	}
 	s.services[desc.ServiceName] = &service{desc: desc, impl: impl}
+	for _, m := range desc.Methods {
+		s.methods["/"+desc.ServiceName+"/"+m.MethodName] = true
+	}
+	for _, m := range desc.Streams {
+		s.methods["/"+desc.ServiceName+"/"+m.StreamName] = true
+	}
 }
 
 // GetServiceInfo implements reflection.ServiceInfoProvider.
@@ -105,7 +113,7 @@ func (s *Server) GetServiceInfo() map[string]grpc.ServiceInfo {
 }
 
 // SetServing tells the health service's callers whether a service takes calls; "" is the whole server, which serves from
-// the start.
+// the start. When a listener shuts down, everything stops serving for good.
 func (s *Server) SetServing(name string, serving bool) {
 	state := grpc_health_v1.HealthCheckResponse_NOT_SERVING
 	if serving {
