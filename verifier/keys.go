@@ -51,18 +51,45 @@ func (s *Service) runKeys(ctx context.Context) {
 	}
 }
 
-// refreshKeys asks fulfillment for the keys of all nodes and stores new ones before it trusts them, so that whatever
-// was verified once can be verified for ever. It asks at most once per minKeyRefresh.
-func (s *Service) refreshKeys(ctx context.Context) error {
-	s.keysMu.Lock()
-	now := time.Now()
-	if !s.keysFetched.IsZero() && now.Sub(s.keysFetched) < minKeyRefresh {
-		s.keysMu.Unlock()
-		return nil
-	}
-	s.keysFetched = now
-	s.keysMu.Unlock()
+// keyRefresh is one question for keys, shared by all who ask at the same time.
+type keyRefresh struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
 
+// refreshKeys asks fulfillment for the keys of all nodes, at most once per minKeyRefresh: who comes too early waits,
+// and who comes meanwhile shares the answer.
+func (s *Service) refreshKeys(ctx context.Context) error {
+	s.refreshMu.Lock()
+	r, last := s.refresh, s.refreshed
+	leads := r == nil
+	if leads {
+		r = &keyRefresh{done: make(chan struct{})}
+		s.refresh = r
+	}
+	s.refreshMu.Unlock()
+	if !leads {
+		select {
+		case <-r.done:
+			return r.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if !last.IsZero() {
+		sleep(ctx, minKeyRefresh-time.Since(last), nil)
+	}
+	r.err = s.fetchKeys(ctx)
+	s.refreshMu.Lock()
+	s.refresh, s.refreshed = nil, time.Now()
+	s.refreshMu.Unlock()
+	close(r.done)
+	return r.err
+}
+
+// fetchKeys lists all nodes' keys, and stores new ones before it trusts them, so that whatever was verified once can be
+// verified for ever.
+func (s *Service) fetchKeys(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
 	known := map[string]bool{}

@@ -102,8 +102,9 @@ type Service struct {
 	rand     *lockedRand
 	stopping chan struct{} // closed when Run's context ended: streams end
 
-	keysMu      sync.Mutex // guards keysFetched
-	keysFetched time.Time
+	refreshMu sync.Mutex  // guards what is below
+	refresh   *keyRefresh // nil: nobody is asking
+	refreshed time.Time   // when the last answer came
 
 	limitsMu sync.Mutex // guards limits
 	limits   map[store.ID]int
