@@ -93,7 +93,7 @@ type Deps struct {
 	Dial func(name, address string) (Conn, error)
 	// Membership is the gossip; nil without.
 	Membership Membership
-	// Central services by full name, forwarded without a choice.
+	// Central services by full name, forwarded without a choice, on the operator port only.
 	Central map[string]grpc.ClientConnInterface
 
 	Now     func() time.Time      // stamps; default time.Now
@@ -178,6 +178,9 @@ func (r *Router) Register(s grpc.ServiceRegistrar) { routerv1.RegisterRouterAdmi
 // Handler forwards whatever no registered service takes: the public port's grpc.UnknownServiceHandler. The server side
 // must use frame.Codec.
 func (r *Router) Handler() grpc.StreamHandler { return r.forwarder.Handle }
+
+// OperatorHandler is Handler for the operator port, where the central services are forwarded, too.
+func (r *Router) OperatorHandler() grpc.StreamHandler { return r.forwarder.HandleOperator }
 
 // Ready is closed once the regions were probed, or 400 ms after Run started. Serve from then on.
 func (r *Router) Ready() <-chan struct{} { return r.table.Ready() }

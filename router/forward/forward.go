@@ -122,7 +122,7 @@ type Deps struct {
 	Measured Measurements
 	// Conn is the connection to a node by its key in the snapshot; nil when it is gone.
 	Conn func(key string) grpc.ClientConnInterface
-	// Central services by full name, forwarded without a choice. May be nil.
+	// Central services by full name, forwarded without a choice, on the operator port only. May be nil.
 	Central map[string]grpc.ClientConnInterface
 	// Record takes every arbitrated call once its answer, or a stream's first message, is known. It must not block, and
 	// nobody changes the decision afterwards.
@@ -169,17 +169,26 @@ func New(config Config, deps Deps) (*Forwarder, error) {
 // short, and the listener waits for them.
 func (f *Forwarder) Stop() { f.stop() }
 
-// Handle implements grpc.StreamHandler: it forwards whatever call the stream is of. The server side must use
-// frame.Codec. Before it returns, only a goroutine that waits in stream.RecvMsg may be left, which ends with the stream.
+// HandleOperator is Handle for the operator port: it forwards the central services, too. Viewers do not reach those.
+func (f *Forwarder) HandleOperator(srv any, stream grpc.ServerStream) error {
+	if name, ok := grpc.MethodFromServerStream(stream); ok {
+		service, _ := splitMethod(name)
+		if conn := f.deps.Central[service]; conn != nil {
+			return f.direct(stream, name, conn)
+		}
+	}
+	return f.Handle(srv, stream)
+}
+
+// Handle implements grpc.StreamHandler: it forwards calls of OfferService and of the configured services. The server
+// side must use frame.Codec. Before it returns, only a goroutine that waits in stream.RecvMsg may be left, which ends
+// with the stream.
 func (f *Forwarder) Handle(_ any, stream grpc.ServerStream) error {
 	name, ok := grpc.MethodFromServerStream(stream)
 	if !ok {
 		return rpcerr.New(codes.Unimplemented, errorsv1.Reason_REASON_UNKNOWN_METHOD, "The call names no method.")
 	}
 	service, _ := splitMethod(name)
-	if conn := f.deps.Central[service]; conn != nil {
-		return f.direct(stream, name, conn)
-	}
 	if m, ok := f.offers[name]; ok {
 		return f.observed(m.label, func() error { return f.offer(stream, name, m) })
 	}

@@ -1,0 +1,4 @@
+package forward
+
+// Retriable lets tests ask it of any descriptor.
+var Retriable = retriable
