@@ -82,7 +82,7 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 	case !begun:
 		c.noteForeign(n, err, verdict, r.sinceHalfClose())
 	case verdict != measure.Good:
-		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: verdict})
+		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: verdict, Late: true})
 	}
 	return err
 }

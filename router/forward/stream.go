@@ -82,7 +82,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 	r = judged(upstream, err)
 	stream.SetTrailer(endToEnd(r.trailer))
 	if r.verdict != measure.Good { // the good one was counted with the first message
-		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: r.verdict})
+		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: r.verdict, Late: true})
 	}
 	return r, true
 }

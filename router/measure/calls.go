@@ -30,11 +30,14 @@ type Outcome struct {
 	Load *regionv1.LoadReport
 	// OutOfStock names the drop of which the node said that it has no unit; believed until its next probe.
 	OutOfStock string
+	// Late tells that this is a second word about a call: a stream that broke after its first message.
+	Late bool
 	// Draining tells that the node refuses new work; believed until gossip or a probe tells otherwise.
 	Draining bool
 }
 
-// Begin counts a call that is being sent to a node, so that the next pick sees it in the node's queue.
+// Begin counts a call that is being sent to a node, so that the next pick sees it in the node's queue, until its Observe
+// or a newer report of the node.
 func (t *Table) Begin(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -44,7 +47,7 @@ func (t *Table) Begin(key string) {
 	}
 }
 
-// Observe takes in how a call went. Calls of targets that are gone are ignored.
+// Observe takes in how a call went, once per Begin but for Late ones. Calls of targets that are gone are ignored.
 func (t *Table) Observe(key string, o Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

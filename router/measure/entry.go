@@ -26,7 +26,7 @@ type entry struct {
 
 	answer *regionv1.ProbeResponse // the last good one; nil of a foreign backend
 	load   *regionv1.LoadReport    // the last one, from a probe or a call
-	sent   uint32                  // calls sent since load was reported
+	sent   uint32                  // calls sent since load was reported, and not over
 	stock  map[string]arbiter.Stock
 
 	lastAnswer time.Time
@@ -92,6 +92,9 @@ func (e *entry) missed(err error) {
 }
 
 func (e *entry) observe(now time.Duration, o Outcome) {
+	if e.sent > 0 && !o.Late {
+		e.sent--
+	}
 	switch o.Verdict {
 	case Ignored:
 		return

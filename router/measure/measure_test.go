@@ -87,14 +87,18 @@ func load(residence time.Duration, parallelism, inFlight uint32) *regionv1.LoadR
 	}
 }
 
-// bubble runs a test in virtual time around a running table with three nodes: near 20 ms, far 80 ms, moon 300 ms.
-func bubble(t *testing.T, test func(t *testing.T, w *fakeWorld, table *measure.Table)) {
+// bubble runs a test in virtual time around a running table with three nodes: near 20 ms, far 80 ms, moon 300 ms. The
+// world is prepared before the first probe.
+func bubble(t *testing.T, test func(t *testing.T, w *fakeWorld, table *measure.Table), prepare ...func(*fakeWorld)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &fakeWorld{probes: map[string]int{}, nodes: map[string]fakeNode{
 			"near": {path: 20 * ms, service: 2 * ms, stock: 5},
 			"far":  {path: 80 * ms, service: 2 * ms, stock: 5},
 			"moon": {path: 300 * ms, service: 2 * ms, stock: 5},
 		}}
+		for _, p := range prepare {
+			p(w)
+		}
 		table, err := measure.New(measure.Config{}, measure.Deps{
 			Prober: w, Now: time.Now, Random: rand.New(rand.NewPCG(1, 2)), Log: slog.New(slog.DiscardHandler),
 		})
@@ -168,20 +172,18 @@ func TestReadyAfterTheSlowestFirstProbe(t *testing.T) {
 }
 
 func TestReadyDoesNotWaitForTheDead(t *testing.T) {
-	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
-		w.change("moon", func(n *fakeNode) { n.hangs = true })
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		start := time.Now()
 		<-table.Ready()
 		within(t, "ready", time.Since(start), 400*ms, ms)
 		if row(table, "moon").Reachable || !row(table, "near").Reachable {
 			t.Error("want near reachable and moon not")
 		}
-	})
+	}, func(w *fakeWorld) { w.change("moon", func(n *fakeNode) { n.hangs = true }) })
 }
 
 func TestProbesComeOnceASecondAndFiveTimesWhileFailing(t *testing.T) {
 	bubble(t, func(t *testing.T, w *fakeWorld, _ *measure.Table) {
-		w.change("far", func(n *fakeNode) { n.refuses = true })
 		time.Sleep(20 * time.Second)
 		if n := w.count("near"); n < 18 || n > 23 {
 			t.Errorf("healthy: %d probes in 20 s, want about 20", n)
@@ -189,7 +191,7 @@ func TestProbesComeOnceASecondAndFiveTimesWhileFailing(t *testing.T) {
 		if n := w.count("far"); n < 90 || n > 110 {
 			t.Errorf("failing: %d probes in 20 s, want about 100", n)
 		}
-	})
+	}, func(w *fakeWorld) { w.change("far", func(n *fakeNode) { n.refuses = true }) })
 }
 
 func TestTimeline(t *testing.T) {
@@ -314,6 +316,22 @@ func TestCallsSentSinceTheReportAreInTheQueue(t *testing.T) {
 	})
 }
 
+func TestAnsweredCallsAreNotInTheQueueEvenWithoutAReport(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
+		<-table.Ready()
+		for _, verdict := range []measure.Verdict{measure.Good, measure.Failed, measure.Ignored} {
+			table.Begin(key("near"))
+			table.Observe(key("near"), measure.Outcome{Verdict: verdict})
+		}
+		table.Begin(key("near"))
+		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Late: true})
+		time.Sleep(41 * ms)
+		if q := row(table, "near").InFlight; q != 1 {
+			t.Errorf("got %d in flight, want the one that was not answered", q)
+		}
+	})
+}
+
 func TestABurstPublishesAtMostEvery20ms(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
@@ -393,8 +411,7 @@ func TestADrainingAnswerStopsNewOffersUntilTheNextProbe(t *testing.T) {
 }
 
 func TestAForeignBackendIsTimedByProbesAndCalls(t *testing.T) {
-	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
-		w.change("near", func(n *fakeNode) { n.foreign, n.service = true, 0 })
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
 		for range 100 {
 			table.Begin(key("near"))
@@ -408,7 +425,7 @@ func TestAForeignBackendIsTimedByProbesAndCalls(t *testing.T) {
 		if !r.Reachable || r.Parallelism != 0 {
 			t.Errorf("got %+v", r)
 		}
-	})
+	}, func(w *fakeWorld) { w.change("near", func(n *fakeNode) { n.foreign, n.service = true, 0 }) })
 }
 
 func TestTargetsComeAndGo(t *testing.T) {
@@ -437,15 +454,14 @@ func TestTargetsComeAndGo(t *testing.T) {
 }
 
 func TestStatesTellPeopleWhatIsKnown(t *testing.T) {
-	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
-		w.change("moon", func(n *fakeNode) { n.refuses = true })
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		time.Sleep(5 * time.Second)
 		states := table.States()
 		if len(states) != 3 || states[0].Target.Region != "far" || states[1].LastError == "" || !states[1].LastAnswer.IsZero() ||
 			time.Since(states[2].LastAnswer) > 1200*ms || states[2].Answer.GetNodeId() != "id-near" {
 			t.Errorf("got %+v", states)
 		}
-	})
+	}, func(w *fakeWorld) { w.change("moon", func(n *fakeNode) { n.refuses = true }) })
 }
 
 func TestValidateReportsAllProblems(t *testing.T) {
