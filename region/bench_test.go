@@ -1,0 +1,138 @@
+package region_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/region"
+	"github.com/rimlight/rimlight/region/journal"
+)
+
+var writers = []int{1, 16, 256}
+
+// spread runs fn b.N times over some goroutines and reports the rate.
+func spread(b *testing.B, writers int, fn func(i int)) {
+	b.Helper()
+	var next atomic.Int64
+	var all sync.WaitGroup
+	b.ResetTimer()
+	for range writers {
+		all.Go(func() {
+			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+				fn(int(i))
+			}
+		})
+	}
+	all.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "accepts/s")
+}
+
+func openBench(b *testing.B) (*journal.SQLite, journal.Identity) {
+	b.Helper()
+	j, identity, err := journal.Open(b.Context(), b.TempDir(), journal.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return j, identity
+}
+
+// BenchmarkJournal is the bare journal with records of a receipt's size: what Redeem can at most reach.
+func BenchmarkJournal(b *testing.B) {
+	for _, w := range writers {
+		b.Run(fmt.Sprintf("writers=%d", w), func(b *testing.B) {
+			j, _ := openBench(b)
+			record := bytes.Repeat([]byte("r"), 900)
+			spread(b, w, func(int) {
+				if _, err := journal.Append(b.Context(), j, record); err != nil {
+					b.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// tokens asks for b.N offers, outside the measured time.
+func tokens(b *testing.B, node *region.Node, dropID string, n int) []*offerv1.RedeemOfferRequest {
+	b.Helper()
+	out := make([]*offerv1.RedeemOfferRequest, n)
+	for i := range out {
+		hints := &offerv1.RoutingHints{DropId: dropID, RequestId: "r"}
+		m, err := node.RequestOffer(b.Context(), &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session(i)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		out[i] = &offerv1.RedeemOfferRequest{
+			Hints: hints, OfferToken: m.GetGranted().GetOfferToken(), ViewerSessionId: session(i), PaymentReference: "tp_ok",
+		}
+	}
+	return out
+}
+
+// BenchmarkRedeem is a whole durable redemption: verify, take, sign, journal.
+func BenchmarkRedeem(b *testing.B) {
+	for _, w := range writers {
+		b.Run(fmt.Sprintf("writers=%d", w), func(b *testing.B) {
+			j, identity := openBench(b)
+			node, drop := newStanding(b, j, identity, b.N)
+			requests := tokens(b, node, drop.Drop.DropId, b.N)
+			spread(b, w, func(i int) {
+				if _, err := node.RedeemOffer(b.Context(), requests[i-1]); err != nil {
+					b.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkRedeemAtRate sends 1,000 redemptions a second whether or not earlier ones came back, and reports latency from
+// the intended start.
+func BenchmarkRedeemAtRate(b *testing.B) {
+	const rate = 1000
+	j, identity := openBench(b)
+	node, drop := newStanding(b, j, identity, b.N)
+	requests := tokens(b, node, drop.Drop.DropId, b.N)
+	latencies := make([]time.Duration, b.N)
+	var all sync.WaitGroup
+	b.ResetTimer()
+	begin := time.Now()
+	for i := range b.N {
+		intended := begin.Add(time.Duration(i) * time.Second / rate)
+		time.Sleep(time.Until(intended))
+		all.Go(func() {
+			if _, err := node.RedeemOffer(b.Context(), requests[i]); err != nil {
+				b.Error(err)
+			}
+			latencies[i] = time.Since(intended)
+		})
+	}
+	all.Wait()
+	b.StopTimer()
+	slices.Sort(latencies)
+	b.ReportMetric(float64(latencies[len(latencies)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(latencies[len(latencies)*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// BenchmarkDecision is RequestOffer without a transport: the decision and one Ed25519 signature.
+func BenchmarkDecision(b *testing.B) {
+	node, drop := newMemoryStanding(b, 1000)
+	request := &offerv1.RequestOfferRequest{
+		Hints: &offerv1.RoutingHints{DropId: drop.Drop.DropId, RequestId: "r"}, ViewerSessionId: session(1)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := node.RequestOffer(b.Context(), request); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
