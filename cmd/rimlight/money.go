@@ -29,6 +29,9 @@ func parseMoney(text, currency string) (*offerv1.Money, error) {
 	if len(fraction) > digits {
 		return nil, usageError{fmt.Sprintf("--price %s: %s has %d decimal places", text, currency, digits)}
 	}
+	if whole == "" {
+		return nil, usageError{fmt.Sprintf("--price %q is not an amount like 19.00", text)}
+	}
 	minor, err := strconv.ParseUint(whole+fraction+strings.Repeat("0", digits-len(fraction)), 10, 63)
 	if err != nil {
 		return nil, usageError{fmt.Sprintf("--price %q is not an amount like 19.00", text)}

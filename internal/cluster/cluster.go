@@ -68,10 +68,12 @@ type Cluster struct {
 	// Audience is the synthetic viewers; nil if there are none.
 	Audience *viewers.Audience
 
-	cfg     Config
-	stages  []process.Stage // in the order of stopping
-	closers []func() error
-	ready   []<-chan struct{}
+	cfg                   Config
+	audience              []process.Stage
+	routers, regions      []process.Stage
+	verifier, fulfillment []process.Stage
+	closers               []func() error
+	ready                 []<-chan struct{}
 }
 
 // viewerConns is how many connections the audience spreads over per router: one takes 64 streams on a public port, and
@@ -99,24 +101,19 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return c, fmt.Errorf("starting fulfillment: %w", err)
 	}
-	c.stages = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
+	c.fulfillment = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
 	verifier, err := process.StartVerifier(ctx, process.Verifier{
 		Common: c.common("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",
 	})
 	if err != nil {
 		return c, fmt.Errorf("starting the verifier: %w", err)
 	}
-	c.before("verifier", verifier.Run)
+	c.verifier = []process.Stage{{Name: "verifier", Run: verifier.Run}}
 	seed, err := c.startRouters(ctx, fulfillment.Addr(), verifier.Addr())
 	if err != nil {
 		return c, err
 	}
 	return c, c.startRegions(ctx, seed, fulfillment.Addr(), verifier.Addr())
-}
-
-// before adds a stage that stops before all those added until now.
-func (c *Cluster) before(name string, run func(context.Context) error) {
-	c.stages = append([]process.Stage{{Name: name, Run: run}}, c.stages...)
 }
 
 func (c *Cluster) checkNames() error {
@@ -181,13 +178,12 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 		seed = cmp.Or(seed, r.GossipAddr)
 		c.Routers = append(c.Routers, r.Addr())
 		c.ready = append(c.ready, r.Ready())
-		c.before("router "+name, r.Run)
+		c.routers = append(c.routers, process.Stage{Name: "router " + name, Run: r.Run})
 	}
 	return seed, nil
 }
 
 func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier string) error {
-	var nodes []process.Stage
 	for _, name := range c.cfg.Regions {
 		common := c.common("region-" + name)
 		if c.cfg.Split {
@@ -201,7 +197,7 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 				args = append(args, "--emulate-rtt", rtt.String())
 			}
 			node := &child{region: name, args: args, log: c.cfg.Log, started: c.cfg.OnChild}
-			nodes = append(nodes, process.Stage{Name: "region " + name, Run: node.run})
+			c.regions = append(c.regions, process.Stage{Name: "region " + name, Run: node.run})
 			continue
 		}
 		r, err := process.StartRegion(ctx, process.Region{
@@ -211,11 +207,8 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 		if err != nil {
 			return fmt.Errorf("starting region %s: %w", name, err)
 		}
-		nodes = append(nodes, process.Stage{Name: "region " + name, Run: r.Run})
+		c.regions = append(c.regions, process.Stage{Name: "region " + name, Run: r.Run})
 	}
-	// Routers stop first, then the nodes, then the centre that takes in their journals.
-	routers := len(c.cfg.Routers)
-	c.stages = append(append(append([]process.Stage{}, c.stages[:routers]...), nodes...), c.stages[routers:]...)
 	return nil
 }
 
@@ -231,14 +224,26 @@ func (c *Cluster) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Run serves until ctx ends, then stops viewers, routers, nodes and centre in this order.
+// Run serves until ctx ends, then stops viewers, routers, nodes and the centre in this order: who takes work in before
+// who finishes it.
 func (c *Cluster) Run(ctx context.Context) error {
 	if ctx.Err() == nil {
 		if err := c.show(); err != nil {
 			return err
 		}
 	}
-	err := process.RunStages(ctx, c.stages...)
+	var stages []process.Stage
+	for _, group := range []struct {
+		name   string
+		stages []process.Stage
+	}{
+		{"the audience", c.audience}, {"routers", c.routers}, {"regions", c.regions}, {"the verifier", c.verifier}, {"fulfillment", c.fulfillment},
+	} {
+		if len(group.stages) > 0 {
+			stages = append(stages, process.Together(group.name, group.stages...))
+		}
+	}
+	err := process.RunStages(ctx, stages...)
 	for _, closeConn := range c.closers {
 		err = errors.Join(err, closeConn())
 	}
@@ -261,7 +266,7 @@ func (c *Cluster) show() error {
 		c.Audience = viewers.New(viewers.Config{
 			Offers: offers, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
 		})
-		c.before("the audience", c.Audience.Run)
+		c.audience = append(c.audience, process.Stage{Name: "viewers", Run: c.Audience.Run})
 	}
 	if c.cfg.Demo {
 		conn, err := c.dial(c.Routers[0], c.Tokens[auth.Producer])
@@ -269,7 +274,7 @@ func (c *Cluster) show() error {
 			return err
 		}
 		d := &demo{catalog: fulfillmentv1.NewCatalogServiceClient(conn), crowd: c.Audience, log: c.cfg.Log}
-		c.before("the demo", d.run)
+		c.audience = append(c.audience, process.Stage{Name: "the demo", Run: d.run})
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 			p.abandon()
 		}
 	}()
-	log := c.Log.With("service", "region", "region", c.Name)
+	log := c.Log.With("region", c.Name) // the node and the server add what they are
 	disk, identity, err := journal.Open(ctx, c.DataDir, journal.Options{})
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 	}
 	var ring *gossip.Ring
 	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones}, region.Deps{
-		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
+		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "region"), Metrics: c.Metrics, Version: c.Version,
 		Stock:    fulfillmentv1.NewStockServiceClient(centre),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(centre),
 		Verifier: verifierv1.NewVerifierServiceClient(verifier),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Stage is one long-running part of a process.
@@ -50,4 +52,24 @@ func RunStages(ctx context.Context, stages ...Stage) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// Together makes one stage of several that start and stop at the same time. If one fails, all of them stop.
+func Together(name string, stages ...Stage) Stage {
+	return Stage{Name: name, Run: func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, s := range stages {
+			g.Go(func() error {
+				err := s.Run(ctx)
+				switch {
+				case err != nil:
+					return fmt.Errorf("%s: %w", s.Name, err)
+				case ctx.Err() == nil:
+					return fmt.Errorf("%s ended by itself", s.Name)
+				}
+				return nil
+			})
+		}
+		return g.Wait()
+	}}
 }

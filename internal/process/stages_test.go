@@ -58,3 +58,33 @@ func TestAStageThatEndsByItselfIsAnError(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestTogetherStopsAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var a, b []string
+		start := time.Now()
+		err := process.Together("both", finishing("a", 3*time.Second, &a), finishing("b", 3*time.Second, &b)).Run(ctx)
+		if took := time.Since(start); err != nil || took != 4*time.Second {
+			t.Errorf("got %v after %v, want nil after 4s: side by side", err, took)
+		}
+	})
+}
+
+func TestTogetherFailsWithTheOneThatFailed(t *testing.T) {
+	boom := errors.New("boom")
+	for _, c := range []struct {
+		run  func(context.Context) error
+		want string
+	}{
+		{func(context.Context) error { return boom }, "a: boom"},
+		{func(context.Context) error { return nil }, "a ended by itself"},
+	} {
+		var order []string
+		err := process.Together("both", process.Stage{Name: "a", Run: c.run}, finishing("b", 0, &order)).Run(t.Context())
+		if err == nil || err.Error() != c.want || len(order) != 1 {
+			t.Errorf("got %v and %v, want %q and the other stopped", err, order, c.want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 )
 
@@ -22,7 +23,10 @@ import (
 var statusHTML string
 
 var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
-	"ms":      func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 },
+	"ms": func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 },
+	"mode": func(m regionv1.RegionMode) string {
+		return strings.ToLower(strings.TrimPrefix(m.String(), "REGION_MODE_"))
+	},
 	"percent": func(f float64) float64 { return 100 * f },
 }).Parse(statusHTML))
 
