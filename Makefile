@@ -1,0 +1,112 @@
+# `make help` lists the targets. Only build, run and test are needed to use Rimlight; they need Go, git and make.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty)
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+
+TOOLS := .tools
+BUF := $(TOOLS)/buf
+GOLANGCI := $(TOOLS)/golangci-lint
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/rimlight.
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/rimlight ./cmd/rimlight
+
+.PHONY: run
+run: ## Run the whole platform on this machine.
+	go run ./cmd/rimlight dev
+
+.PHONY: test
+test: ## Run every test; names what was skipped, and why.
+	go test -json ./... | go run ./tools/testsum
+
+# Packages whose code or tests start something concurrent; the others have nothing to race.
+RACE_PACKAGES = go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sort -u
+
+.PHONY: race
+race: ## Run the tests of concurrent packages under the race detector (needs gcc).
+	go test -race $$($(RACE_PACKAGES))
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s).
+	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}' | \
+	while read -r package target; do \
+		echo "fuzzing $$package $$target for $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" < /dev/null; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks, BENCHTIME (1s) each.
+	go test -p 1 -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./... | grep -v -e 'no test files' -e '^PASS$$'
+
+.PHONY: bench-smoke
+bench-smoke: ## Run each benchmark once: does it still work?
+	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v -e 'no test files' -e '^PASS$$'
+
+.PHONY: lint
+lint: $(GOLANGCI) ## Lint the Go code.
+	$(GOLANGCI) run ./...
+
+.PHONY: fmt
+fmt: ## Format Go and protos.
+	gofmt -w $$(git ls-files '*.go' ':!gen')
+	@if [ -x $(BUF) ]; then $(BUF) format -w proto; fi
+
+.PHONY: check-fmt
+check-fmt: ## Fail if Go code is not formatted.
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' ':!gen')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: proto-lint
+proto-lint: $(BUF) ## Lint the protos and check their format.
+	$(BUF) lint
+	$(BUF) format --diff --exit-code proto
+
+.PHONY: breaking
+breaking: $(BUF) ## Compare the protos with the latest tag.
+	@if tag=$$(git describe --tags --abbrev=0 2>/dev/null); then \
+		echo "comparing with $$tag"; $(BUF) breaking --against ".git#tag=$$tag"; \
+	else \
+		echo "no tag yet: nothing to break"; \
+	fi
+
+.PHONY: generate
+generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the protos (needs node).
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
+
+PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
+
+.PHONY: check-generate
+check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or the copied protos differ from their sources.
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate -o "$$fresh"; \
+	diff -r gen "$$fresh/gen" || { echo "gen/ is not what the protos give: run make generate"; exit 1; }
+	@if dir=$$(go mod download -json $(PROTOVALIDATE) | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p') && [ -n "$$dir" ]; then \
+		diff third_party/protovalidate/buf/validate/validate.proto "$$dir/proto/protovalidate/buf/validate/validate.proto"; \
+	else \
+		echo "NOT COMPARED: $(PROTOVALIDATE) cannot be downloaded here"; \
+	fi
+
+# The tools come from go.mod and tools/lint/go.mod; building them once makes each call quick.
+$(BUF): go.mod go.sum
+	@echo "building buf and the plugins; minutes the first time"
+	go build -o $(TOOLS)/ tool
+	@touch $(BUF)
+
+$(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
+	@echo "building golangci-lint; minutes the first time"
+	cd tools/lint && go build -o ../../$(TOOLS)/ tool
+	@touch $(GOLANGCI)
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	@touch $@
