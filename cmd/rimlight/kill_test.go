@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -62,12 +62,12 @@ type platform struct {
 	stop     func() error
 }
 
-func startPlatform(t *testing.T, dir string, regions, routers []string) *platform {
+func startPlatform(t *testing.T, dir string, regions, routers []string, split bool) *platform {
 	t.Helper()
 	p := &platform{children: &children{pids: map[string][]int{}}}
 	c, err := cluster.Start(t.Context(), cluster.Config{
 		Listen: "127.0.0.1:0", DataDir: dir, Regions: regions, Routers: routers, Centre: "us-central1", Matrix: wan.Default(),
-		Split: true, Version: "test", Log: slog.New(slog.DiscardHandler), OnChild: p.children.started,
+		Split: split, Version: "test", Log: slog.New(slog.DiscardHandler), OnChild: p.children.started,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestKillARegionUnderLoad(t *testing.T) {
 		t.Skip("starts processes and takes half a minute; run without -short")
 	}
 	regions := []string{"europe-west3", "europe-north1", "us-central1"}
-	p := startPlatform(t, t.TempDir(), regions, []string{"europe-west1"})
+	p := startPlatform(t, t.TempDir(), regions, []string{"europe-west1"}, true)
 	drop := p.createDrop(t, 5000, 5*time.Minute)
 
 	var offers []offerv1.OfferServiceClient
@@ -231,9 +231,9 @@ func (p *platform) everyReceiptSettles(t *testing.T, drop *offerv1.Drop, receipt
 
 func (p *platform) auditHolds(t *testing.T) {
 	t.Helper()
-	out, err := p.verb(t, "audit")
-	if err != nil {
-		t.Fatalf("audit: %v\n%s", err, out)
+	code, out, errOut := p.verb(t, "audit")
+	if code != exitDone {
+		t.Fatalf("audit: exit %d: %s\n%s", code, errOut, out)
 	}
 	var audit struct {
 		Holds     bool
@@ -248,21 +248,17 @@ func (p *platform) auditHolds(t *testing.T) {
 }
 
 // verb runs a client verb as a user would, with the deployment's tokens.
-func (p *platform) verb(t *testing.T, args ...string) (string, error) {
+func (p *platform) verb(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	tokens, err := json.Marshal(p.Tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := t.TempDir() + "/tokens.json"
+	file := filepath.Join(t.TempDir(), "tokens.json")
 	if err := os.WriteFile(file, tokens, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	var out, errOut bytes.Buffer
-	args = append(args, "--router", "http://"+p.Routers[0], "--tokens", file, "-o", "json")
-	if code := run(t.Context(), args, &out, &errOut); code != exitDone {
-		return out.String(), fmt.Errorf("exit %d: %s", code, errOut.String())
-	}
-	return out.String(), nil
+	code = run(t.Context(), append(args, "--router", "http://"+p.Routers[0], "--tokens", file, "-o", "json"), &out, &errOut)
+	return code, out.String(), errOut.String()
 }

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+// bought is what the tests read of `buy -o json`.
+type bought struct {
+	PurchaseID, Receipt, Decision, Region string
+	Purchase                              struct {
+		State, LicenceKey, Reason string
+		Voucher                   struct{ VoucherID, Kind string }
+	}
+	Outcome struct{ State string }
+	Steps   []struct {
+		Name string
+		Ms   float64
+	}
+}
+
+func (p *platform) buy(t *testing.T, wantCode int, args ...string) (b bought, stderr string) {
+	t.Helper()
+	code, out, stderr := p.verb(t, append([]string{"buy"}, args...)...)
+	if code != wantCode {
+		t.Fatalf("buy %v: exit %d, want %d: %s\n%s", args, code, wantCode, stderr, out)
+	}
+	if err := json.Unmarshal([]byte(out), &b); err != nil {
+		t.Fatalf("buy %v printed %q: %v", args, out, err)
+	}
+	return b, stderr
+}
+
+// The path of a newcomer: buy, be declined, explain, look up, audit, drain; then stop, start again and find it all.
+func TestTheVerbsOnARunningPlatform(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a platform with real delays for some seconds; run without -short")
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // where buy keeps receipts
+	dir := t.TempDir()
+	regions := []string{"europe-west3", "us-central1"}
+	p := startPlatform(t, dir, regions, []string{"europe-west1", "us-west1"}, false)
+	drop := p.createDrop(t, 10, 5*time.Minute)
+
+	b, _ := p.buy(t, exitDone)
+	if b.Purchase.State != "PURCHASE_STATE_DELIVERED" || b.Outcome.State != b.Purchase.State || b.Purchase.LicenceKey == "" {
+		t.Errorf("bought %+v", b)
+	}
+	for _, step := range b.Steps {
+		if step.Ms <= 0 {
+			t.Errorf("step %s took %v ms", step.Name, step.Ms)
+		}
+	}
+	if claimed, _ := p.buy(t, exitDone, "--claim", "--drop", drop.GetDropId()); claimed.Purchase.State != "PURCHASE_STATE_DELIVERED" {
+		t.Errorf("claimed %+v", claimed)
+	}
+	for payment, want := range map[string]string{
+		"tp_action_required": "PURCHASE_STATE_DELIVERED", "tp_timeout_before": "PURCHASE_STATE_DELIVERED",
+		"tp_timeout_after": "PURCHASE_STATE_DELIVERED", "tp_500_once": "PURCHASE_STATE_DELIVERED",
+	} {
+		if got, _ := p.buy(t, exitDone, "--payment", payment); got.Purchase.State != want {
+			t.Errorf("%s ended %s, want %s", payment, got.Purchase.State, want)
+		}
+	}
+	declined, stderr := p.buy(t, exitRefused, "--payment", "tp_decline")
+	if v := declined.Purchase.Voucher; v.Kind != "VOUCHER_KIND_PRICE_LOCK" || !strings.Contains(stderr, v.VoucherID) || v.VoucherID == "" {
+		t.Errorf("declined: %+v, %s", declined.Purchase, stderr)
+	}
+
+	p.explains(t, b.Decision, regions)
+	p.refusesTheWrongRole(t)
+	p.drains(t, regions)
+	p.auditHolds(t)
+
+	if err := p.stop(); err != nil {
+		t.Fatalf("stopping: %v", err)
+	}
+	p = startPlatform(t, dir, regions, []string{"us-west1"}, false)
+	code, out, errOut := p.verb(t, "purchase", "get", b.PurchaseID)
+	if code != exitDone || !strings.Contains(out, b.Purchase.LicenceKey) {
+		t.Errorf("after the restart the purchase is %d %s %s", code, out, errOut)
+	}
+	p.auditHolds(t)
+	if again, _ := p.buy(t, exitDone); again.PurchaseID == b.PurchaseID {
+		t.Error("the restarted platform sold the same purchase")
+	}
+}
+
+func (p *platform) explains(t *testing.T, decision string, regions []string) {
+	t.Helper()
+	code, out, errOut := p.verb(t, "explain", decision)
+	if code != exitDone || !strings.Contains(out, `"explanation"`) {
+		t.Errorf("explain: exit %d: %s%s", code, out, errOut)
+	}
+	for _, r := range regions {
+		if !strings.Contains(out, r) {
+			t.Errorf("explain does not name %s: %s", r, out)
+		}
+	}
+	if code, _, errOut := p.verb(t, "explain", "europe-west1/nobody-made-this"); code != exitRefused || !strings.Contains(errOut, "DECISION_NOT_FOUND") {
+		t.Errorf("an unknown decision: exit %d: %s", code, errOut)
+	}
+}
+
+func (p *platform) refusesTheWrongRole(t *testing.T) {
+	t.Helper()
+	_, err := p.dial(t, p.Routers[0], auth.SRE).catalog.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: "x"})
+	if err == nil || !strings.Contains(err.Error(), "PermissionDenied") {
+		t.Errorf("an SRE planned a drop: %v", err)
+	}
+	code, _, errOut := p.verb(t, "drops", "create", "--channel", "NOT A SLUG", "--title", "t", "--units", "1", "--price", "1")
+	if code != exitRefused || !strings.Contains(errOut, "INVALID_REQUEST") || !strings.Contains(errOut, "channel_id") {
+		t.Errorf("a bad channel: exit %d: %s", code, errOut)
+	}
+}
+
+func (p *platform) drains(t *testing.T, regions []string) {
+	t.Helper()
+	if code, _, errOut := p.verb(t, "drain", "atlantis"); code != exitRefused || !strings.Contains(errOut, "REGION_NOT_FOUND") {
+		t.Errorf("draining an unknown region: exit %d: %s", code, errOut)
+	}
+	if code, _, errOut := p.verb(t, "drain", regions[0], "--reason", "test"); code != exitDone {
+		t.Fatalf("drain: exit %d: %s", code, errOut)
+	}
+	if b, _ := p.buy(t, exitDone); b.Region != regions[1] {
+		t.Errorf("bought in %s while it was drained", b.Region)
+	}
+	if code, _, errOut := p.verb(t, "drain", regions[1]); code != exitRefused || !strings.Contains(errOut, "LAST_REGION") {
+		t.Errorf("draining the last region: exit %d: %s", code, errOut)
+	}
+	if code, _, errOut := p.verb(t, "undrain", regions[0]); code != exitDone {
+		t.Fatalf("undrain: exit %d: %s", code, errOut)
+	}
+	p.until(t, "the undrained region sells again", func() bool {
+		b, _ := p.buy(t, exitDone)
+		return b.Region == regions[0]
+	})
+}
