@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
@@ -192,6 +193,66 @@ func TestInVirtualTime(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestShutdownWaitsForUnaryCallsOnly: a call of 3 s is answered within the grace of 5 s, and a stream whose handler waits
+// for its client does not make a shutdown take all of it.
+func TestShutdownWaitsForUnaryCallsOnly(t *testing.T) {
+	for _, public := range []bool{false, true} {
+		for _, work := range []time.Duration{0, 3 * time.Second} {
+			synctest.Test(t, func(t *testing.T) {
+				slow := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+					time.Sleep(work)
+					return handler(ctx, req)
+				}
+				s, err := rpc.NewServer(rpc.ServerConfig{Name: "test", Reflection: true, Unary: []grpc.UnaryServerInterceptor{slow}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				offerv1.RegisterOfferServiceServer(s, offers{})
+				lis := newMemory()
+				ctx, stop := context.WithCancel(t.Context())
+				serve := s.ServeInternal
+				if public {
+					serve = s.ServePublic
+				}
+				done := make(chan error, 1)
+				go func() { done <- serve(ctx, lis) }()
+				conn, err := rpc.Dial("there", rpc.DialConfig{Dialer: lis.dial, Timeout: 10 * time.Second})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				waiting, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := waiting.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := waiting.Recv(); err != nil {
+					t.Fatal(err)
+				}
+				answered := make(chan error, 1)
+				go func() {
+					_, err := offerv1.NewOfferServiceClient(conn).RequestOffer(t.Context(), offerRequest(""))
+					answered <- err
+				}()
+				synctest.Wait()
+				begin := time.Now()
+				stop()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(begin); took < work || took > work+2*time.Second {
+					t.Errorf("public %v: shutting down with a call of %v took %v", public, work, took)
+				}
+				if err := <-answered; err != nil {
+					t.Errorf("public %v: the call of %v was lost: %v", public, work, err)
+				}
+			})
+		}
 	}
 }
 

@@ -203,7 +203,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("32 KiB of headers at the edge: got %d, want 431", res.StatusCode)
 	}
 	for _, target := range []string{w.native, w.edge} {
-		a := callGRPC(t, target, request{method: listKeys, body: nil, header: map[string]string{"x-long": long}, timeout: 5 * time.Second})
+		a := callGRPC(t, target, request{method: requestOffer, msg: offerRequest(""), header: map[string]string{"x-long": long}, timeout: 5 * time.Second})
 		if a.err == nil || status.Code(a.err) == codes.DeadlineExceeded {
 			t.Errorf("32 KiB of headers: got %v", a.err)
 		}

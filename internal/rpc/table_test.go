@@ -15,6 +15,7 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/rpc"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
@@ -190,6 +191,40 @@ func TestDeadlineRules(t *testing.T) {
 		a = p.call(t, w, request{method: requestOffer, msg: offerRequest("d"), timeout: 30 * time.Second})
 		if a.err != nil || a.header.Get("Deadline") != "30s" {
 			t.Errorf("%s: a caller's own deadline: got %q, %v", p.name, a.header.Get("Deadline"), a.err)
+		}
+	}
+}
+
+func TestForwardedCallsKeepTheirDeadlineRules(t *testing.T) {
+	w := start(t, func(c *rpc.ServerConfig) { c.Unknown = forward }, func(grpc.ServiceRegistrar) {})
+	for _, p := range protocols[2:4] {
+		if a := p.call(t, w, request{method: requestOffer, body: []byte{}, timeout: 4 * time.Millisecond}); rpcerr.Reason(a.err) != errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR {
+			t.Errorf("%s: the platform's method with 4 ms left: got %v", p.name, a.err)
+		}
+		a := p.call(t, w, request{method: "/acme.Shop/Buy", body: []byte{}, timeout: 4 * time.Millisecond})
+		if rpcerr.Reason(a.err) == errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR {
+			t.Errorf("%s: another's method with 4 ms left must not be judged: got %v", p.name, a.err)
+		}
+	}
+}
+
+func TestRulesHoldForStreamsAndForwardedCalls(t *testing.T) {
+	rules := func(c *rpc.ServerConfig) {
+		c.Rules, c.Unknown = auth.Rules{watchDrops: {auth.SRE}, "/acme.Shop/Buy": {auth.SRE}}, forward
+	}
+	w := start(t, rules, nil)
+	for _, p := range protocols[:4] { // JSON cannot say what acme means
+		for _, r := range []request{
+			{method: watchDrops, msg: &offerv1.WatchDropsRequest{}, stream: true},
+			{method: "/acme.Shop/Buy", body: []byte{}, stream: true},
+		} {
+			if a := p.call(t, w, r); rpcerr.Reason(a.err) != errorsv1.Reason_REASON_UNAUTHENTICATED {
+				t.Errorf("%s: %s without a token: got %v", p.name, r.method, a.err)
+			}
+			r.header = map[string]string{"authorization": "Bearer " + w.tokens[auth.SRE]}
+			if a := p.call(t, w, r); a.err != nil {
+				t.Errorf("%s: %s with the role's token: got %v", p.name, r.method, a.err)
+			}
 		}
 	}
 }

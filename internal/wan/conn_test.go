@@ -202,6 +202,14 @@ func TestTheFarEndsBytesArriveBeforeItsEnd(t *testing.T) {
 			t.Errorf("got %q, %v after %v", got, err, time.Since(start))
 		}
 		_ = near.Close()
+
+		near, far = pipe(wan.Path{RTT: fixed(100 * time.Millisecond)})
+		start = time.Now()
+		_ = far.Close()
+		if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || time.Since(start) != 50*time.Millisecond {
+			t.Errorf("an end without words: got %v after %v, want it one way later", err, time.Since(start))
+		}
+		_ = near.Close()
 	})
 }
 
