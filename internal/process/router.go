@@ -1,0 +1,200 @@
+package process
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/gossip"
+	"github.com/rimlight/rimlight/internal/rpc"
+	"github.com/rimlight/rimlight/router"
+)
+
+// Router is what a router needs beyond Common, of which it uses no DataDir.
+type Router struct {
+	Common
+	// Name of the router, unique in the fleet.
+	Name string
+	// Operator serves the operator port on Listen too, as `rimlight dev` does. Otherwise AdminListen does, and
+	// AdminAdvertise is where other routers reach it when that is another address.
+	Operator                    bool
+	AdminListen, AdminAdvertise string
+	// Regions are nodes that are known without gossip, name to address.
+	Regions map[string]string
+	// ForwardServices are full names of further services that the regions' backends serve.
+	ForwardServices []string
+	// Fulfillment and Verifier are addresses, for the operator port; may be empty.
+	Fulfillment, Verifier string
+	// MaxRecvBytes is the longest message taken; 0: 4 MiB from backends, 16 KiB from viewers.
+	MaxRecvBytes int
+	// DialCentre and DialTo open connections to the centre and to a region or router by name; nil: TCP.
+	DialCentre Dialer
+	DialTo     func(name string) Dialer
+	Gossip     Gossip
+}
+
+// RouterProcess is a running router.
+type RouterProcess struct {
+	Process
+	// GossipAddr is the ring's address; empty without gossip.
+	GossipAddr string
+	// AdminAddr is where the operator port is.
+	AdminAddr string
+
+	router *router.Router
+}
+
+// Ready is closed when every region that is known was asked once.
+func (p *RouterProcess) Ready() <-chan struct{} { return p.router.Ready() }
+
+// StartRouter opens a router's ports and joins the ring.
+func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
+	p := &RouterProcess{}
+	defer func() {
+		if err != nil {
+			p.abandon()
+		}
+	}()
+	log := c.Log.With("service", "router", "router", c.Name)
+	central, err := p.central(c)
+	if err != nil {
+		return nil, err
+	}
+	// The ports are opened first: the ring tells others where the operator port is.
+	lis, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listening for the router's public port: %w", err)
+	}
+	p.listener = lis
+	p.onClose(func() error { _ = lis.Close(); return nil }) // the server closes it, unless it never ran
+	admin := lis
+	if !c.Operator {
+		if admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+			return nil, fmt.Errorf("listening for the router's operator port: %w", err)
+		}
+		p.onClose(func() error { _ = admin.Close(); return nil })
+	}
+	p.AdminAddr = admin.Addr().String()
+
+	deps := router.Deps{
+		Dial: p.dialTo(c), Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
+	}
+	var ring *gossip.Ring
+	if c.Gossip.Listen != "" {
+		ring, err = gossip.New(gossip.Config{
+			Role: gossip.RoleRouter, Name: c.Name, BindAddr: c.Gossip.Listen, AdvertiseAddr: c.Gossip.Advertise, Seeds: c.Gossip.Seeds,
+			Keys: c.Gossip.Keys, RPCAddress: cmp.Or(c.AdminAdvertise, p.AdminAddr), Version: c.Version, Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.onClose(ring.Close)
+		p.GossipAddr = ring.Addr()
+		deps.Membership = membership{ring}
+		p.stages = append(p.stages, Stage{"the router's gossip", ring.Run})
+	}
+	cfg := router.Config{Name: c.Name, ForwardServices: c.ForwardServices, MaxMessageBytes: c.MaxRecvBytes}
+	for _, name := range slices.Sorted(maps.Keys(c.Regions)) {
+		cfg.Regions = append(cfg.Regions, router.Region{Name: name, Address: c.Regions[name]})
+	}
+	if p.router, err = router.New(cfg, deps); err != nil {
+		return nil, err
+	}
+	p.onClose(p.router.Close)
+	return p, p.serve(c, lis, admin)
+}
+
+// serve makes the servers behind the ports. Streams end first, with a word that their clients understand; then the
+// ports close.
+func (p *RouterProcess) serve(c Router, public, admin net.Listener) error {
+	p.stages = append(p.stages, Stage{"the router", p.router.Run})
+	regions := func(ctx context.Context) ([]*routerv1.RegionStatus, error) {
+		resp, err := p.router.ListRegions(ctx, &routerv1.ListRegionsRequest{LocalOnly: true})
+		return resp.GetRegions(), err
+	}
+	status := statusPage(c.Name, c.Version, regions, c.Log)
+	front, err := p.server(c.Common, "router", router.Rules(), func(cfg *rpc.ServerConfig) {
+		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), status
+		if c.Operator {
+			cfg.Unknown, cfg.Reflection, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, true, operatorPages(status, c.Metrics)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if c.Operator {
+		p.router.Register(front)
+	} else {
+		back, err := p.server(c.Common, "router-admin", router.Rules(), func(cfg *rpc.ServerConfig) {
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
+		})
+		if err != nil {
+			return err
+		}
+		p.router.Register(back)
+		p.stages = append(p.stages, Stage{"the router's operator port", func(ctx context.Context) error { return back.ServePublic(ctx, admin) }})
+	}
+	p.stages = append(p.stages, Stage{"the router's public port", func(ctx context.Context) error { return front.ServePublic(ctx, public) }})
+	return nil
+}
+
+// central connects to the services of the centre that operators reach through a router.
+func (p *RouterProcess) central(c Router) (map[string]grpc.ClientConnInterface, error) {
+	central := map[string]grpc.ClientConnInterface{}
+	for addr, services := range map[string][]string{
+		c.Fulfillment: {fulfillmentv1.CatalogService_ServiceDesc.ServiceName, fulfillmentv1.OrderService_ServiceDesc.ServiceName},
+		c.Verifier:    {verifierv1.SupportService_ServiceDesc.ServiceName, verifierv1.TestPaymentService_ServiceDesc.ServiceName},
+	} {
+		if addr == "" {
+			continue
+		}
+		// Without a token of its own: the caller's passes through, and with it the caller's role.
+		conn, err := rpc.Dial(addr, rpc.DialConfig{Dialer: c.DialCentre})
+		if err != nil {
+			return nil, err
+		}
+		p.onClose(conn.Close)
+		for _, s := range services {
+			central[s] = conn
+		}
+	}
+	return central, nil
+}
+
+func (p *RouterProcess) dialTo(c Router) func(name, address string) (router.Conn, error) {
+	return func(name, address string) (router.Conn, error) {
+		cfg := rpc.DialConfig{}
+		if c.DialTo != nil {
+			cfg.Dialer = c.DialTo(name)
+		}
+		return rpc.Dial(address, cfg)
+	}
+}
+
+// membership shows the ring to the router, in the router's words.
+type membership struct{ *gossip.Ring }
+
+// Members implements router.Membership.
+func (m membership) Members() []router.Member {
+	ring := m.Ring.Members()
+	members := make([]router.Member, len(ring))
+	for i, g := range ring {
+		members[i] = router.Member{
+			ID: g.MemberName, Role: memberRoles[g.Role], Name: g.Name, Address: g.RPCAddress, Zones: g.Zones, Mode: g.Mode,
+			NodeID: g.NodeID, State: router.State(g.State), Version: g.Version,
+		}
+	}
+	return members
+}
+
+var memberRoles = map[gossip.Role]router.Role{gossip.RoleRouter: router.RoleRouter, gossip.RoleRegion: router.RoleRegion}
