@@ -50,7 +50,7 @@ type server struct {
 func serve(t testing.TB, handle grpc.StreamHandler) *server {
 	t.Helper()
 	s := &server{listener: bufconn.Listen(1 << 20), grpc: grpc.NewServer(
-		grpc.ForceServerCodecV2(frame.Codec{}), grpc.UnknownServiceHandler(handle), grpc.MaxRecvMsgSize(64<<20))}
+		grpc.ForceServerCodecV2(frame.Codec{}), grpc.UnknownServiceHandler(handle), grpc.MaxRecvMsgSize(64<<20), grpc.WaitForHandlers(true))}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.grpc.Serve(s.listener) }) // ends with Stop
 	conn, err := grpc.NewClient("passthrough:///bufconn",
