@@ -99,7 +99,7 @@ type Deps struct {
 	Now     func() time.Time      // stamps; default time.Now
 	Random  io.Reader             // ids and draws; default crypto/rand
 	Log     *slog.Logger          // default: none
-	Metrics prometheus.Registerer // nil: nowhere
+	Metrics prometheus.Registerer // every metric gets the label router; nil: nowhere
 	Version string                // this program's
 }
 
@@ -124,7 +124,7 @@ func New(config Config, deps Deps) (*Router, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
-	deps = deps.withDefaults()
+	deps = deps.withDefaults(config.Name)
 	r := &Router{
 		config: config, deps: deps, decisions: newDecisions(),
 		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
@@ -153,7 +153,7 @@ func New(config Config, deps Deps) (*Router, error) {
 	return r, nil
 }
 
-func (d Deps) withDefaults() Deps {
+func (d Deps) withDefaults(name string) Deps {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
@@ -161,6 +161,9 @@ func (d Deps) withDefaults() Deps {
 		d.Random = rand.Reader
 	}
 	d.Random = &lockedReader{reader: d.Random}
+	if d.Metrics != nil { // several routers may share a process, as in `rimlight dev`
+		d.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"router": name}, d.Metrics)
+	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}

@@ -146,6 +146,29 @@ func TestOnlyWhatDeclaresItMayBeRetried(t *testing.T) {
 	}
 }
 
+func TestWhatMayNotBeRetriedIsNot(t *testing.T) {
+	var far atomic.Int32
+	w := newWorld(t, forward.Config{}, node{"near", fails(status.Error(codes.Unavailable, "broken"))}, node{"far", counted(&far, answers("x"))})
+	for _, method := range []string{redeemOffer, watchDrops} {
+		w.Forbid(method)
+		_, err := w.call(t.Context(), method, nil)
+		wantStatus(t, err, codes.Unavailable, "UPSTREAM_UNREACHABLE")
+	}
+	if far.Load() != 0 {
+		t.Errorf("far was asked %d times", far.Load())
+	}
+}
+
+func TestAForeignCallGoesElsewhereWhileNothingWasSent(t *testing.T) {
+	w := newWorld(t, forward.Config{}, node{"near", answers("near")}, node{"far", answers("far")})
+	if err := w.nodes["near"].listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.call(t.Context(), foreign, nil); err != nil || string(got) != "far" {
+		t.Errorf("got %q and %v, want far", got, err)
+	}
+}
+
 func TestStatusDetailsPass(t *testing.T) {
 	want := typed(codes.FailedPrecondition, "DROP_NOT_OPEN", rpcerr.Meta("drop_id", "d"), rpcerr.RetryAfter(3*time.Second),
 		rpcerr.Violation("a.b", "is wrong"))

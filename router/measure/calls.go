@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"log/slog"
 	"time"
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
@@ -49,20 +50,32 @@ func (t *Table) Begin(key string) {
 
 // Observe takes in how a call went, once per Begin but for Late ones. Calls of targets that are gone are ignored.
 func (t *Table) Observe(key string, o Outcome) {
+	if target, reachable, changed := t.observe(key, o); changed {
+		t.tell(target, reachable)
+	}
+}
+
+func (t *Table) observe(key string, o Outcome) (target Target, reachable, changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[key]
 	if !ok {
-		return
+		return Target{}, false, false
 	}
 	t.metrics.calls.WithLabelValues(e.target.Region, o.Verdict.String()).Inc()
-	now := t.now()
-	state := e.state()
-	e.observe(now, o)
+	before := e.state()
+	e.observe(t.now(), o)
 	if o.Verdict == Good {
 		e.lastAnswer = t.deps.Now()
 	}
-	t.changed(e, state)
+	t.changed(e, before)
+	return e.target, e.reachable, e.reachable != before.reachable
+}
+
+// tell logs a change of reachability. It must not hold the mutex: a log may block.
+func (t *Table) tell(target Target, reachable bool) {
+	t.deps.Log.Info("region node changed reachability", slog.String("region", target.Region),
+		slog.String("address", target.Address), slog.Bool("reachable", reachable))
 }
 
 // changed publishes at once when a node's state is another one, else soon.

@@ -2,7 +2,6 @@ package measure
 
 import (
 	"context"
-	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -96,8 +95,7 @@ func (t *Table) probe(ctx context.Context, e *entry) {
 	}
 
 	if t.learn(e, total, answer, err) {
-		t.deps.Log.Info("region node changed reachability", slog.String("region", target.Region),
-			slog.String("address", target.Address), slog.Bool("reachable", err == nil))
+		t.tell(target, err == nil)
 	}
 }
 
