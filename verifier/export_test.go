@@ -5,3 +5,9 @@ func (s *Service) SetFault(fault func(committed bool) error) { s.store.Fault = f
 
 // OrderID lets tests name a purchase's order.
 var OrderID = orderID
+
+// OpenReceipt is what every receipt goes through first.
+func (s *Service) OpenReceipt(text string) error {
+	_, err := s.openReceipt(text)
+	return err
+}

@@ -34,16 +34,17 @@ type fulfillment struct {
 	fulfillmentv1.OrderServiceClient
 	fulfillmentv1.CatalogServiceClient
 
-	mu     sync.Mutex
-	away   bool // every call fails
-	hold   bool // orders are taken and not delivered
-	keys   []*offerv1.SigningKey
-	drops  map[string]*dropRow
-	orders map[string]*fulfillmentv1.Order
-	log    []*fulfillmentv1.Order // what WatchOrders tells; a cursor is a length
-	news   chan struct{}          // closed and replaced when log grows
-	calls  map[string]int
-	badOne string // PlaceOrders fails when this purchase is among them
+	mu          sync.Mutex
+	away        bool // every call fails
+	hold        bool // orders are taken and not delivered
+	keys        []*offerv1.SigningKey
+	drops       map[string]*dropRow
+	orders      map[string]*fulfillmentv1.Order
+	log         []*fulfillmentv1.Order // what WatchOrders tells; a cursor is a length
+	news        chan struct{}          // closed and replaced when log grows
+	calls       map[string]int
+	loseAnswers bool   // PlaceOrders works, and its answer is lost
+	badOne      string // PlaceOrders fails when this purchase is among them
 }
 
 func newFulfillment() *fulfillment {
@@ -199,6 +200,9 @@ func (f *fulfillment) PlaceOrders(_ context.Context, r *fulfillmentv1.PlaceOrder
 		if !f.hold {
 			f.deliver(order)
 		}
+	}
+	if f.loseAnswers {
+		return nil, errAway
 	}
 	return &fulfillmentv1.PlaceOrdersResponse{}, nil
 }

@@ -37,7 +37,6 @@ type world struct {
 	serial  uint32
 	random  io.Reader
 
-	svc    *verifier.Service
 	impl   registrar
 	cancel context.CancelFunc
 	done   chan error
@@ -104,22 +103,27 @@ func (w *world) newNode() *node {
 	return n
 }
 
+// start makes a service and runs it.
 func (w *world) start() *verifier.Service {
+	w.t.Helper()
+	svc := w.make()
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.done = cancel, make(chan error, 1)
+	go func() { w.done <- svc.Run(ctx) }()
+	return svc
+}
+
+// make makes a service that answers calls, without its loops.
+func (w *world) make() *verifier.Service {
 	w.t.Helper()
 	svc, err := verifier.New(w.cfg, verifier.Deps{
 		DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.payment, Now: time.Now, Random: w.random,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	check(w.t, err)
-	w.run(svc)
-	return svc
-}
-
-func (w *world) run(svc *verifier.Service) {
-	ctx, cancel := context.WithCancel(context.Background())
-	w.svc, w.cancel, w.done, w.impl = svc, cancel, make(chan error, 1), registrar{}
+	w.impl = registrar{}
 	svc.Register(w.impl)
-	go func() { w.done <- svc.Run(ctx) }()
+	return svc
 }
 
 func (w *world) stop() {

@@ -1,0 +1,101 @@
+package verifier_test
+
+import (
+	"database/sql"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+const benchBatch = 100
+
+// BenchmarkIngest takes batches of 100 receipts in: signatures, rows, one durable commit each.
+func BenchmarkIngest(b *testing.B) {
+	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "verifier.db"))
+	w := newWorldOn(b, db, err)
+	w.make()
+	f := w.open(w.nodes[0], 1<<40)
+	f.ack()
+	sequence := int64(1)
+	for b.Loop() {
+		b.StopTimer()
+		receipts := w.redeemMany(benchBatch)
+		b.StartTimer()
+		f.send(sequence, receipts...)
+		if ack := f.ack(); ack == nil || len(ack.GetRejectedSequences()) > 0 {
+			b.Fatalf("ack %v", ack)
+		}
+		sequence += benchBatch
+	}
+	b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "purchases/s")
+	close(f.in)
+	check(b, f.end())
+}
+
+// BenchmarkRawInsert is the rival: 100 receipts as bare rows of one table with a primary key, one durable commit each.
+func BenchmarkRawInsert(b *testing.B) {
+	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "raw.db"))
+	check(b, err)
+	b.Cleanup(func() { check(b, db.Close()) })
+	check(b, db.Write(b.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(b.Context(), `CREATE TABLE raw (id BLOB PRIMARY KEY, receipt TEXT NOT NULL)`)
+		return err
+	}))
+	id := 0
+	receipt := fmt.Sprintf("%0700d", 0)
+	for b.Loop() {
+		check(b, db.Write(b.Context(), func(tx *sql.Tx) error {
+			for range benchBatch {
+				id++
+				if _, err := tx.ExecContext(b.Context(), `INSERT INTO raw (id, receipt) VALUES ($1, $2)`, fmt.Appendf(nil, "%016d", id), receipt); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "purchases/s")
+}
+
+// BenchmarkSaga drives purchases from the forwarded receipt to the placed order. The provider keeps its books in memory
+// and answers at once, fulfillment is in process: it shows the verifier's own cost, not what a provider's latency does.
+func BenchmarkSaga(b *testing.B) {
+	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "verifier.db"))
+	w := newWorldOn(b, db, err)
+	w.start()
+	f := w.open(w.nodes[0], 1<<40)
+	f.ack()
+	sequence, placed := int64(1), 0
+	for b.Loop() {
+		b.StopTimer()
+		receipts := w.redeemMany(benchBatch)
+		b.StartTimer()
+		f.send(sequence, receipts...)
+		f.ack()
+		sequence += benchBatch
+		placed += benchBatch
+		for {
+			w.f.mu.Lock()
+			orders, news := len(w.f.orders), w.f.news
+			w.f.mu.Unlock()
+			if orders >= placed {
+				break
+			}
+			<-news
+		}
+	}
+	b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "purchases/s")
+	close(f.in)
+	check(b, f.end())
+}
+
+func (w *world) redeemMany(n int) []string {
+	var receipts []string
+	for range n {
+		r, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+		receipts = append(receipts, r)
+	}
+	return receipts
+}
