@@ -67,7 +67,9 @@ func frozenTerms(m *fulfillmentv1.CatalogDrop) *fulfillmentv1.CatalogDrop {
 // changes the state and nothing else, and tampered says that more was tried.
 func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next *fulfillmentv1.CatalogDrop, tampered bool) {
 	if old == nil || old.terms.State(now) < dropclock.Armed {
-		return sent, false
+		next = proto.CloneOf(sent)
+		next.Drop.Availability = 0 // the till's to say
+		return next, false
 	}
 	next = proto.CloneOf(old.msg)
 	next.Drop.State = sent.GetDrop().GetState()

@@ -188,6 +188,13 @@ type fakeVerifier struct {
 	acked    int64          // as a real one remembers
 	receipts map[string]int // how often each came
 	cursor   int64
+	muted    bool // answers get lost
+}
+
+func (f *fakeVerifier) mute(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.muted = on
 }
 
 func newFakeVerifier(random io.Reader) *fakeVerifier {
@@ -279,6 +286,9 @@ func (s *submitStream) Send(m *verifierv1.SubmitRedemptionsRequest) error {
 		s.f.cursor++
 		r, _ := decodeReceipt(e.GetReceipt())
 		purchases = append(purchases, &offerv1.Purchase{PurchaseId: r.GetPurchaseId(), State: s.f.final})
+	}
+	if s.f.muted {
+		return nil
 	}
 	s.answers <- &verifierv1.SubmitRedemptionsResponse{Message: &verifierv1.SubmitRedemptionsResponse_Acknowledgement{
 		Acknowledgement: &verifierv1.Acknowledgement{Sequence: s.f.acked}}}

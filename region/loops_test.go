@@ -367,3 +367,16 @@ func TestProbeAndKeys(t *testing.T) {
 		wantReason(t, err, "INVALID_REQUEST")
 	})
 }
+
+func TestSilentVerifierIsAskedAgain(t *testing.T) {
+	inOpenDrop(t, 5, 5, func(t *testing.T, w *world) {
+		w.verifier.mute(true)
+		w.mustRedeem(1, w.mustOffer(1))
+		time.Sleep(time.Second)
+		w.verifier.mute(false) // its acknowledgement was lost on the way, and the stream says nothing
+		time.Sleep(15 * time.Second)
+		if p, _ := w.node.Probe(t.Context(), nil); p.GetJournalLag() != 0 {
+			t.Errorf("got a lag of %d after the acknowledgement was lost", p.GetJournalLag())
+		}
+	})
+}

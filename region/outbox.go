@@ -24,6 +24,9 @@ const (
 	windowEntries = 1000
 	// readRecords is one look into the journal.
 	readRecords = 500
+	// ackPatience is how long entries may be on their way without any acknowledgement, before the stream counts as dead. At
+	// half, a verifier under load is asked twice; at double, a silent cut delays settlement for longer.
+	ackPatience = 10 * time.Second
 )
 
 type submitStream = grpc.BidiStreamingClient[verifierv1.SubmitRedemptionsRequest, verifierv1.SubmitRedemptionsResponse]
@@ -68,7 +71,8 @@ func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
 		return err
 	}
 	wait.reset()
-	w := &window{freed: make(chan struct{}, 1)}
+	w := newWindow(cancel)
+	defer w.patience.Stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer cancel() // a send waits for flow control, which a dead stream never gives
@@ -115,10 +119,18 @@ func (n *Node) receiveStart(ctx context.Context, cancel context.CancelFunc, stre
 
 // window bounds what is on its way.
 type window struct {
-	freed chan struct{} // of one
+	freed    chan struct{} // of one
+	patience *time.Timer   // runs while anything is unacknowledged
 
 	mu   sync.Mutex
 	sent []int64 // unacknowledged sequences, ascending
+}
+
+// newWindow calls giveUp when acknowledgements stay away.
+func newWindow(giveUp func()) *window {
+	w := &window{freed: make(chan struct{}, 1), patience: time.AfterFunc(ackPatience, giveUp)}
+	w.patience.Stop()
+	return w
 }
 
 func (w *window) len() int {
@@ -130,6 +142,9 @@ func (w *window) len() int {
 func (w *window) add(batch []*verifierv1.JournalEntry) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.sent) == 0 {
+		w.patience.Reset(ackPatience)
+	}
 	for _, e := range batch {
 		w.sent = append(w.sent, e.GetSequence())
 	}
@@ -142,6 +157,11 @@ func (w *window) acknowledge(sequence int64) {
 		i++
 	}
 	w.sent = slices.Delete(w.sent, 0, i)
+	if len(w.sent) == 0 {
+		w.patience.Stop()
+	} else {
+		w.patience.Reset(ackPatience)
+	}
 	w.mu.Unlock()
 	poke(w.freed)
 }

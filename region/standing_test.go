@@ -19,7 +19,7 @@ const leaseSize = 10000
 // newStanding is a node without its loops, in real time: its journal already holds an epoch, an open drop and units.
 func newStanding(t testing.TB, j journal.Journal, identity journal.Identity, units int) (*region.Node, *fulfillmentv1.CatalogDrop) {
 	t.Helper()
-	drop := dropOf(ids.NewV7(time.Now(), rand.Reader), 100000, time.Now().Add(-time.Second))
+	drop := dropOf("01890000-0000-7000-8000-00000000000d", 100000, time.Now().Add(-time.Second))
 	drop.Drop.CloseTime.Seconds += 3600
 	records := []*regionv1.JournalRecord{
 		{Record: &regionv1.JournalRecord_Joined{Joined: &regionv1.Joined{Epoch: 1}}},
@@ -53,7 +53,8 @@ func newStanding(t testing.TB, j journal.Journal, identity journal.Identity, uni
 
 func newMemoryStanding(t testing.TB, units int) (*region.Node, *fulfillmentv1.CatalogDrop) {
 	t.Helper()
-	identity, err := journal.NewIdentity(time.Now(), rand.Reader)
+	// The same key in every process: a fuzzing worker honours the tokens that its coordinator made.
+	identity, err := journal.NewIdentity(time.Now(), newRandomness(7))
 	if err != nil {
 		t.Fatal(err)
 	}
