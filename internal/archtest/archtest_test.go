@@ -89,7 +89,10 @@ func TestRulesCatch(t *testing.T) {
 		{
 			"no sleeping tests outside a bubble", "a renamed import",
 			map[string]string{"a/a_test.go": "package a\nimport clock \"time\"\nfunc f() { clock.Sleep(1) }\n"},
-			map[string]string{"a/a.go": "package a\nimport \"time\"\nfunc f() { time.Sleep(1) }\n"}, // not a test
+			map[string]string{
+				"a/a.go":      "package a\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", // not a test
+				"a/a_test.go": "package a\nimport \"time\"\nfunc BenchmarkA() { time.Sleep(1) }\n",
+			},
 		},
 		{
 			"no sleeping tests outside a bubble", "a mark without a reason",
@@ -162,9 +165,14 @@ func TestRulesCatch(t *testing.T) {
 			},
 		},
 		{
-			"the simulated network is for tests and bench", "the cluster imports it",
+			"the simulated network and world are for tests and bench", "the cluster imports it",
 			map[string]string{"internal/cluster/a.go": imports(own + "internal/simnet")},
-			map[string]string{"internal/cluster/a_test.go": imports(own + "internal/simnet")},
+			map[string]string{"internal/cluster/a_test.go": imports(own + "internal/simnet"), "internal/world/a.go": imports(own + "internal/simnet")},
+		},
+		{
+			"the simulated network and world are for tests and bench", "a command plays the world",
+			map[string]string{"cmd/rimlight/sim.go": imports(own + "internal/world")},
+			map[string]string{"bench/a.go": imports(own + "internal/world")},
 		},
 		{
 			"nobody imports cmd", "a package imports a command",

@@ -52,7 +52,8 @@ func packageDocs(files []file) []string {
 }
 
 // sleepingTests: a test in real time waits for a condition; only virtual time may pass by sleeping. What is passed to
-// synctest.Test, or to a helper of the same package that calls it, runs in a bubble.
+// synctest.Test, or to a helper of the same package that calls it, runs in a bubble. Benchmarks may sleep: an open loop
+// waits for each call's intended start.
 func sleepingTests(files []file) []string {
 	helpers := map[string]bool{} // by directory and name
 	for _, f := range files {
@@ -74,7 +75,7 @@ func sleepingTests(files []file) []string {
 		ast.Inspect(f.syntax, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.FuncDecl:
-				return !marked(n.Doc)
+				return !marked(n.Doc) && !strings.HasPrefix(n.Name.Name, "Benchmark")
 			case *ast.CallExpr:
 				if name, ok := n.Fun.(*ast.Ident); ok && helpers[f.dir()+"."+name.Name] || isCall(n, synctestPkg, "Test") {
 					return false
