@@ -43,7 +43,9 @@ type Matrix struct {
 type pair struct{ from, to string }
 
 // Default is the embedded matrix: Google Cloud's regions in June 2020 (README.md tells its origin).
-var Default = sync.OnceValue(func() *Matrix {
+func Default() *Matrix { return parseDefault() }
+
+var parseDefault = sync.OnceValue(func() *Matrix {
 	m, err := Parse(bytes.NewReader(gcp))
 	if err != nil {
 		panic("wan: embedded matrix: " + err.Error()) // a test parses it
