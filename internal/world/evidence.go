@@ -1,0 +1,315 @@
+package world
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/simnet"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/token"
+	"github.com/rimlight/rimlight/verifier/saga"
+)
+
+// Evidence is all that the laws judge: plain data, so that a test can doctor it. Ids are text, times are the world's.
+type Evidence struct {
+	Config              Config `json:"-"`
+	Healed, Settled     time.Duration
+	Complete            bool // everything settled before patience ended
+	Unfinished          int  // what was still open
+	ViewersOfDrop       []int
+	WillingOfDrop       []int
+	DropIDs, DropStates []string
+
+	Answers   []Answer
+	Endings   []Ending
+	Refusals  map[string]int
+	Faults    map[string]int
+	Surprises []string
+	Network   simnet.Stats
+	Heard     string         // logs, metrics and error texts
+	Misdeeds  map[string]int // INTERNAL, UNKNOWN and reasonless answers
+
+	Keys     []*offerv1.SigningKey
+	Journals []Journal
+
+	Units      []Unit
+	Orders     []Order
+	Purchases  []Purchase
+	Candidates []Candidate
+	Jobs       []Job
+	Vouchers   []Voucher
+	Postings   []Posting
+	Charges    []Charge
+}
+
+// Journal is one node's, decoded.
+type Journal struct {
+	Region  string
+	Entries []Entry
+}
+
+// Entry is one record about stock.
+type Entry struct {
+	Sequence int64
+	Kind     string // leased, returned, redeemed
+	Drop     string // with leased
+	Lease    string
+	Serials  []uint32
+	Receipt  string
+}
+
+// Unit is one row of fulfillment's escrow. Released is when a purchase last gave it back; zero: never.
+type Unit struct {
+	Drop, Lease, Token string
+	Serial             uint32
+	State              int // 1 free, 2 leased, 3 sold
+	Released           time.Duration
+}
+
+// Order is one row of fulfillment's orders.
+type Order struct {
+	ID, Purchase, Drop, LicenceKey string
+	Serial                         uint32
+	State                          int // rimlight.fulfillment.v1.OrderState
+}
+
+// Purchase is one row of the verifier's.
+type Purchase struct {
+	Token, ID, Drop, Session, Lease, Currency, Outcome, LicenceKey string
+	State                                                          saga.State
+	Reason                                                         saga.Reason
+	Serial                                                         uint32
+	MinorUnits                                                     int64
+}
+
+// Candidate is one redemption that the verifier knows. State: see verifier/store.
+type Candidate struct {
+	Token, Lease, Receipt string
+	Serial                uint32
+	State, Settled        int
+}
+
+// Job is work that the verifier has not done.
+type Job struct{ Kind, Token string }
+
+// Voucher is one row of the verifier's.
+type Voucher struct {
+	Token string
+	Kind  int
+}
+
+// Posting is one line of the ledger.
+type Posting struct {
+	Purchase, Kind, Account, Currency string
+	MinorUnits                        int64
+}
+
+// Charge is one capture in the payment provider's own books.
+type Charge struct {
+	Purchase, Currency string
+	MinorUnits         int64
+}
+
+// unfinished counts what has not come to its end.
+func (w *world) unfinished(ctx context.Context) (int, error) {
+	total := 0
+	for _, q := range []struct {
+		db    *sqldb.DB
+		query string
+	}{
+		{w.centre.verifierDB, fmt.Sprintf(`SELECT (SELECT COUNT(*) FROM purchases WHERE state NOT IN (%d, %d, %d)) + (SELECT COUNT(*) FROM jobs)`,
+			saga.Delivered, saga.Voucher, saga.Refused)},
+		{w.centre.stockDB, `SELECT (SELECT COUNT(*) FROM units WHERE state = 2) + (SELECT COUNT(*) FROM drops WHERE settled_time_us IS NULL)`},
+	} {
+		n := 0
+		if err := q.db.Read().QueryRowContext(ctx, q.query).Scan(&n); err != nil {
+			return 0, fmt.Errorf("counting what is open: %w", err)
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// collect reads everything. The services still run, and have nothing left to do.
+func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence, error) {
+	ctx := context.Background()
+	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops}
+	e.ViewersOfDrop, e.WillingOfDrop = make([]int, len(w.drops)), make([]int, len(w.drops))
+	for i := range w.plan.viewers {
+		v := &w.plan.viewers[i]
+		e.ViewersOfDrop[v.Drop]++
+		if v.willing() {
+			e.WillingOfDrop[v.Drop]++
+		}
+	}
+	var err error
+	if e.Unfinished, err = w.unfinished(ctx); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
+		return nil, err
+	}
+	if e.Heard, err = w.ears.heard(); err != nil {
+		return nil, err
+	}
+	w.ears.mu.Lock()
+	e.Misdeeds = w.ears.faults
+	w.ears.mu.Unlock()
+	w.watch.mu.Lock()
+	defer w.watch.mu.Unlock()
+	e.Answers, e.Endings, e.Refusals = w.watch.answers, w.watch.endings, w.watch.refusals
+	e.Faults, e.Surprises = w.watch.faults, w.watch.surprises
+	return e, nil
+}
+
+func (w *world) readStock(ctx context.Context, e *Evidence) error {
+	db := w.centre.stockDB
+	return errors.Join(
+		rows(ctx, db, &e.Units, func(scan func(...any) error) (u Unit, err error) {
+			var drop, lease, tok []byte
+			var released sql.NullInt64
+			err = scan(&drop, &u.Serial, &u.State, &lease, &tok, &released)
+			u.Drop, u.Lease, u.Token = uuid(drop), uuid(lease), hex.EncodeToString(tok)
+			if released.Valid {
+				u.Released = time.UnixMicro(released.Int64).Sub(w.start)
+			}
+			return u, err
+		}, `SELECT drop_id, serial, state, lease_id, token_id, (SELECT MAX(release_time_us) FROM releases r
+			WHERE r.drop_id = u.drop_id AND r.serial = u.serial) FROM units u ORDER BY drop_id, serial`),
+		rows(ctx, db, &e.Orders, func(scan func(...any) error) (o Order, err error) {
+			var id, drop []byte
+			err = scan(&id, &o.Purchase, &drop, &o.Serial, &o.State, &o.LicenceKey)
+			o.ID, o.Drop = uuid(id), uuid(drop)
+			return o, err
+		}, `SELECT order_id, purchase_id, drop_id, serial, state, licence_key FROM orders ORDER BY position`),
+		rows(ctx, db, &e.DropStates, func(scan func(...any) error) (s string, err error) { return s, scan(&s) },
+			`SELECT CASE WHEN settled_time_us IS NULL THEN 'open' ELSE 'settled' END FROM drops ORDER BY drop_id`),
+	)
+}
+
+func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
+	db := w.centre.verifierDB
+	return errors.Join(
+		rows(ctx, db, &e.Purchases, func(scan func(...any) error) (p Purchase, err error) {
+			var tok, id, drop, session, lease []byte
+			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey)
+			p.Token, p.ID, p.Drop = hex.EncodeToString(tok), hex.EncodeToString(id), uuid(drop)
+			p.Session, p.Lease = hex.EncodeToString(session), uuid(lease)
+			return p, err
+		}, `SELECT token_id, purchase_id, drop_id, viewer_session_id, lease_id, serial, state, reason, currency_code, minor_units,
+			outcome, licence_key FROM purchases ORDER BY arrival`),
+		rows(ctx, db, &e.Candidates, func(scan func(...any) error) (c Candidate, err error) {
+			var tok, lease []byte
+			err = scan(&tok, &lease, &c.Serial, &c.State, &c.Settled, &c.Receipt)
+			c.Token, c.Lease = hex.EncodeToString(tok), uuid(lease)
+			return c, err
+		}, `SELECT token_id, lease_id, serial, state, settled, receipt FROM candidates ORDER BY arrival`),
+		rows(ctx, db, &e.Jobs, func(scan func(...any) error) (j Job, err error) {
+			var tok []byte
+			err = scan(&j.Kind, &tok)
+			j.Token = hex.EncodeToString(tok)
+			return j, err
+		}, `SELECT kind, token_id FROM jobs ORDER BY kind, token_id`),
+		rows(ctx, db, &e.Vouchers, func(scan func(...any) error) (v Voucher, err error) {
+			var tok []byte
+			err = scan(&tok, &v.Kind)
+			v.Token = hex.EncodeToString(tok)
+			return v, err
+		}, `SELECT token_id, kind FROM vouchers ORDER BY token_id`),
+		rows(ctx, db, &e.Postings, func(scan func(...any) error) (p Posting, err error) {
+			var id []byte
+			err = scan(&id, &p.Kind, &p.Account, &p.Currency, &p.MinorUnits)
+			p.Purchase = hex.EncodeToString(id)
+			return p, err
+		}, `SELECT purchase_id, kind, account, currency_code, minor_units FROM ledger_postings ORDER BY purchase_id, kind, line`),
+		rows(ctx, w.centre.paymentDB, &e.Charges, func(scan func(...any) error) (c Charge, err error) {
+			return c, scan(&c.Purchase, &c.Currency, &c.MinorUnits)
+		}, `SELECT purchase_id, currency_code, minor_units FROM psp_charges ORDER BY intent_id`),
+	)
+}
+
+// readJournals reads the disks themselves.
+func (w *world) readJournals(ctx context.Context, e *Evidence) error {
+	for _, n := range w.nodes {
+		j := Journal{Region: n.region}
+		records, err := n.records(ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			var m regionv1.JournalRecord
+			if err := proto.Unmarshal(r.Payload, &m); err != nil {
+				return fmt.Errorf("decoding record %d of %s: %w", r.Sequence, n.region, err)
+			}
+			entry := Entry{Sequence: r.Sequence}
+			switch m := m.GetRecord().(type) {
+			case *regionv1.JournalRecord_Leased:
+				entry.Kind, entry.Drop, entry.Lease, entry.Serials = "leased", m.Leased.GetDropId(), m.Leased.GetLeaseId(), m.Leased.GetSerials()
+			case *regionv1.JournalRecord_Returned:
+				entry.Kind, entry.Lease, entry.Serials = "returned", m.Returned.GetLeaseId(), m.Returned.GetSerials()
+			case *regionv1.JournalRecord_Redeemed:
+				entry.Kind, entry.Receipt = "redeemed", m.Redeemed
+			default:
+				continue
+			}
+			j.Entries = append(j.Entries, entry)
+		}
+		e.Journals = append(e.Journals, j)
+	}
+	return nil
+}
+
+// rows scans a whole query into a list.
+func rows[T any](ctx context.Context, db *sqldb.DB, into *[]T, scan func(func(...any) error) (T, error), query string) error {
+	r, err := db.Read().QueryContext(ctx, query)
+	if err != nil {
+		return fmt.Errorf("reading evidence: %w", err)
+	}
+	for r.Next() {
+		item, err := scan(r.Scan)
+		if err != nil {
+			return errors.Join(fmt.Errorf("reading evidence: %w", err), r.Close())
+		}
+		*into = append(*into, item)
+	}
+	return errors.Join(r.Err(), r.Close())
+}
+
+// askKeys gets the public keys the way clients do. Every node must know every key by now.
+func (w *world) askKeys(ctx context.Context, e *Evidence) error {
+	for _, n := range w.nodes {
+		client := offerv1.NewOfferServiceClient(w.net.Conn("operator", n.region))
+		answer, err := client.ListKeys(ctx, &offerv1.ListKeysRequest{PageSize: 1000})
+		if err != nil {
+			return fmt.Errorf("asking %s for its keys: %w", n.region, err)
+		}
+		if want := len(w.nodes) + 1; len(answer.GetKeys()) != want {
+			w.watch.surprise("%s lists %d keys, there are %d", n.region, len(answer.GetKeys()), want)
+		}
+		e.Keys = append(e.Keys, answer.GetKeys()...)
+	}
+	return nil
+}
+
+func uuid(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	return ids.Text(b)
+}
+
+// keys are all public keys of the world.
+func (e *Evidence) keys() *token.Keys {
+	keys := &token.Keys{}
+	keys.Add(e.Keys...)
+	return keys
+}

@@ -1,0 +1,344 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/rimlight/rimlight/fulfillment"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/simnet"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/region"
+	"github.com/rimlight/rimlight/region/journal"
+	"github.com/rimlight/rimlight/verifier"
+	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/payment/testpsp"
+)
+
+// sabotage replaces parts of the platform by ones that break a rule: each law has a test that it notices. nil: intact.
+type sabotage struct {
+	payment func(*testpsp.Provider) payment.Provider
+	stock   func(fulfillmentv1.StockServiceClient) fulfillmentv1.StockServiceClient // the verifier's
+	journal func(journal.Journal) journal.Journal                                   // every node's
+	final   bool                                                                    // viewers take NO_UNIT_HERE for the end
+}
+
+// host is a process that can die and start again, on the same disk.
+type host struct {
+	w    *world
+	name string
+	sim  *simnet.Host
+	// begin makes the next life's service. run is its loops, cut is the power cut of its disk, close ends it in order.
+	begin func(life int) (service, error)
+
+	lives int
+	now   service
+	stop  context.CancelFunc
+	ended chan struct{}
+	err   error // of run, once ended is closed
+}
+
+type service struct {
+	run   func(context.Context) error
+	cut   func()
+	close func() error
+}
+
+func (h *host) start() error {
+	s, err := h.begin(h.lives)
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", h.name, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	h.lives++
+	h.now, h.stop, h.ended = s, stop, make(chan struct{})
+	h.sim.Up()
+	go func() {
+		defer close(h.ended)
+		h.err = s.run(ctx)
+		if h.err != nil && ctx.Err() == nil {
+			h.w.watch.surprise("%s stopped by itself: %v", h.name, h.err)
+		}
+	}()
+	return nil
+}
+
+// down stops the host: by a power cut, which nobody outlives, or in order.
+func (h *host) down(crash bool) error {
+	if h.stop == nil {
+		return nil
+	}
+	defer func() { h.stop = nil }()
+	if crash {
+		h.sim.Down()
+		if h.now.cut != nil {
+			h.now.cut()
+		}
+		h.stop()
+		<-h.ended
+		return nil // a service that lost its disk may say so
+	}
+	h.stop()
+	<-h.ended
+	h.sim.Down()
+	if h.err != nil {
+		h.w.watch.surprise("%s did not stop in order: %v", h.name, h.err)
+	}
+	if h.now.close != nil {
+		return h.now.close()
+	}
+	return nil
+}
+
+// centre is the verifier, fulfillment and the payment provider with their databases, which survive their processes.
+type centre struct {
+	verifier, fulfillment          *host
+	verifierDB, stockDB, paymentDB *sqldb.DB
+}
+
+// node is a region's node with its disk.
+type node struct {
+	*host
+	region   string
+	identity journal.Identity
+	disk     *journal.Disk
+}
+
+// hosts are all that can die, by name.
+func (w *world) hosts() map[string]*host {
+	all := map[string]*host{"verifier": w.centre.verifier, "fulfillment": w.centre.fulfillment}
+	for _, n := range w.nodes {
+		all[n.region] = n.host
+	}
+	return all
+}
+
+func (w *world) newHost(name string) *host {
+	h := &host{w: w, name: name, sim: w.net.Host(name)}
+	h.sim.Configure(w.ears.options())
+	return h
+}
+
+// open starts everything.
+func (w *world) open(ctx context.Context) error {
+	c := &centre{verifier: w.newHost("verifier"), fulfillment: w.newHost("fulfillment")}
+	w.centre = c
+	for _, store := range []struct {
+		db      **sqldb.DB
+		migrate func(context.Context, *sqldb.DB) error
+	}{{&c.verifierDB, verifier.Migrate}, {&c.stockDB, fulfillment.Migrate}, {&c.paymentDB, testpsp.Migrate}} {
+		var err error
+		if *store.db, err = sqldb.OpenMemory(ctx); err != nil {
+			return err
+		}
+		if err := store.migrate(ctx, *store.db); err != nil {
+			return err
+		}
+	}
+	c.fulfillment.begin = w.newFulfillment
+	c.verifier.begin = w.newVerifier
+	if err := errors.Join(c.fulfillment.start(), c.verifier.start()); err != nil {
+		return err
+	}
+	for _, name := range w.cfg.Regions {
+		identity, err := journal.NewIdentity(w.start, w.random(name+" identity", 0))
+		if err != nil {
+			return err
+		}
+		n := &node{host: w.newHost(name), region: name, identity: identity, disk: &journal.Disk{}}
+		n.begin = func(life int) (service, error) { return w.newNode(n, life) }
+		w.nodes = append(w.nodes, n)
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) newFulfillment(life int) (service, error) {
+	s, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
+		DB: w.centre.stockDB, Now: time.Now, Random: w.random("fulfillment", life), Log: w.log.With("host", "fulfillment"),
+		Metrics: w.ears.registry(),
+	})
+	if err != nil {
+		return service{}, err
+	}
+	s.Register(w.centre.fulfillment.sim)
+	return service{run: s.Run}, nil
+}
+
+func (w *world) newVerifier(life int) (service, error) {
+	psp, err := testpsp.New(w.centre.paymentDB, testpsp.Config{
+		Latency: 300 * time.Millisecond, Now: time.Now, Random: w.random("testpsp", life),
+	})
+	if err != nil {
+		return service{}, err
+	}
+	toFulfillment := w.net.Conn("verifier", "fulfillment")
+	deps := verifier.Deps{
+		DB: w.centre.verifierDB, Payment: psp, Now: time.Now, Random: w.random("verifier", life),
+		Log: w.log.With("host", "verifier"), Metrics: w.ears.registry(),
+		Stock:   fulfillmentv1.NewStockServiceClient(toFulfillment),
+		Orders:  fulfillmentv1.NewOrderServiceClient(toFulfillment),
+		Catalog: fulfillmentv1.NewCatalogServiceClient(toFulfillment),
+	}
+	if w.cfg.broken.payment != nil {
+		deps.Payment = w.cfg.broken.payment(psp)
+	}
+	if w.cfg.broken.stock != nil {
+		deps.Stock = w.cfg.broken.stock(deps.Stock)
+	}
+	s, err := verifier.New(verifier.Config{}, deps)
+	if err != nil {
+		return service{}, err
+	}
+	s.Register(w.centre.verifier.sim)
+	return service{run: s.Run}, nil
+}
+
+func (w *world) newNode(n *node, life int) (service, error) {
+	memory := n.disk.OpenMemory(journal.MemoryOptions{SyncTime: w.cfg.SyncTime})
+	var disk journal.Journal = memory
+	if w.cfg.broken.journal != nil {
+		disk = w.cfg.broken.journal(disk)
+	}
+	toFulfillment, toVerifier := w.net.Conn(n.region, "fulfillment"), w.net.Conn(n.region, "verifier")
+	skew := w.plan.skews[n.region]
+	s, err := region.New(region.Config{Region: n.region}, region.Deps{
+		Journal: disk, Identity: n.identity,
+		Stock:    fulfillmentv1.NewStockServiceClient(toFulfillment),
+		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
+		Verifier: verifierv1.NewVerifierServiceClient(toVerifier),
+		Now:      func() time.Time { return time.Now().Add(skew) },
+		Random:   w.random(n.region, life), Log: w.log.With("host", n.region), Metrics: w.ears.registry(),
+	})
+	if err != nil {
+		return service{}, errors.Join(err, memory.Close())
+	}
+	options := w.ears.options()
+	options.Unary = append(options.Unary, s.UnaryInterceptor())
+	options.Stream = append(options.Stream, s.StreamInterceptor())
+	n.sim.Configure(options)
+	s.Register(n.sim)
+	return service{run: s.Run, cut: memory.Crash, close: memory.Close}, nil
+}
+
+// stop ends whatever still runs, then the network and the stores.
+func (w *world) stop() error {
+	var errs []error
+	for _, n := range w.nodes {
+		errs = append(errs, n.down(true))
+	}
+	if c := w.centre; c != nil {
+		errs = append(errs, c.verifier.down(true), c.fulfillment.down(true))
+	}
+	w.net.Close()
+	if c := w.centre; c != nil {
+		for _, db := range []*sqldb.DB{c.verifierDB, c.stockDB, c.paymentDB} {
+			if db != nil {
+				errs = append(errs, db.Close())
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *world) createDrops(ctx context.Context) error {
+	catalogue := fulfillmentv1.NewCatalogServiceClient(w.net.Conn("operator", "fulfillment"))
+	for i, d := range w.cfg.Drops {
+		answer, err := catalogue.CreateDrop(ctx, &fulfillmentv1.CreateDropRequest{
+			RequestId: fmt.Sprintf("drop-%d", i), ChannelId: "demo", Title: d.Title, Units: uint32(d.Units),
+			Price:    &offerv1.Money{CurrencyCode: currencies[i%len(currencies)], MinorUnits: int64(1000 + i)},
+			OpenTime: timestamppb.New(w.start.Add(d.Opens)), Duration: durationpb.New(d.Lasts),
+		})
+		if err != nil {
+			return fmt.Errorf("creating drop %q: %w", d.Title, err)
+		}
+		w.drops = append(w.drops, answer.GetDrop().GetDrop().GetDropId())
+	}
+	return nil
+}
+
+// currencies of the drops, in turn, so that sums per currency are sums per currency.
+var currencies = []string{"EUR", "USD", "JPY"}
+
+// lastMile is what a viewer's own connection adds each way.
+const lastMile = 15 * time.Millisecond
+
+// link is the quality of a one-way path: half the matrix's round trip, and the scenario's faults until the network heals.
+func (w *world) link(from, to string) simnet.Link {
+	l := simnet.Link{Delay: rtt(w.place(from), w.place(to)) / 2}
+	if isViewer(from) || isViewer(to) {
+		l.Delay += lastMile
+	}
+	if from == "operator" || to == "operator" {
+		return l
+	}
+	l.Jitter = w.cfg.Jitter
+	select {
+	case <-w.calm:
+	default:
+		l.Loss, l.Torn, l.Duplicate = w.cfg.Loss, 0.5, w.cfg.Duplication
+	}
+	return l
+}
+
+// viewerHost gives each viewer a host of its own, so that what happens to its messages depends on nobody else's.
+func viewerHost(v *viewerPlan) string { return fmt.Sprintf("viewer-%d@%s", v.Number, v.Home) }
+
+func isViewer(host string) bool { return strings.HasPrefix(host, "viewer-") }
+
+func (w *world) place(host string) string {
+	switch host {
+	case "verifier", "fulfillment", "operator":
+		return w.cfg.Centre
+	}
+	if _, home, ok := strings.Cut(host, "@"); ok {
+		return home
+	}
+	return host
+}
+
+// random is one process life's randomness, drawn from the seed and safe for concurrent use.
+func (w *world) random(name string, life int) io.Reader {
+	var seed [32]byte
+	h := fnv.New128a()
+	fmt.Fprintf(h, "%d\x00%s\x00%d", w.cfg.Seed, name, life)
+	h.Sum(seed[:0])
+	return &lockedRandom{r: rand.NewChaCha8(seed)}
+}
+
+type lockedRandom struct {
+	mu sync.Mutex // guards r
+	r  *rand.ChaCha8
+}
+
+// Read implements io.Reader.
+func (l *lockedRandom) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
+}
+
+// records are all that is durable on the node's disk.
+func (n *node) records(ctx context.Context) ([]journal.Record, error) {
+	disk := n.disk.OpenMemory(journal.MemoryOptions{})
+	var all []journal.Record
+	err := journal.Replay(ctx, disk, 0, func(r journal.Record) error {
+		all = append(all, r)
+		return nil
+	})
+	return all, errors.Join(err, disk.Close())
+}

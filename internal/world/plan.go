@@ -1,0 +1,177 @@
+package world
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/wan"
+)
+
+// tokenTTL is how long an offer stands: the catalogue's default arm.
+const tokenTTL = time.Minute
+
+// plan is everything that is drawn before the world begins. It follows from the Config alone.
+type plan struct {
+	viewers []viewerPlan
+	cuts    []cut
+	outages []Outage                 // with those of the Config, by time
+	skews   map[string]time.Duration // by region
+	calm    time.Duration            // faults are over
+	over    time.Duration            // and every drop is CLOSED
+}
+
+// viewerPlan is one viewer's intention.
+type viewerPlan struct {
+	Number    int
+	Drop      int // of Config.Drops
+	Home      string
+	Regions   []string // nearest first
+	Arrives   time.Duration
+	Think     time.Duration
+	Abandons  bool
+	Habit     Habit
+	Payment   Payment
+	Session   [16]byte
+	RequestID string
+	Details   string // empty: none, and no consent for delivery
+}
+
+// Secrets of viewers begin with canary wherever it may be: nothing that is logged or answered as an error may hold it.
+const canary = "canary"
+
+// reference is the payment reference with a canary as its suffix.
+func (v *viewerPlan) reference() string {
+	return fmt.Sprintf("%s:%s-pay-%x", v.Payment.Reference, canary, v.Number)
+}
+
+// cut drops what one host sends to another.
+type cut struct {
+	From, To string
+	At, For  time.Duration
+}
+
+// metros are where viewers live: some beside a region, some far from all.
+var metros = []string{
+	"asia-east1", "asia-northeast1", "asia-southeast1", "australia-southeast1", "europe-west1", "europe-west3",
+	"southamerica-east1", "us-central1", "us-east1", "us-west1",
+}
+
+// draws makes a source of randomness of its own for everything that has a name, so that one more draw for one viewer
+// changes nothing for another.
+func (c Config) draws(name string, number int) *rand.Rand {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s\x00%d", name, number)
+	return rand.New(rand.NewPCG(c.Seed, h.Sum64()))
+}
+
+func newPlan(cfg Config) plan {
+	p := plan{skews: map[string]time.Duration{}}
+	first := time.Duration(math.MaxInt64)
+	for i, d := range cfg.Drops {
+		first = min(first, d.Opens)
+		p.calm = max(p.calm, d.Opens+d.Lasts)
+		p.over = max(p.over, d.Opens+d.Lasts+tokenTTL+dropclock.Grace+cfg.Skew)
+		for range d.Viewers {
+			p.viewers = append(p.viewers, cfg.newViewer(len(p.viewers), i))
+		}
+	}
+	slices.SortStableFunc(p.viewers, func(a, b viewerPlan) int { return cmp.Compare(a.Arrives, b.Arrives) })
+	for i, name := range cfg.Regions {
+		if cfg.Skew > 0 {
+			p.skews[name] = time.Duration(cfg.draws("skew", i).Int64N(int64(2*cfg.Skew))) - cfg.Skew
+		}
+	}
+	cfg.drawFaults(&p, first-dropclock.Lead, p.calm)
+	for _, o := range p.outages {
+		p.calm = max(p.calm, o.At+o.For)
+	}
+	return p
+}
+
+func (c Config) newViewer(number, drop int) viewerPlan {
+	r, d := c.draws("viewer", number), c.Drops[drop]
+	v := viewerPlan{
+		Number: number, Drop: drop, Home: metros[r.IntN(len(metros))],
+		// More come at the beginning, and some until the very end.
+		Arrives:  d.Opens + time.Duration(float64(d.Lasts)*math.Pow(r.Float64(), 1.5)),
+		Think:    time.Second + time.Duration(r.Int64N(int64(9*time.Second))),
+		Abandons: r.Float64() < c.Abandon,
+		Habit:    pick(r, c.Habits), Payment: pick(r, c.Payments),
+		RequestID: fmt.Sprintf("request-%d", number),
+	}
+	copy(v.Session[:], canary+"-s")
+	for i := len(canary) + 2; i < len(v.Session); i++ {
+		v.Session[i] = byte(r.Uint32())
+	}
+	if r.IntN(3) == 0 {
+		v.Details = fmt.Sprintf("%s-details-%s", canary, hex.EncodeToString(v.Session[12:]))
+	}
+	if v.Habit == TapsLate {
+		v.Think = tokenTTL + dropclock.Grace + 2*c.Skew + time.Second + v.Think
+	}
+	v.Regions = slices.SortedStableFunc(slices.Values(c.Regions), func(a, b string) int {
+		return cmp.Compare(rtt(v.Home, a), rtt(v.Home, b))
+	})
+	return v
+}
+
+// willing tells viewers who buy if they can.
+func (v *viewerPlan) willing() bool { return !v.Abandons && v.Habit != TapsLate && v.Habit != Steals }
+
+func pick[T any](r *rand.Rand, from []Weighted[T]) T {
+	total := 0
+	for _, w := range from {
+		total += w.Weight
+	}
+	n := r.IntN(total)
+	for _, w := range from {
+		if n -= w.Weight; n < 0 {
+			return w.Value
+		}
+	}
+	panic("world: weights changed while drawing")
+}
+
+// drawFaults spreads faults over a span. What happens to one host is one after the other: a host that is still down
+// when its next fault comes stays down for longer.
+func (c Config) drawFaults(p *plan, from, to time.Duration) {
+	p.outages = slices.Clone(c.Outages)
+	span := func(r *rand.Rand, shortest, longest time.Duration) (at, length time.Duration) {
+		length = shortest + time.Duration(r.Int64N(int64(longest-shortest)))
+		return from + time.Duration(r.Int64N(int64(max(to-from-length, 1)))), length
+	}
+	for i := range c.Faults.Cuts {
+		r := c.draws("cut", i)
+		x := cut{From: c.Regions[r.IntN(len(c.Regions))], To: []string{"verifier", "fulfillment"}[r.IntN(2)]}
+		if r.IntN(2) == 0 {
+			x.From, x.To = x.To, x.From
+		}
+		x.At, x.For = span(r, 2*time.Second, 20*time.Second)
+		p.cuts = append(p.cuts, x)
+	}
+	restarts := func(n int, host func(*rand.Rand) string, kind string) {
+		for i := range n {
+			r := c.draws(kind, i)
+			o := Outage{Host: host(r), Crash: i%2 == 0}
+			o.At, o.For = span(r, time.Second, 10*time.Second)
+			p.outages = append(p.outages, o)
+		}
+	}
+	restarts(c.Faults.NodeRestarts, func(r *rand.Rand) string { return c.Regions[r.IntN(len(c.Regions))] }, "node restart")
+	restarts(c.Faults.VerifierRestarts, func(*rand.Rand) string { return "verifier" }, "verifier restart")
+	restarts(c.Faults.FulfillmentRestarts, func(*rand.Rand) string { return "fulfillment" }, "fulfillment restart")
+	slices.SortStableFunc(p.outages, func(a, b Outage) int { return cmp.Compare(a.At, b.At) })
+}
+
+// rtt is the round trip between two places of the matrix; Validate checked the names.
+func rtt(a, b string) time.Duration {
+	d, _ := wan.Default().RTT(a, b)
+	return d
+}

@@ -1,0 +1,413 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/buyer"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+)
+
+const (
+	// tryTimeout is when a call that nothing answers is made elsewhere: three of the matrix's longest round trips.
+	tryTimeout = time.Second
+	// patience is how long a viewer stays who finds no unit or no region.
+	patience = 30 * time.Second
+)
+
+// viewer walks through one plan. Its goroutine alone uses it.
+type viewer struct {
+	*viewerPlan
+	w      *world
+	draws  *rand.Rand
+	route  []string                              // where calls go, in this order; begins as Regions
+	offers map[string]offerv1.OfferServiceClient // by region
+
+	follows sync.WaitGroup
+}
+
+// bought is a receipt with where it came from.
+type bought struct{ region, purchaseID, receipt string }
+
+func (w *world) admitViewers(ctx context.Context) {
+	var audience sync.WaitGroup
+	defer audience.Wait()
+	for i := range w.plan.viewers {
+		p := &w.plan.viewers[i]
+		audience.Go(func() {
+			if !w.sleepUntil(ctx, p.Arrives) {
+				return
+			}
+			v := &viewer{viewerPlan: p, w: w, draws: w.cfg.draws("visit", p.Number), route: p.Regions, offers: map[string]offerv1.OfferServiceClient{}}
+			for _, region := range p.Regions {
+				v.offers[region] = offerv1.NewOfferServiceClient(w.net.Conn(viewerHost(p), region))
+			}
+			defer v.follows.Wait()
+			v.visit(ctx)
+		})
+	}
+}
+
+func (v *viewer) hints() *offerv1.RoutingHints {
+	return &offerv1.RoutingHints{DropId: v.w.drops[v.Drop], RequestId: v.RequestID}
+}
+
+func (v *viewer) consent() *offerv1.Consent {
+	if v.Details == "" {
+		return nil
+	}
+	return &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}}
+}
+
+// visit is the whole of it. Receipts are followed on their own.
+func (v *viewer) visit(ctx context.Context) {
+	if v.Habit == Claims || v.Habit == ClaimsTwice {
+		v.claim(ctx)
+		return
+	}
+	token, ok := v.ask(ctx, v.RequestID)
+	if !ok || !sleep(ctx, v.Think) || v.Abandons {
+		return
+	}
+	switch v.Habit {
+	case DoubleTaps:
+		v.doubleTap(ctx, token)
+		return
+	case Steals:
+		v.steal(ctx, token)
+		return
+	}
+	first, ok := v.redeem(ctx, token, true)
+	if !ok {
+		return
+	}
+	switch v.Habit {
+	case Replays:
+		for range 3 {
+			v.repeat(ctx, token, first)
+		}
+	case Presents:
+		v.present(ctx, first)
+	case ChangesOrder:
+		v.changeOrder(ctx, token, first)
+	case BuysTwice: // another region's cap does not know the first purchase: the verifier's does
+		v.route = append(slices.Clone(v.route[1:]), v.route[0])
+		if second, ok := v.ask(ctx, v.RequestID+"-again"); ok {
+			v.redeem(ctx, second, false)
+		}
+	}
+}
+
+// roam makes one call as a router would: at the nearest region, and elsewhere when that cannot serve it now. After a
+// round of all it waits a little, until patience ends.
+func (v *viewer) roam(ctx context.Context, call func(context.Context, string) error) (tries int, err error) {
+	end := time.Now().Add(patience)
+	for {
+		for _, region := range v.route {
+			tries++
+			if err = v.try(ctx, region, call); !v.elsewhere(err) || ctx.Err() != nil {
+				return tries, err
+			}
+		}
+		if wait := 200*time.Millisecond + time.Duration(v.draws.Int64N(int64(300*time.Millisecond))); time.Now().After(end) || !sleep(ctx, wait) {
+			return tries, err
+		}
+	}
+}
+
+func (v *viewer) try(ctx context.Context, region string, call func(context.Context, string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	return call(ctx, region)
+}
+
+// elsewhere tells answers that another region, or the same a little later, may better.
+func (v *viewer) elsewhere(err error) bool {
+	switch rpcerr.Reason(err) {
+	case errorsv1.Reason_REASON_NO_UNIT_HERE:
+		return !v.w.cfg.broken.final
+	case errorsv1.Reason_REASON_OVERLOADED:
+		return true
+	}
+	c := status.Code(err)
+	return err != nil && (c == codes.Unavailable || c == codes.DeadlineExceeded)
+}
+
+// refusals that a viewer may meet and that end its wish.
+var refusals = []errorsv1.Reason{
+	errorsv1.Reason_REASON_SOLD_OUT, errorsv1.Reason_REASON_NO_UNIT_HERE, errorsv1.Reason_REASON_DROP_NOT_OPEN,
+	errorsv1.Reason_REASON_VIEWER_LIMIT, errorsv1.Reason_REASON_TOKEN_EXPIRED,
+}
+
+// leave notes why a wish ended, and what should not have ended it.
+func (v *viewer) leave(ctx context.Context, method string, err error) {
+	reason := rpcerr.Reason(err)
+	switch {
+	case ctx.Err() != nil:
+	case slices.Contains(refusals, reason):
+		v.w.watch.refusal(method + " " + reason.String())
+	case v.elsewhere(err):
+		v.w.watch.refusal(method + " " + status.Code(err).String())
+	default:
+		v.w.watch.surprise("%s of a viewer who is %q: %v", method, v.Habit, status.Code(err).String()+" "+reason.String())
+	}
+}
+
+// ask gets an offer token.
+func (v *viewer) ask(ctx context.Context, requestID string) (token string, ok bool) {
+	hints := v.hints()
+	hints.RequestId = requestID
+	var answer *offerv1.RequestOfferResponse
+	_, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
+		answer, err = v.offers[region].RequestOffer(ctx, &offerv1.RequestOfferRequest{
+			Hints: hints, ViewerSessionId: v.Session[:], Consent: v.consent(),
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		v.leave(ctx, "RequestOffer", err)
+		return "", false
+	case answer.GetGranted() == nil:
+		v.w.watch.refusal("RequestOffer refused " + answer.GetRefused().GetReason().String())
+		return "", false
+	}
+	return answer.GetGranted().GetOfferToken(), true
+}
+
+func (v *viewer) order(token string) *offerv1.RedeemOfferRequest {
+	return &offerv1.RedeemOfferRequest{
+		Hints: v.hints(), OfferToken: token, ViewerSessionId: v.Session[:],
+		PaymentReference: v.reference(), DeliveryDetails: []byte(v.Details), Consent: v.consent(),
+	}
+}
+
+// redeem buys, and follows what came of it.
+func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, bool) {
+	tapped := time.Since(v.w.start)
+	var answer *offerv1.RedeemOfferResponse
+	tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
+		answer, err = v.offers[region].RedeemOffer(ctx, v.order(token))
+		return err
+	})
+	if err != nil {
+		v.leave(ctx, "RedeemOffer", err)
+		return bought{}, false
+	}
+	b := bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}
+	v.keep(ctx, b, tapped, first, tries)
+	return b, true
+}
+
+// keep notes a receipt and follows it.
+func (v *viewer) keep(ctx context.Context, b bought, tapped time.Duration, first bool, tries int) {
+	v.w.watch.answer(Answer{
+		Viewer: v.Number, Region: b.region, PurchaseID: b.purchaseID, Receipt: b.receipt,
+		Tapped: tapped, Arrived: time.Since(v.w.start), First: first, Tries: tries,
+	})
+	v.follows.Go(func() { v.follow(ctx, b) })
+}
+
+// repeat redeems the same token at the region that accepted it.
+func (v *viewer) repeat(ctx context.Context, token string, first bought) {
+	err := v.try(ctx, first.region, func(ctx context.Context, region string) error {
+		answer, err := v.offers[region].RedeemOffer(ctx, v.order(token))
+		if err == nil {
+			v.w.watch.answer(Answer{Viewer: v.Number, Region: answer.GetRegion(), PurchaseID: answer.GetPurchaseId(), Receipt: answer.GetReceipt()})
+		}
+		return err
+	})
+	if err != nil && !v.elsewhere(err) {
+		v.leave(ctx, "a repeated RedeemOffer", err)
+	}
+}
+
+// doubleTap redeems at two regions at once: each gives a unit away, and one of them comes back.
+func (v *viewer) doubleTap(ctx context.Context, token string) {
+	tapped := time.Since(v.w.start)
+	var taps sync.WaitGroup
+	for i, region := range v.Regions[:min(2, len(v.Regions))] {
+		taps.Go(func() {
+			err := v.try(ctx, region, func(call context.Context, region string) error {
+				answer, err := v.offers[region].RedeemOffer(call, v.order(token))
+				if err == nil {
+					v.keep(ctx, bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}, tapped, i == 0, 1)
+				}
+				return err
+			})
+			if err != nil {
+				v.leave(ctx, "a double RedeemOffer", err)
+			}
+		})
+	}
+	taps.Wait()
+}
+
+// claim asks and buys in one call; who claims twice makes the same call at the next region too.
+func (v *viewer) claim(ctx context.Context) {
+	if !sleep(ctx, v.Think) || v.Abandons {
+		return
+	}
+	request := &offerv1.ClaimOfferRequest{
+		Hints: v.hints(), ViewerSessionId: v.Session[:], Consent: v.consent(), PaymentReference: v.reference(),
+		DeliveryDetails: []byte(v.Details), MaxPrice: &offerv1.Money{
+			CurrencyCode: currencies[v.Drop%len(currencies)], MinorUnits: int64(1000 + v.Drop),
+		},
+	}
+	for round := range 2 {
+		tapped := time.Since(v.w.start)
+		var answer *offerv1.ClaimOfferResponse
+		tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
+			answer, err = v.offers[region].ClaimOffer(ctx, request)
+			return err
+		})
+		accepted := answer.GetAccepted()
+		switch {
+		case err != nil:
+			v.leave(ctx, "ClaimOffer", err)
+			return
+		case accepted == nil:
+			v.w.watch.refusal("ClaimOffer refused " + answer.GetRefused().GetReason().String())
+			return
+		}
+		v.keep(ctx, bought{accepted.GetRegion(), accepted.GetPurchaseId(), accepted.GetReceipt()}, tapped, round == 0, tries)
+		if v.Habit != ClaimsTwice {
+			return
+		}
+		v.route = append(slices.Clone(v.route[1:]), v.route[0])
+	}
+}
+
+// present shows a receipt in another region: it counts there like a forwarded entry.
+func (v *viewer) present(ctx context.Context, b bought) {
+	if v.route = v.others(b.region); len(v.route) == 0 {
+		return
+	}
+	_, err := v.roam(ctx, func(ctx context.Context, region string) error {
+		answer, err := v.offers[region].GetPurchase(ctx, &offerv1.GetPurchaseRequest{
+			Hints: v.hints(), Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: b.receipt},
+		})
+		if err == nil && answer.GetPurchase().GetPurchaseId() != b.purchaseID {
+			v.w.watch.surprise("a receipt of purchase %s gave purchase %s", b.purchaseID, answer.GetPurchase().GetPurchaseId())
+		}
+		return err
+	})
+	if err != nil && !v.elsewhere(err) {
+		v.leave(ctx, "GetPurchase", err)
+	}
+}
+
+// others are the regions but one, nearest first.
+func (v *viewer) others(region string) []string {
+	return slices.DeleteFunc(slices.Clone(v.Regions), func(r string) bool { return r == region })
+}
+
+// changeOrder repeats a redemption with another payment: the first stands.
+func (v *viewer) changeOrder(ctx context.Context, token string, first bought) {
+	v.mustFail(ctx, first.region, "a RedeemOffer with another payment", errorsv1.Reason_REASON_REQUEST_REPLAYED,
+		func(order *offerv1.RedeemOfferRequest) { order.PaymentReference += "-other" }, token)
+}
+
+// steal redeems under another session.
+func (v *viewer) steal(ctx context.Context, token string) {
+	v.mustFail(ctx, v.Regions[0], "a RedeemOffer of a stolen token", errorsv1.Reason_REASON_TOKEN_MISMATCH,
+		func(order *offerv1.RedeemOfferRequest) {
+			order.ViewerSessionId = slices.Clone(order.ViewerSessionId)
+			order.ViewerSessionId[15] ^= 1
+		}, token)
+}
+
+func (v *viewer) mustFail(ctx context.Context, region, what string, reason errorsv1.Reason, change func(*offerv1.RedeemOfferRequest), token string) {
+	order := v.order(token)
+	change(order)
+	err := v.try(ctx, region, func(ctx context.Context, region string) error {
+		_, err := v.offers[region].RedeemOffer(ctx, order)
+		return err
+	})
+	if rpcerr.Reason(err) != reason && !v.elsewhere(err) && ctx.Err() == nil {
+		v.w.watch.surprise("%s ended in %v %v, want %v", what, status.Code(err), rpcerr.Reason(err), reason)
+	}
+}
+
+// follow keeps a receipt until it has the final outcome: over streams at the region that accepted, and elsewhere when
+// they break.
+func (v *viewer) follow(ctx context.Context, b bought) {
+	draws := v.w.cfg.draws("follow "+b.region, v.Number)
+	regions := append([]string{b.region}, v.others(b.region)...)
+	answered := false
+	for i := 0; ; i++ {
+		final, err := v.followOnce(ctx, b, regions[i%len(regions)], &answered)
+		if final || ctx.Err() != nil {
+			return
+		}
+		if !v.elsewhere(err) && !errors.Is(err, io.EOF) {
+			v.w.watch.surprise("WatchPurchase: %v %v", status.Code(err), rpcerr.Reason(err))
+			return
+		}
+		if !sleep(ctx, 100*time.Millisecond+time.Duration(draws.Int64N(int64(time.Second)))) {
+			return
+		}
+	}
+}
+
+func (v *viewer) followOnce(ctx context.Context, b bought, region string, answered *bool) (final bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := v.offers[region].WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{
+		Hints: v.hints(), Credential: &offerv1.WatchPurchaseRequest_Receipt{Receipt: b.receipt},
+	})
+	if err != nil {
+		return false, err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return false, err
+		}
+		p := m.GetPurchase()
+		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !*answered {
+			*answered = v.confirm(ctx, p.GetPaymentIntentId())
+		}
+		if buyer.Final(p.GetState()) {
+			v.w.watch.ending(Ending{
+				Viewer: v.Number, Receipt: b.receipt, PurchaseID: p.GetPurchaseId(), State: p.GetState().String(),
+				Reason: p.GetReason().String(), Outcome: p.GetOutcome(), LicenceKey: p.GetLicenceKey(),
+			})
+			return true, nil
+		}
+	}
+}
+
+// confirm answers at the provider's page, a few seconds later.
+func (v *viewer) confirm(ctx context.Context, intentID string) bool {
+	page := verifierv1.NewTestPaymentServiceClient(v.w.net.Conn(viewerHost(v.viewerPlan), "verifier"))
+	sleep(ctx, 3*time.Second)
+	for range 10 {
+		err := v.try(ctx, "", func(ctx context.Context, _ string) error {
+			_, err := page.CompleteAction(ctx, &verifierv1.CompleteActionRequest{PaymentIntentId: intentID, Decline: v.Payment.Declines})
+			return err
+		})
+		if err == nil || rpcerr.Reason(err) == errorsv1.Reason_REASON_NO_ACTION_PENDING {
+			return true
+		}
+		if !v.elsewhere(err) && ctx.Err() == nil {
+			v.w.watch.surprise("CompleteAction: %v %v", status.Code(err), rpcerr.Reason(err))
+			return true
+		}
+		if !sleep(ctx, time.Second) {
+			return false
+		}
+	}
+	return false
+}

@@ -1,0 +1,77 @@
+package world
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Answer is one receipt as a viewer got it. Times are the world's.
+type Answer struct {
+	Viewer          int
+	Region          string
+	PurchaseID      string
+	Receipt         string
+	Tapped, Arrived time.Duration
+	// First marks a viewer's first receipt, whose time is the tap-to-receipt time; Tries counts its calls.
+	First bool
+	Tries int
+}
+
+// Ending is a purchase's final state as a viewer was told it, by following one of its receipts.
+type Ending struct {
+	Viewer     int
+	Receipt    string
+	PurchaseID string
+	State      string
+	Reason     string
+	Outcome    string
+	LicenceKey string
+}
+
+// witness is what clients saw.
+type witness struct {
+	mu        sync.Mutex // guards what is below
+	answers   []Answer
+	endings   []Ending
+	refusals  map[string]int // by method and reason, of viewers who left with empty hands
+	faults    map[string]int
+	surprises []string // answers that the protocol does not allow
+}
+
+func (w *witness) answer(a Answer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answers = append(w.answers, a)
+}
+
+func (w *witness) ending(e Ending) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endings = append(w.endings, e)
+}
+
+func (w *witness) refusal(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refusals == nil {
+		w.refusals = map[string]int{}
+	}
+	w.refusals[why]++
+}
+
+func (w *witness) fault(kind string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.faults == nil {
+		w.faults = map[string]int{}
+	}
+	w.faults[kind]++
+}
+
+// surprise notes what should not have happened. Its text must hold no secret: it is printed.
+func (w *witness) surprise(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.surprises = append(w.surprises, fmt.Sprintf(format, args...))
+}
