@@ -76,7 +76,7 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 		s.sequence = first
 		t.keep(s)
 	} else {
-		// The serial stays used, and this K alone would get it again: the record may be on the disk.
+		// The serial stays used: its record may be on the disk. The node stops, and the next start reads which it is.
 		s.err = refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
 		delete(t.sales, id)
 		t.count(s.drop, s.session, -1)
@@ -148,8 +148,9 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 	if err := n.mayAccept(o, at); err != nil {
 		return nil, nil, err
 	}
+	k := lease.Key(o.token.GetTokenId())
 	t.demand(o.drop).add(time.Now())
-	unit, ok := t.book.Take(o.drop, lease.Key(o.token.GetTokenId()))
+	unit, ok := t.book.Take(o.drop, k)
 	if !ok {
 		if t.soldOut(o.drop) {
 			return nil, nil, soldOut(o.drop)
@@ -160,21 +161,10 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 	if n.low(o.drop) {
 		poke(n.pokeStock)
 	}
-	text, err := n.signer.Receipt(&offerv1.Receipt{
-		OfferToken: o.tokenText, PurchaseId: id, Serial: unit.Serial, LeaseId: unit.Lease, Epoch: t.epoch,
-		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, AcceptTime: timestamppb.New(at),
-		PaymentReference: o.paymentReference, DeliveryDetails: o.details, PreviousReceiptHash: t.lastHash,
-	})
+	text, commit, err := n.queue(id, o, unit, at)
 	if err != nil {
-		return nil, nil, fmt.Errorf("signing a receipt: %w", err)
-	}
-	record, err := proto.Marshal(&regionv1.JournalRecord{Record: &regionv1.JournalRecord_Redeemed{Redeemed: text}})
-	if err != nil {
-		return nil, nil, fmt.Errorf("encoding a redemption: %w", err)
-	}
-	commit, err := n.deps.Journal.Enqueue(record)
-	if err != nil {
-		return nil, nil, fmt.Errorf("queueing a redemption: %w", err)
+		t.book.Undo(o.drop, k)
+		return nil, nil, err
 	}
 	hash := sha256.Sum256([]byte(text))
 	t.lastAccept, t.lastHash = at, hash[:]
@@ -182,6 +172,26 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 	t.sales[id] = s
 	t.count(o.drop, o.session, 1)
 	return s, commit, nil
+}
+
+// queue signs the receipt of a unit and puts it in the journal's queue. After an error nothing is queued.
+func (n *Node) queue(id string, o order, unit lease.Unit, at time.Time) (text string, commit *journal.Commit, err error) {
+	text, err = n.signer.Receipt(&offerv1.Receipt{
+		OfferToken: o.tokenText, PurchaseId: id, Serial: unit.Serial, LeaseId: unit.Lease, Epoch: n.till.epoch,
+		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, AcceptTime: timestamppb.New(at),
+		PaymentReference: o.paymentReference, DeliveryDetails: o.details, PreviousReceiptHash: n.till.lastHash,
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	record, err := proto.Marshal(&regionv1.JournalRecord{Record: &regionv1.JournalRecord_Redeemed{Redeemed: text}})
+	if err != nil {
+		return "", nil, fmt.Errorf("encoding a redemption: %w", err)
+	}
+	if commit, err = n.deps.Journal.Enqueue(record); err != nil {
+		return "", nil, fmt.Errorf("queueing a redemption: %w", err)
+	}
+	return text, commit, nil
 }
 
 // mayAccept checks everything that a repeat is free of.

@@ -330,3 +330,37 @@ func TestModes(t *testing.T) {
 		}
 	})
 }
+
+func TestFullQueueShedsWithoutLosingUnits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 20, 20)
+		w.options.QueueRecords = 3
+		w.options.SyncTime = 100 * time.Millisecond
+		w.start()
+		time.Sleep(21 * time.Second)
+		shed := 0
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for i := range 20 {
+			text := w.mustOffer(i)
+			all.Go(func() {
+				if _, err := w.redeem(i, text); err != nil {
+					wantReason(t, err, "OVERLOADED")
+					mu.Lock()
+					defer mu.Unlock()
+					shed++
+				}
+			})
+		}
+		all.Wait()
+		if shed == 0 {
+			t.Error("a queue of 3 took 20 redemptions at once")
+		}
+		for i := range shed { // others come for what was shed
+			w.mustRedeem(100+i, w.mustOffer(100+i))
+		}
+		if err := w.end(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}

@@ -1,10 +1,10 @@
 // Package lease is the book of the units that a node may sell: which serials of which lease are untouched, used or on
 // their way back.
 //
-//	Adopt ──> untouched ── Take(drop, K) ──> used                   for ever
+//	Adopt ──> untouched ── Take(drop, K) ──> used                   for ever, once it is journaled
 //	              └── PlanReturn ──> returning ── Acknowledge ──> gone     for ever
 //
-// Invariants. A serial leaves untouched once and never comes back (I10 of docs/settlement.md): whoever rebuilds the book
+// Invariants. A serial that a journal names never comes back (I10 of docs/settlement.md): whoever rebuilds the book
 // from a journal calls Adopt, Use and Return in the journal's order and gets the same book. A lease is an immutable set;
 // adopting it again changes nothing. Only leases of the current epoch are sold from or given back.
 //
@@ -136,6 +136,24 @@ func (b *Book) Take(dropID string, k Key) (u Unit, ok bool) {
 		}
 	}
 	return Unit{}, false
+}
+
+// Undo gives back what Take gave to K, for a caller who knows that no record of it was written or queued. Without it
+// a unit that a full journal turned away would be lost to everybody until the drop's end and beyond.
+func (b *Book) Undo(dropID string, k Key) {
+	d := b.drops[dropID]
+	if d == nil {
+		return
+	}
+	u, ok := d.taken[k]
+	e := b.leases[u.Lease]
+	if !ok || e.states[u.Serial] != used {
+		return
+	}
+	delete(d.taken, k)
+	e.states[u.Serial] = untouched
+	e.free++
+	e.next = 0 // look through the lease anew
 }
 
 func (e *entry) move(serial uint32, to state) {

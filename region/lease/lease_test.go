@@ -89,6 +89,18 @@ func TestBook(t *testing.T) {
 					log(func(b *lease.Book) error { return b.Use(u, k) })
 				}
 			},
+			"undo a take that was not journaled": func(t *rapid.T) {
+				drop, k := dropName(), lease.Key{200, 0}
+				k[1] = drop[4]
+				u, ok := book.Take(drop, k)
+				if ok != (count(drop, "untouched") > 0) {
+					t.Fatalf("taking from %s: got %v", drop, ok)
+				}
+				if ok && fate[unit(u.Lease, u.Serial)] != "untouched" {
+					t.Fatalf("unit %v was handed out; it was %s", u, fate[unit(u.Lease, u.Serial)])
+				}
+				book.Undo(drop, k)
+			},
 			"return": func(t *rapid.T) {
 				drop, units := dropName(), rapid.IntRange(0, 8).Draw(t, "units")
 				want, got := min(units, count(drop, "untouched")), 0
