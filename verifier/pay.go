@@ -14,37 +14,13 @@ import (
 )
 
 // runPayments drives payment jobs, each in its own goroutine and at most PaymentParallelism at a time, until ctx ends
-// and all of them did.
+// and all of them did. Jobs are claimed that many at a time, since a claim is a commit; they wait here for their turn.
 func (s *Service) runPayments(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	slots := make(chan struct{}, s.cfg.PaymentParallelism)
 	for failures := 0; ctx.Err() == nil; {
-		free := 0
-		select { // one free slot at least
-		case slots <- struct{}{}:
-			free++
-		case <-ctx.Done():
-			return
-		}
-		for more := true; more; {
-			select {
-			case slots <- struct{}{}:
-				free++
-			default:
-				more = false
-			}
-		}
-		jobs, err := s.claim(ctx, store.PayJob, free)
-		for range free - len(jobs) {
-			<-slots
-		}
-		for _, j := range jobs {
-			running.Go(func() {
-				defer func() { <-slots }()
-				s.runPayment(ctx, j)
-			})
-		}
+		jobs, err := s.claim(ctx, store.PayJob, s.cfg.PaymentParallelism)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.deps.Log.Error("claiming payment jobs failed", "error", err)
@@ -53,6 +29,17 @@ func (s *Service) runPayments(ctx context.Context) {
 		case len(jobs) == 0:
 			failures = 0
 			s.waitForJobs(ctx, store.PayJob)
+		}
+		for _, j := range jobs {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return // due again at the next start
+			}
+			running.Go(func() {
+				defer func() { <-slots }()
+				s.runPayment(ctx, j)
+			})
 		}
 	}
 }
@@ -71,7 +58,7 @@ func (s *Service) runPayment(ctx context.Context, j store.Job) {
 	if later == 0 {
 		return // finished in its last transaction
 	}
-	if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Postpone(ctx, j, later) }); err != nil && ctx.Err() == nil {
+	if err := s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Postpone(ctx, j, later) }); err != nil && ctx.Err() == nil {
 		s.deps.Log.Error("putting a payment job off failed", "error", err)
 	}
 }
@@ -86,7 +73,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 		return 0, err
 	}
 	if !p.State.AwaitsMoney() {
-		return 0, s.store.Write(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, j) })
+		return 0, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, j) })
 	}
 	in, err := s.intent(ctx, &p)
 	if err != nil {
@@ -126,7 +113,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 // paid applies a payment event, and finishes the job where the attempt is over. An attempt that is not the purchase's
 // current one any more changes nothing.
 func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, event saga.Event) error {
-	return s.store.Write(ctx, func(tx *store.Tx) error {
+	return s.store.WriteShared(ctx, func(tx *store.Tx) error {
 		p, err := tx.Purchase(ctx, seen.TokenID)
 		if err != nil {
 			return err
@@ -163,7 +150,7 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 	if err != nil {
 		return in, err
 	}
-	return in, s.store.Write(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
+	return in, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
 }
 
 func (s *Service) readIntent(ctx context.Context, id string) (payment.Intent, error) {
@@ -200,7 +187,7 @@ func (s *Service) completeAction(ctx context.Context, customer payment.TestCusto
 	if err != nil {
 		return err
 	}
-	return s.store.Write(ctx, func(tx *store.Tx) error {
+	return s.store.WriteShared(ctx, func(tx *store.Tx) error {
 		return tx.Hurry(ctx, store.PayJob, p.TokenID, s.deps.Now().UnixMicro())
 	})
 }

@@ -250,6 +250,8 @@ func FuzzGenuineNonsense(f *testing.F) {
 		if !utf8.ValidString(lease) || !utf8.ValidString(reference) {
 			t.Skip("no protobuf string")
 		}
+		w.t = t
+		defer func() { w.t = f }() // the cleanup is f's
 		receipt, _ := w.redeem(w.nodes[0], sale{price: price, unleased: true, edit: func(r *offerv1.Receipt) {
 			r.Serial, r.PaymentReference, r.DeliveryDetails = serial, reference, details
 			r.AcceptTime = &timestamppb.Timestamp{Seconds: seconds, Nanos: nanos}

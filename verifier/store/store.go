@@ -93,7 +93,8 @@ type Changed struct {
 
 // Store is the verifier's database.
 type Store struct {
-	db *sqldb.DB
+	db    *sqldb.DB
+	batch batcher
 	// Committed, set before first use, is called after every commit. It must not block.
 	Committed func(Changes)
 	// Fault, set before first use by tests only, is asked before every commit and after it; an error is a crash there.
@@ -110,7 +111,7 @@ func Migrate(ctx context.Context, db *sqldb.DB) error {
 }
 
 // New uses a migrated database.
-func New(db *sqldb.DB) *Store { return &Store{db: db} }
+func New(db *sqldb.DB) *Store { return &Store{db: db, batch: batcher{leading: make(chan struct{}, 1)}} }
 
 // Queries are the reads, over committed states or inside a transaction.
 type Queries struct{ q sqldb.Querier }
@@ -121,7 +122,7 @@ func (s *Store) Read() Queries { return Queries{s.db.Read()} }
 // Tx is a transaction: its reads and changes.
 type Tx struct {
 	Queries
-	tx      *sql.Tx
+	tx      *prepared
 	events  []event
 	changes Changes
 }
@@ -130,7 +131,8 @@ type Tx struct {
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	var changes Changes
 	err := s.db.Write(ctx, func(sqlTx *sql.Tx) error {
-		tx := &Tx{Queries: Queries{sqlTx}, tx: sqlTx}
+		p := &prepared{sqlTx, map[string]*sql.Stmt{}}
+		tx := &Tx{Queries: Queries{p}, tx: p}
 		if err := fn(tx); err != nil {
 			return err
 		}

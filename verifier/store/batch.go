@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// batcher lets small changes that come at the same time share a commit: a commit waits for the disk, and most of the
+// cost of a payment's two short changes is that wait.
+type batcher struct {
+	leading chan struct{} // holds one token: its sender leads
+
+	mu      sync.Mutex // guards waiting
+	waiting []*change
+}
+
+type change struct {
+	fn   func(*Tx) error
+	tx   *Tx
+	err  error
+	done chan struct{} // closed when err is final
+}
+
+// WriteShared is Write for small changes: those that wait while another transaction runs become one transaction, each
+// under its own savepoint, so that one that fails takes no other with it. It outlives its context, which may be another
+// caller's.
+func (s *Store) WriteShared(ctx context.Context, fn func(*Tx) error) error {
+	c := &change{fn: fn, done: make(chan struct{})}
+	s.batch.mu.Lock()
+	s.batch.waiting = append(s.batch.waiting, c)
+	s.batch.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.err
+	case s.batch.leading <- struct{}{}:
+	}
+	s.batch.mu.Lock()
+	all := s.batch.waiting
+	s.batch.waiting = nil
+	s.batch.mu.Unlock()
+	if len(all) > 0 { // the last leader may have taken this one too
+		s.lead(context.WithoutCancel(ctx), all)
+	}
+	<-s.batch.leading
+	<-c.done
+	return c.err
+}
+
+// lead runs changes in one transaction and tells each what became of it.
+func (s *Store) lead(ctx context.Context, all []*change) {
+	err := s.Write(ctx, func(tx *Tx) error {
+		for _, c := range all {
+			if err := c.run(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, c := range all {
+		if c.err == nil {
+			c.err = err
+		}
+		close(c.done)
+	}
+}
+
+// run is one change under its savepoint. The error is one that spoils the whole transaction.
+func (c *change) run(ctx context.Context, tx *Tx) error {
+	c.tx = &Tx{Queries: tx.Queries, tx: tx.tx}
+	if _, err := tx.tx.ExecContext(ctx, `SAVEPOINT change`); err != nil {
+		return fmt.Errorf("setting a savepoint: %w", err)
+	}
+	if c.err = c.fn(c.tx); c.err != nil {
+		if _, err := tx.tx.ExecContext(ctx, `ROLLBACK TO SAVEPOINT change`); err != nil {
+			return errors.Join(c.err, fmt.Errorf("rolling back to a savepoint: %w", err))
+		}
+	} else {
+		tx.events = append(tx.events, c.tx.events...)
+		tx.changes.Purchases = append(tx.changes.Purchases, c.tx.changes.Purchases...)
+		tx.changes.Keys = tx.changes.Keys || c.tx.changes.Keys
+		for _, kind := range c.tx.changes.Jobs {
+			tx.added(kind)
+		}
+	}
+	if _, err := tx.tx.ExecContext(ctx, `RELEASE SAVEPOINT change`); err != nil {
+		return fmt.Errorf("releasing a savepoint: %w", err)
+	}
+	return nil
+}
+
+// prepared keeps the statements of one transaction, which in a batch run a hundred times each; database/sql closes them
+// with the transaction.
+type prepared struct {
+	tx    *sql.Tx
+	stmts map[string]*sql.Stmt
+}
+
+func (p *prepared) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s := p.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := p.tx.PrepareContext(ctx, query)
+	if err == nil {
+		p.stmts[query] = s
+	}
+	return s, err
+}
+
+// ExecContext changes rows.
+func (p *prepared) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	s, err := p.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, args...)
+}
+
+// QueryContext implements sqldb.Querier.
+func (p *prepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := p.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}
+
+// QueryRowContext implements sqldb.Querier. A statement that cannot be prepared is left to the transaction, whose row
+// carries the error.
+func (p *prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	s, err := p.stmt(ctx, query)
+	if err != nil {
+		return p.tx.QueryRowContext(ctx, query, args...)
+	}
+	return s.QueryRowContext(ctx, args...)
+}
