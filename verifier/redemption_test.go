@@ -263,3 +263,23 @@ func TestReceiptUnderAnUnknownKeyIsNotRejected(t *testing.T) {
 		want(t, w.get(receipt), delivered, noReason)
 	})
 }
+
+func TestSameUnitFromAnotherNodeIsNotReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		k, session := w.bytes(), w.bytes()
+		first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_ok", serial: 7})
+		second, _ := w.redeem(w.nodes[1], sale{k: k, session: session, reference: "tp_ok", serial: 7, unleased: true,
+			edit: func(r *offerv1.Receipt) { r.LeaseId = w.nodes[0].lease }})
+		w.submit(w.nodes[0], 0, first, second)
+		time.Sleep(time.Minute)
+		w.present(second)
+		time.Sleep(time.Minute)
+		want(t, w.get(second), delivered, noReason)
+		if free, leased, sold := w.f.count(w.drop); free != 0 || leased != 0 || sold != 1 {
+			t.Errorf("%d free, %d leased, %d sold; the winner's own unit must stay sold", free, leased, sold)
+		}
+		w.checkBooks()
+	})
+}
