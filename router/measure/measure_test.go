@@ -231,6 +231,24 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
+func TestOneLostProbeIsWeather(t *testing.T) {
+	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
+		time.Sleep(5 * time.Second)
+		before := w.count("near")
+		w.change("near", func(n *fakeNode) { n.refuses = true })
+		until(t, "two lost probes", 3*time.Second, func() bool { return w.count("near") == before+2 })
+		time.Sleep(25 * ms) // the second one's answer
+		w.change("near", func(n *fakeNode) { n.refuses = false })
+		if !row(table, "near").Reachable {
+			t.Error("unreachable after two lost probes")
+		}
+		time.Sleep(5 * time.Second)
+		if !row(table, "near").Reachable {
+			t.Error("unreachable although the third one was good")
+		}
+	})
+}
+
 func TestAGoodProbeEndsUnreachability(t *testing.T) {
 	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
 		time.Sleep(5 * time.Second)
