@@ -16,7 +16,7 @@ import (
 func finishing(name string, takes time.Duration, order *[]string) process.Stage {
 	return process.Stage{Name: name, Run: func(ctx context.Context) error {
 		<-ctx.Done()
-		time.Sleep(takes)
+		<-time.After(takes) // virtual time
 		*order = append(*order, name)
 		return nil
 	}}
