@@ -231,28 +231,44 @@ func TestFrozenTermsStay(t *testing.T) {
 }
 
 func TestBrokenJournalStopsTheNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 5, 5)
-		w.start()
-		time.Sleep(21 * time.Second)
-		w.end()
-		w.options.Fault = func(s journal.Stage) error {
-			if s == journal.BeforeCommit {
-				return errors.New("fsync: input/output error")
-			}
-			return nil
-		}
-		w.start()
-		_, err := w.redeem(1, w.mustOffer(1))
-		wantReason(t, err, "STORE_UNAVAILABLE")
-		if err := <-w.ended; !errors.Is(err, journal.ErrBroken) {
-			t.Errorf("Run ended with %v, want ErrBroken", err)
-		}
-		if len(w.records()) == 0 {
-			t.Error("the journal lost what it had")
-		}
-		w.abandon()
-	})
+	for name, write := range map[string]func(*world) error{
+		"by a redemption": func(w *world) error {
+			_, err := w.redeem(1, w.mustOffer(1))
+			return err
+		},
+		"by any other record": func(w *world) error {
+			_, err := w.node.SetMode(w.t.Context(), &regionv1.SetModeRequest{Mode: regionv1.RegionMode_REGION_MODE_CORDONED})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 5, 5)
+				w.start()
+				time.Sleep(21 * time.Second)
+				if err := w.end(); err != nil {
+					t.Errorf("Run: %v", err)
+				}
+				w.options.Fault = func(s journal.Stage) error {
+					if s == journal.BeforeCommit {
+						return errors.New("fsync: input/output error")
+					}
+					return nil
+				}
+				w.start()
+				wantReason(t, write(w), "STORE_UNAVAILABLE")
+				select {
+				case err := <-w.ended:
+					if !errors.Is(err, journal.ErrBroken) {
+						t.Errorf("Run ended with %v, want ErrBroken", err)
+					}
+				case <-time.After(time.Second):
+					t.Error("the node goes on")
+				}
+				w.abandon()
+			})
+		})
+	}
 }
 
 func TestForeignDiskEndsTheNode(t *testing.T) {
