@@ -9,7 +9,7 @@ import (
 // metrics are bounded by design: no label carries an id.
 type metrics struct {
 	granted   prometheus.Counter
-	grants    *prometheus.CounterVec // by result: lease, nothing_free, sold_out
+	grants    *prometheus.CounterVec // by result: lease, nothing_free, sold_out, repeated
 	returned  prometheus.Counter
 	recalled  prometheus.Counter
 	settled   *prometheus.CounterVec // by result: yes, no

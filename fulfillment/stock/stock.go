@@ -26,26 +26,32 @@ func Size(free, wanted, nodes int) int {
 	return min(max(free/(shareOfFairShare*nodes), 1), wanted)
 }
 
+// Enough is a number of free units from which on Size gives everything that is wanted: counting further is of no use.
+func Enough(wanted, nodes int) int { return shareOfFairShare * max(nodes, 1) * max(wanted, 1) }
+
 // Report is what one node last said about one drop.
 type Report struct {
 	// NodeID orders nodes that are equally rich.
 	NodeID string
 	// Untouched units: lent to it, not sold, not on their way back.
 	Untouched int
-	// Hungry: a viewer wants one from this node.
+	// Hungry: it would sell one if it had one. It says nothing about viewers: an idle node is hungry, too.
 	Hungry bool
+	// Idle: its untouched units have not changed for a while, so nobody seems to want them here.
+	Idle bool
 }
 
 // starving: it would sell and has nothing to sell.
 func (r Report) starving() bool { return r.Hungry && r.Untouched == 0 }
 
-// surplus is what it can spare. A node with viewers keeps one unit, so two of them with one unit each never pass it to
-// and fro; a node without viewers can spare its last.
+// surplus is what it can spare. A node that sells, or that was lent its last unit just now, keeps it: else two empty
+// nodes would pass one unit to and fro faster than a viewer can take it. An idle node spares its last, which goes round
+// slowly until it meets a viewer.
 func (r Report) surplus() int {
-	if r.Hungry {
-		return r.Untouched - 1
+	if r.Idle {
+		return r.Untouched
 	}
-	return r.Untouched
+	return r.Untouched - 1
 }
 
 // Recall is how many untouched units node nodeID is asked to give back when nothing of the drop is free. Only the

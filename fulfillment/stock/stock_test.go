@@ -35,6 +35,9 @@ func TestSizeLendsEverythingInTheEnd(t *testing.T) {
 		free := rapid.IntRange(0, 20_000).Draw(t, "free")
 		nodes := rapid.IntRange(1, 40).Draw(t, "nodes")
 		wanted := rapid.IntRange(1, 10_000).Draw(t, "wanted")
+		if got, want := stock.Size(min(free, stock.Enough(wanted, nodes)), wanted, nodes), stock.Size(free, wanted, nodes); got != want {
+			t.Fatalf("with %d counted only as far as enough: lent %d, want %d", free, got, want)
+		}
 		for free > 0 {
 			n := stock.Size(free, wanted, nodes)
 			if n < 1 || n > free || n > wanted {
@@ -56,25 +59,25 @@ func TestRecall(t *testing.T) {
 		want    int
 	}{
 		"the richest gives half": {
-			[]stock.Report{{rich, 10, false}, {other, 4, false}, {poor, 0, true}}, rich, 5},
+			[]stock.Report{{rich, 10, false, true}, {other, 4, false, true}, {poor, 0, true, false}}, rich, 5},
 		"the others are left alone": {
-			[]stock.Report{{rich, 10, false}, {other, 4, false}, {poor, 0, true}}, other, 0},
+			[]stock.Report{{rich, 10, false, true}, {other, 4, false, true}, {poor, 0, true, false}}, other, 0},
 		"nobody starves, nobody gives": {
-			[]stock.Report{{rich, 10, false}, {poor, 1, true}}, rich, 0},
-		"an empty node without viewers does not starve": {
-			[]stock.Report{{rich, 10, false}, {poor, 0, false}}, rich, 0},
-		"a node without viewers gives its last unit": {
-			[]stock.Report{{rich, 1, false}, {poor, 0, true}}, rich, 1},
-		"a node with viewers keeps its last unit": {
-			[]stock.Report{{rich, 1, true}, {poor, 0, true}}, rich, 0},
-		"a node with viewers gives the second": {
-			[]stock.Report{{rich, 2, true}, {poor, 0, true}}, rich, 1},
+			[]stock.Report{{rich, 10, false, true}, {poor, 1, true, false}}, rich, 0},
+		"an empty node that would not sell does not starve": {
+			[]stock.Report{{rich, 10, false, true}, {poor, 0, false, true}}, rich, 0},
+		"an idle node gives its last unit": {
+			[]stock.Report{{rich, 1, false, true}, {poor, 0, true, false}}, rich, 1},
+		"a node that sells keeps its last unit": {
+			[]stock.Report{{rich, 1, false, false}, {poor, 0, true, false}}, rich, 0},
+		"a node that sells gives the second": {
+			[]stock.Report{{rich, 2, false, false}, {poor, 0, true, false}}, rich, 1},
 		"of equals the first by id is asked": {
-			[]stock.Report{{other, 4, false}, {rich, 4, false}, {poor, 0, true}}, rich, 2},
+			[]stock.Report{{other, 4, false, true}, {rich, 4, false, true}, {poor, 0, true, false}}, rich, 2},
 		"of equals only one is asked": {
-			[]stock.Report{{other, 4, false}, {rich, 4, false}, {poor, 0, true}}, other, 0},
+			[]stock.Report{{other, 4, false, true}, {rich, 4, false, true}, {poor, 0, true, false}}, other, 0},
 		"the starving give nothing": {
-			[]stock.Report{{poor, 0, true}, {other, 0, true}}, poor, 0},
+			[]stock.Report{{poor, 0, true, false}, {other, 0, true, false}}, poor, 0},
 		"a node that reported nothing gives nothing": {nil, rich, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,6 +96,7 @@ func TestRecallFeedsTheStarvingAndComesToRest(t *testing.T) {
 		reports := make([]stock.Report, n)
 		for i := range reports {
 			reports[i] = stock.Report{NodeID: fmt.Sprint(i), Untouched: rapid.IntRange(0, 50).Draw(t, "untouched"), Hungry: rapid.Bool().Draw(t, "hungry")}
+			reports[i].Idle = !reports[i].Hungry
 		}
 		for round := 0; ; round++ {
 			if round > 200 {
@@ -125,7 +129,7 @@ func TestRecallFeedsTheStarvingAndComesToRest(t *testing.T) {
 		for _, poor := range reports {
 			for _, rich := range reports {
 				spare := rich.Untouched
-				if rich.Hungry {
+				if !rich.Idle {
 					spare--
 				}
 				if poor.Hungry && poor.Untouched == 0 && spare > 0 {
