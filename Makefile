@@ -45,12 +45,14 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s).
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks, BENCHTIME (1s) each.
+bench: ## Run the benchmarks, BENCHTIME (1s) each, and measure the figures of bench/README.md.
 	go test -p 1 -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./... | grep -v -e 'no test files' -e '^PASS$$'
+	go run ./bench
 
 .PHONY: bench-smoke
-bench-smoke: ## Run each benchmark once: does it still work?
+bench-smoke: ## Run each benchmark once, at the smallest size: does it still work?
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v -e 'no test files' -e '^PASS$$'
+	go run ./bench -smoke
 
 .PHONY: lint
 lint: $(GOLANGCI) ## Lint the Go code.
