@@ -13,7 +13,7 @@
 // W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once. What is compared is the expected time
 // E = s*L + (1-s)*(L + retry), which charges a node for the share 1-s of its calls that fail and must go elsewhere.
 //
-// The package also holds the estimators that make those terms out of samples. It measures nothing, keeps no clock and
+// The package also holds the estimators that make those terms out of samples, for router/measure. It measures nothing, keeps no clock and
 // knows no protocol. Hedging, load spilling and warm-up ramps are not built.
 package arbiter
 
@@ -135,7 +135,7 @@ type Candidate struct {
 	Region   *Region
 	Reason   Reason
 	Wait     time.Duration // W
-	Expected time.Duration // E; of a filtered candidate, as if it alone were asked
+	Expected time.Duration // E; of a filtered candidate, what it would be
 }
 
 // Explanation is a choice with everything that went into it.
