@@ -30,7 +30,9 @@ func checksum(sequence int64, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(place, castagnoli), castagnoli, payload)
 }
 
-// SQLite is the durable engine: one append-only table in a WAL with synchronous FULL.
+// SQLite is the durable engine: one append-only table in a WAL with synchronous FULL. A bit that flips in the log itself
+// looks like a torn tail to SQLite, which drops what follows; the node finds that when the verifier has more than the
+// journal (region.ErrJournalBehind).
 type SQLite struct {
 	*writer
 	db   *sqldb.DB
