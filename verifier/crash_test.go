@@ -81,6 +81,7 @@ func TestCrashAtEveryCommitThenRestart(t *testing.T) {
 func crashOnce(t *testing.T, c *crash) bool {
 	w := newWorld(t)
 	w.cfg.ActionWindow, w.cfg.ActionPoll = 5*time.Second, 2*time.Second
+	w.cfg.JobLease = time.Hour // what the dead process had claimed must not wait for this
 	w.start().SetFault(c.fault)
 	limited, session, k := w.newDrop(1), w.bytes(), w.bytes()
 	var receipts []string

@@ -42,6 +42,7 @@ type fulfillment struct {
 	orders      map[string]*fulfillmentv1.Order
 	log         []*fulfillmentv1.Order // what WatchOrders tells; a cursor is a length
 	news        chan struct{}          // closed and replaced when log grows
+	watchedFrom int64                  // WatchOrders' last cursor
 	calls       map[string]int
 	loseAnswers bool   // PlaceOrders works, and its answer is lost
 	badOne      string // PlaceOrders fails when this purchase is among them
@@ -222,6 +223,7 @@ func (f *fulfillment) WatchOrders(ctx context.Context, r *fulfillmentv1.WatchOrd
 		return nil, err
 	}
 	defer f.mu.Unlock()
+	f.watchedFrom = r.GetAfterCursor()
 	return &orderStream{ctx: ctx, f: f, cursor: int(r.GetAfterCursor())}, nil
 }
 

@@ -17,12 +17,11 @@ import (
 const batchSize = 100
 
 // runBatches claims jobs of a kind and works on them together until ctx ends. Work that fails is given back. After a
-// failure the loop pauses, longer each time, and halves its batch: while fulfillment is away it is asked rarely, and one
-// job that spoils every batch soon fails alone.
+// failure the loop pauses, longer each time: while fulfillment is away it is asked rarely. Each job comes back at a
+// jittered time of its own, so the others soon pass without one that spoils their batch.
 func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(context.Context, []store.Job) error) {
-	size, failures := batchSize, 0
-	for ctx.Err() == nil {
-		jobs, err := s.claim(ctx, kind, size)
+	for failures := 0; ctx.Err() == nil; {
+		jobs, err := s.claim(ctx, kind, batchSize)
 		if err == nil && len(jobs) == 0 {
 			s.waitForJobs(ctx, kind)
 			continue
@@ -32,7 +31,7 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 		}
 		s.metrics.countJobs(kind, len(jobs), err)
 		if err == nil {
-			size, failures = min(2*size, batchSize), 0
+			failures = 0
 			continue
 		}
 		if ctx.Err() != nil {
@@ -49,7 +48,7 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 		}); err != nil {
 			s.deps.Log.Error("giving jobs back failed", "kind", string(kind), "error", err)
 		}
-		size, failures = max(1, size/2), failures+1
+		failures++
 		sleep(ctx, s.backoff(failures-1), nil)
 	}
 }

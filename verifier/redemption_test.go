@@ -178,6 +178,11 @@ func TestReplaysHaveTheSameAnswer(t *testing.T) {
 		if n := w.charges(before[0].GetPurchaseId()); n != 1 {
 			t.Errorf("%d charges", n)
 		}
+		w.f.mu.Lock()
+		if w.f.watchedFrom != 1 {
+			t.Errorf("orders were followed from cursor %d, want 1: the delivery was used before the restart", w.f.watchedFrom)
+		}
+		w.f.mu.Unlock()
 		keys := &token.Keys{}
 		r, err := w.verifier().ListKeys(t.Context(), &verifierv1.ListKeysRequest{PageSize: 1})
 		check(t, err)
