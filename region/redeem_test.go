@@ -364,3 +364,16 @@ func TestFullQueueShedsWithoutLosingUnits(t *testing.T) {
 		}
 	})
 }
+
+func TestTwoOffersOfOneSessionAreOnePurchase(t *testing.T) {
+	inOpenDrop(t, 5, 5, func(t *testing.T, w *world) {
+		first := w.mustOffer(1)
+		m, err := w.node.RequestOffer(t.Context(), &offerv1.RequestOfferRequest{Hints: w.hints("another"), ViewerSessionId: session(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustRedeem(1, first)
+		_, err = w.redeem(1, m.GetGranted().GetOfferToken())
+		wantReason(t, err, "VIEWER_LIMIT")
+	})
+}
