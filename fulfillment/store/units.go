@@ -168,12 +168,13 @@ func release(ctx context.Context, tx *sql.Tx, c Claim, now time.Time) (int, erro
 		return 0, err
 	}
 	// The record is the fence: it is written even if there is nothing to free, because a Settle may still be on its way.
-	fresh, err := affected(tx.ExecContext(ctx, `INSERT INTO releases (token_id, drop_id, serial, lease_id, was_sold, release_time_us)
+	_, err = tx.ExecContext(ctx, `INSERT INTO releases (token_id, drop_id, serial, lease_id, was_sold, release_time_us)
 		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (token_id, drop_id, serial, lease_id) DO NOTHING`,
-		c.TokenID[:], c.DropID[:], c.Serial, c.LeaseID[:], wasSold, now.UnixMicro()))
-	if err != nil || fresh == 0 || wasSold > 0 {
+		c.TokenID[:], c.DropID[:], c.Serial, c.LeaseID[:], wasSold, now.UnixMicro())
+	if err != nil || wasSold > 0 {
 		return wasSold, err
 	}
+	// A repeat frees nothing here: the unit left this lease, and no unit ever comes back to a lease.
 	return affected(tx.ExecContext(ctx, `UPDATE units SET state = $1, lease_id = NULL
 		WHERE drop_id = $2 AND serial = $3 AND state = $4 AND lease_id = $5`, free, c.DropID[:], c.Serial, leased, c.LeaseID[:]))
 }

@@ -79,7 +79,7 @@ CREATE INDEX units_by_state ON units (drop_id, state, serial);
 CREATE INDEX units_by_lease ON units (lease_id, state) WHERE lease_id IS NOT NULL;
 CREATE UNIQUE INDEX units_by_token ON units (token_id) WHERE token_id IS NOT NULL; -- one K, one unit
 
--- What the verifier released. A Release that comes again frees nothing, and a Settle that comes after it gets a no.
+-- What the verifier released: a Settle that comes after it gets a no.
 CREATE TABLE releases (
     token_id        BLOB    NOT NULL,
     drop_id         BLOB    NOT NULL,
