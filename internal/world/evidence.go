@@ -33,6 +33,7 @@ type Evidence struct {
 	Endings   []Ending
 	Refusals  map[string]int
 	Faults    map[string]int
+	Outages   []Outage // as planned
 	Surprises []string
 	Network   simnet.Stats
 	Heard     string         // logs, metrics and error texts
@@ -142,7 +143,7 @@ func (w *world) unfinished(ctx context.Context) (int, error) {
 // collect reads everything. The services still run, and have nothing left to do.
 func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence, error) {
 	ctx := context.Background()
-	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops}
+	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops, Outages: w.plan.outages}
 	e.ViewersOfDrop, e.WillingOfDrop = make([]int, len(w.drops)), make([]int, len(w.drops))
 	for i := range w.plan.viewers {
 		v := &w.plan.viewers[i]

@@ -31,8 +31,12 @@ import (
 type sabotage struct {
 	payment func(*testpsp.Provider) payment.Provider
 	stock   func(fulfillmentv1.StockServiceClient) fulfillmentv1.StockServiceClient // the verifier's
-	journal func(journal.Journal) journal.Journal                                   // every node's
-	final   bool                                                                    // viewers take NO_UNIT_HERE for the end
+	journal func(*journal.Memory) brokenJournal                                     // every node's
+}
+
+type brokenJournal interface {
+	journal.Journal
+	Crash() // the power cut, instead of Memory's
 }
 
 // host is a process that can die and start again, on the same disk.
@@ -210,9 +214,9 @@ func (w *world) newVerifier(life int) (service, error) {
 
 func (w *world) newNode(n *node, life int) (service, error) {
 	memory := n.disk.OpenMemory(journal.MemoryOptions{SyncTime: w.cfg.SyncTime})
-	var disk journal.Journal = memory
+	var disk brokenJournal = memory
 	if w.cfg.broken.journal != nil {
-		disk = w.cfg.broken.journal(disk)
+		disk = w.cfg.broken.journal(memory)
 	}
 	toFulfillment, toVerifier := w.net.Conn(n.region, "fulfillment"), w.net.Conn(n.region, "verifier")
 	skew := w.plan.skews[n.region]
@@ -225,14 +229,14 @@ func (w *world) newNode(n *node, life int) (service, error) {
 		Random:   w.random(n.region, life), Log: w.log.With("host", n.region), Metrics: w.ears.registry(),
 	})
 	if err != nil {
-		return service{}, errors.Join(err, memory.Close())
+		return service{}, errors.Join(err, disk.Close())
 	}
 	options := w.ears.options()
 	options.Unary = append(options.Unary, s.UnaryInterceptor())
 	options.Stream = append(options.Stream, s.StreamInterceptor())
 	n.sim.Configure(options)
 	s.Register(n.sim)
-	return service{run: s.Run, cut: memory.Crash, close: memory.Close}, nil
+	return service{run: s.Run, cut: disk.Crash, close: disk.Close}, nil
 }
 
 // stop ends whatever still runs, then the network and the stores.

@@ -478,11 +478,11 @@ func stockSells(e *Evidence, x *index, broken func(string, ...any)) {
 		if e.WillingOfDrop[i] < 3*d.Units {
 			continue
 		}
-		end, unsold := d.Opens+d.Lasts, 0
+		end, unsold, dead := d.Opens+d.Lasts, 0, e.heldByTheDead(d.Opens+d.Lasts)
 		for _, u := range e.Units {
 			// A unit that its buyer did not pay for, and that came back when nobody could ask any more, is not the
-			// platform's to sell.
-			if u.Drop == id && u.State != sold && u.Released < end-resale {
+			// platform's to sell. Neither is what a dead node holds.
+			if u.Drop == id && u.State != sold && u.Released < end-resale && !dead[fmt.Sprintf("%s/%d", id, u.Serial)] {
 				unsold++
 			}
 		}
@@ -490,6 +490,32 @@ func stockSells(e *Evidence, x *index, broken func(string, ...any)) {
 			broken("%d of %d units of drop %q stayed unsold with %d willing buyers", unsold, d.Units, d.Title, e.WillingOfDrop[i])
 		}
 	}
+}
+
+// heldByTheDead are units, as "drop/serial", that nodes gave back unsold which were down in the last moments before an
+// instant. A journal has no times: what such a node gave back earlier counts too, and was for others to sell.
+func (e *Evidence) heldByTheDead(at time.Duration) map[string]bool {
+	held := map[string]bool{}
+	for _, j := range e.Journals {
+		down := slices.ContainsFunc(e.Outages, func(o Outage) bool {
+			return o.Host == j.Region && o.At < at && o.At+o.For > at-resale
+		})
+		if !down {
+			continue
+		}
+		drops := map[string]string{} // by lease
+		for _, entry := range j.Entries {
+			switch entry.Kind {
+			case "leased":
+				drops[entry.Lease] = entry.Drop
+			case "returned":
+				for _, serial := range entry.Serials {
+					held[fmt.Sprintf("%s/%d", drops[entry.Lease], serial)] = true
+				}
+			}
+		}
+	}
+	return held
 }
 
 func answersAreTyped(e *Evidence, _ *index, broken func(string, ...any)) {

@@ -72,6 +72,7 @@ func (c Config) draws(name string, number int) *rand.Rand {
 }
 
 func newPlan(cfg Config) plan {
+	cfg = cfg.withDefaults()
 	p := plan{skews: map[string]time.Duration{}}
 	first := time.Duration(math.MaxInt64)
 	for i, d := range cfg.Drops {

@@ -24,6 +24,8 @@ const (
 	tryTimeout = time.Second
 	// patience is how long a viewer stays who finds no unit or no region.
 	patience = 30 * time.Second
+	// pause is the mean wait after every region said no: what fulfillment needs to move a unit between nodes.
+	pause = time.Second
 )
 
 // viewer walks through one plan. Its goroutine alone uses it.
@@ -116,11 +118,11 @@ func (v *viewer) roam(ctx context.Context, call func(context.Context, string) er
 	for {
 		for _, region := range v.route {
 			tries++
-			if err = v.try(ctx, region, call); !v.elsewhere(err) || ctx.Err() != nil {
+			if err = v.try(ctx, region, call); !elsewhere(err) || ctx.Err() != nil {
 				return tries, err
 			}
 		}
-		if wait := 200*time.Millisecond + time.Duration(v.draws.Int64N(int64(300*time.Millisecond))); time.Now().After(end) || !sleep(ctx, wait) {
+		if wait := pause/2 + time.Duration(v.draws.Int64N(int64(pause))); time.Now().After(end) || !sleep(ctx, wait) {
 			return tries, err
 		}
 	}
@@ -133,15 +135,13 @@ func (v *viewer) try(ctx context.Context, region string, call func(context.Conte
 }
 
 // elsewhere tells answers that another region, or the same a little later, may better.
-func (v *viewer) elsewhere(err error) bool {
+func elsewhere(err error) bool {
 	switch rpcerr.Reason(err) {
-	case errorsv1.Reason_REASON_NO_UNIT_HERE:
-		return !v.w.cfg.broken.final
-	case errorsv1.Reason_REASON_OVERLOADED:
+	case errorsv1.Reason_REASON_NO_UNIT_HERE, errorsv1.Reason_REASON_OVERLOADED:
 		return true
 	}
 	c := status.Code(err)
-	return err != nil && (c == codes.Unavailable || c == codes.DeadlineExceeded)
+	return c == codes.Unavailable || c == codes.DeadlineExceeded
 }
 
 // refusals that a viewer may meet and that end its wish.
@@ -157,7 +157,7 @@ func (v *viewer) leave(ctx context.Context, method string, err error) {
 	case ctx.Err() != nil:
 	case slices.Contains(refusals, reason):
 		v.w.watch.refusal(method + " " + reason.String())
-	case v.elsewhere(err):
+	case elsewhere(err):
 		v.w.watch.refusal(method + " " + status.Code(err).String())
 	default:
 		v.w.watch.surprise("%s of a viewer who is %q: %v", method, v.Habit, status.Code(err).String()+" "+reason.String())
@@ -228,7 +228,7 @@ func (v *viewer) repeat(ctx context.Context, token string, first bought) {
 		}
 		return err
 	})
-	if err != nil && !v.elsewhere(err) {
+	if err != nil && !elsewhere(err) {
 		v.leave(ctx, "a repeated RedeemOffer", err)
 	}
 }
@@ -303,7 +303,7 @@ func (v *viewer) present(ctx context.Context, b bought) {
 		}
 		return err
 	})
-	if err != nil && !v.elsewhere(err) {
+	if err != nil && !elsewhere(err) {
 		v.leave(ctx, "GetPurchase", err)
 	}
 }
@@ -335,7 +335,7 @@ func (v *viewer) mustFail(ctx context.Context, region, what string, reason error
 		_, err := v.offers[region].RedeemOffer(ctx, order)
 		return err
 	})
-	if rpcerr.Reason(err) != reason && !v.elsewhere(err) && ctx.Err() == nil {
+	if rpcerr.Reason(err) != reason && !elsewhere(err) && ctx.Err() == nil {
 		v.w.watch.surprise("%s ended in %v %v, want %v", what, status.Code(err), rpcerr.Reason(err), reason)
 	}
 }
@@ -351,7 +351,7 @@ func (v *viewer) follow(ctx context.Context, b bought) {
 		if final || ctx.Err() != nil {
 			return
 		}
-		if !v.elsewhere(err) && !errors.Is(err, io.EOF) {
+		if !elsewhere(err) && !errors.Is(err, io.EOF) {
 			v.w.watch.surprise("WatchPurchase: %v %v", status.Code(err), rpcerr.Reason(err))
 			return
 		}
@@ -401,7 +401,7 @@ func (v *viewer) confirm(ctx context.Context, intentID string) bool {
 		if err == nil || rpcerr.Reason(err) == errorsv1.Reason_REASON_NO_ACTION_PENDING {
 			return true
 		}
-		if !v.elsewhere(err) && ctx.Err() == nil {
+		if !elsewhere(err) && ctx.Err() == nil {
 			v.w.watch.surprise("CompleteAction: %v %v", status.Code(err), rpcerr.Reason(err))
 			return true
 		}
