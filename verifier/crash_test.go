@@ -82,7 +82,7 @@ func crashOnce(t *testing.T, c *crash) bool {
 	w := newWorld(t)
 	w.cfg.ActionWindow, w.cfg.ActionPoll = 5*time.Second, 2*time.Second
 	w.cfg.JobLease = time.Hour // what the dead process had claimed must not wait for this
-	w.start().SetFault(c.fault)
+	w.start(func(s *verifier.Service) { s.SetFault(c.fault) })
 	limited, session, k := w.newDrop(1), w.bytes(), w.bytes()
 	var receipts []string
 	charged := 0

@@ -22,20 +22,16 @@ func TestDuplicateIsReleasedAndResolvesToTheWinner(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.f.away = wait == 0
 				w.start()
-				k, session := w.bytes(), w.bytes()
-				first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_ok"})
-				second, _ := w.redeem(w.nodes[1], sale{k: k, session: session, reference: "tp_ok"})
-				// Keys come from fulfillment, which is away: the nodes' keys must be known before.
-				w.f.mu.Lock()
-				away := w.f.away
-				w.f.away = false
-				w.f.mu.Unlock()
-				w.present(first)
+				time.Sleep(time.Second) // the nodes' keys are known, whoever goes away now
+				away := wait == 0
 				w.f.mu.Lock()
 				w.f.away = away
 				w.f.mu.Unlock()
+				k, session := w.bytes(), w.bytes()
+				first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_ok"})
+				second, _ := w.redeem(w.nodes[1], sale{k: k, session: session, reference: "tp_ok"})
+				w.present(first)
 				time.Sleep(wait)
 				w.present(second)
 				if away {

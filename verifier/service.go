@@ -24,12 +24,12 @@ import (
 
 // Errors that only this edge makes.
 var (
-	errStopping    = errors.New("verifier: stopping")
-	errNoHello     = errors.New("verifier: a forwarding stream begins with Hello, once")
-	errPageToken   = errors.New("verifier: not a page token of ours")
-	errNodeID      = errors.New("verifier: not a node id")
-	errDropID      = errors.New("verifier: not a drop id")
-	errNotYourself = errors.New("verifier: no credential")
+	errStopping     = errors.New("verifier: stopping")
+	errNoHello      = errors.New("verifier: a forwarding stream begins with Hello, once")
+	errPageToken    = errors.New("verifier: not a page token of ours")
+	errNodeID       = errors.New("verifier: not a node id")
+	errDropID       = errors.New("verifier: not a drop id")
+	errNoCredential = errors.New("verifier: no credential")
 )
 
 // toStatus is the one place where the verifier's errors become statuses.
@@ -58,7 +58,7 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return invalid("drop_id", "must be empty or a UUID in canonical form")
 	case errors.Is(err, errPageToken):
 		return invalid("page_token", "must come from the last page")
-	case errors.Is(err, errNotYourself):
+	case errors.Is(err, errNoCredential):
 		return invalid("credential", "must be a receipt or an offer token")
 	case errors.Is(err, payment.ErrNoActionPending), errors.Is(err, payment.ErrNotFound):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_ACTION_PENDING, "No payment attempt waits for the customer under this id.")
@@ -213,7 +213,7 @@ func (s *Service) credential(ctx context.Context, receipt, offerToken string) (s
 		}
 		return store.ID(offer.GetTokenId()), nil
 	}
-	return store.ID{}, errNotYourself
+	return store.ID{}, errNoCredential
 }
 
 // ended tells the ways in which a stream's other side is simply gone.

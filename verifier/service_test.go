@@ -214,7 +214,9 @@ func TestEveryMethodButListKeysNeedsTheServiceRole(t *testing.T) {
 func TestStoreFailureIsNotTheClientsFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.start().SetFault(func(bool) error { return errors.New("secret detail of the disk") })
+		w.start(func(s *verifier.Service) {
+			s.SetFault(func(bool) error { return errors.New("secret detail of the disk") })
+		})
 		time.Sleep(time.Second)
 		receipt, _ := w.redeem(w.nodes[0], sale{})
 		_, err := w.verifier().PresentReceipt(t.Context(), &verifierv1.PresentReceiptRequest{Receipt: receipt})

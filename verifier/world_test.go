@@ -103,14 +103,16 @@ func (w *world) newNode() *node {
 	return n
 }
 
-// start makes a service and runs it.
-func (w *world) start() *verifier.Service {
+// start makes a service, lets prepare have it, and runs it.
+func (w *world) start(prepare ...func(*verifier.Service)) {
 	w.t.Helper()
 	svc := w.make()
+	for _, p := range prepare {
+		p(svc)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.done = cancel, make(chan error, 1)
 	go func() { w.done <- svc.Run(ctx) }()
-	return svc
 }
 
 // make makes a service that answers calls, without its loops.
