@@ -97,6 +97,11 @@ func (r *Router) follow() []Conn {
 	for _, err := range append(errs, peerErrs...) {
 		r.deps.Log.Error("dialling failed", slog.Any("error", err))
 	}
+	for _, conn := range r.peers.all() {
+		if c, ok := conn.(interface{ Connect() }); ok {
+			c.Connect() // an SRE's first question must not wait for handshakes: peers have 500 ms
+		}
+	}
 	r.table.Set(targets)
 	return append(retired, retiredPeers...)
 }

@@ -46,10 +46,7 @@ type network struct {
 }
 
 func (n *network) serve(address string, register func(grpc.ServiceRegistrar), options ...grpc.ServerOption) {
-	listener := bufconn.Listen(1 << 16)
-	n.mu.Lock()
-	n.listeners[address] = listener
-	n.mu.Unlock()
+	listener := n.listen(address)
 	s := grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
 	register(s)
 	var serving sync.WaitGroup
@@ -58,6 +55,16 @@ func (n *network) serve(address string, register func(grpc.ServiceRegistrar), op
 		s.Stop()
 		serving.Wait()
 	})
+}
+
+// listen opens an address; connections wait there until somebody serves it.
+func (n *network) listen(address string) *bufconn.Listener {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listeners[address] == nil {
+		n.listeners[address] = bufconn.Listen(1 << 16)
+	}
+	return n.listeners[address]
 }
 
 // countingConn counts its closing.
@@ -194,6 +201,9 @@ func inFleet(t *testing.T, test func(t *testing.T, f *fleet)) {
 			})
 		}
 		f.ring.members = []router.Member{routerMember("r1"), routerMember("r2"), routerMember("r3"), regionMember("near"), regionMember("far")}
+		for _, name := range []string{"r1", "r2"} {
+			f.listen(name + ":1") // ports are open before the ring tells of them
+		}
 		for i, name := range []string{"r1", "r2"} {
 			f.start(t, name, uint64(i))
 		}

@@ -98,6 +98,8 @@ func (t Target) Key() string { return t.Region + "@" + t.Address }
 // how to answer. An error is a failed probe. Implementations honour the context.
 type Prober interface {
 	Probe(ctx context.Context, t Target) (*regionv1.ProbeResponse, error)
+	// Connect returns once there is a connection to probe over, or with why there is none. Its time is not measured.
+	Connect(ctx context.Context, t Target) error
 }
 
 // Deps is what the table needs of others.

@@ -26,8 +26,9 @@ const ms = time.Millisecond
 type fakeNode struct {
 	path    time.Duration // there and back
 	service time.Duration
-	refuses bool // connection refused, after one round trip
-	hangs   bool // black hole
+	connect time.Duration // handshakes, before every probe
+	refuses bool          // connection refused, after one round trip
+	hangs   bool          // black hole
 	foreign bool
 	mode    regionv1.RegionMode
 	stock   uint32
@@ -52,6 +53,19 @@ func (w *fakeWorld) count(region string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.probes[region]
+}
+
+// Connect implements measure.Prober.
+func (w *fakeWorld) Connect(ctx context.Context, t measure.Target) error {
+	w.mu.Lock()
+	takes := w.nodes[t.Region].connect
+	w.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(takes):
+		return nil
+	}
 }
 
 // Probe implements measure.Prober.
@@ -169,6 +183,20 @@ func TestReadyAfterTheSlowestFirstProbe(t *testing.T) {
 			within(t, region+" service", r.Service, 2*ms, ms)
 		}
 	})
+}
+
+// A handshake is two or three round trips; taken for the network's time it makes every region look far for minutes.
+func TestHandshakesAreNotTheNetworksTime(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
+		<-table.Ready()
+		within(t, "the network", row(table, "near").Network, 20*ms, ms)
+	}, func(w *fakeWorld) { w.change("near", func(n *fakeNode) { n.connect = 40 * ms }) })
+}
+
+func TestAHandshakeThatNeverEndsIsAFailedProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
+		until(t, "the node is unreachable", 10*time.Second, func() bool { return !row(table, "near").Reachable })
+	}, func(w *fakeWorld) { w.change("near", func(n *fakeNode) { n.connect = time.Hour }) })
 }
 
 func TestReadyDoesNotWaitForTheDead(t *testing.T) {

@@ -85,11 +85,7 @@ func (t *Table) probeLoop(ctx context.Context, e *entry) {
 
 func (t *Table) probe(ctx context.Context, e *entry) {
 	target, timeout := t.next(e)
-	probeCtx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	start := time.Now()
-	answer, err := t.deps.Prober.Probe(probeCtx, target)
-	total := time.Since(start)
+	total, answer, err := t.ask(ctx, target, timeout)
 	if ctx.Err() != nil {
 		return // the target is gone or the router ends; the target is not to blame
 	}
@@ -97,6 +93,20 @@ func (t *Table) probe(ctx context.Context, e *entry) {
 	if t.learn(e, total, answer, err) {
 		t.tell(target, err == nil)
 	}
+}
+
+// ask connects first, so that the two or three round trips of a handshake never pass for the network's time.
+func (t *Table) ask(ctx context.Context, target Target, timeout time.Duration) (time.Duration, *regionv1.ProbeResponse, error) {
+	connectCtx, cancel := context.WithTimeout(ctx, t.config.ProbeTimeout)
+	defer cancel()
+	if err := t.deps.Prober.Connect(connectCtx, target); err != nil {
+		return 0, nil, err
+	}
+	probeCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	start := time.Now()
+	answer, err := t.deps.Prober.Probe(probeCtx, target)
+	return time.Since(start), answer, err
 }
 
 // learn takes in a probe's result and tells whether the target's reachability changed.
