@@ -31,7 +31,7 @@ func (e *requestError) Error() string {
 	return fmt.Sprintf("%v: %d violations", e.reason, len(e.violations))
 }
 
-func invalid(field, sentence string) error {
+func invalid(field, sentence string) *requestError {
 	return &requestError{errorsv1.Reason_REASON_INVALID_REQUEST, []catalog.Violation{{Field: field, Sentence: sentence}}}
 }
 
@@ -93,7 +93,7 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 	case errors.Is(err, store.ErrReplayed):
 		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The same id came before with another body.")
 	case errors.Is(err, store.ErrKeyTaken):
-		return requestStatus(invalid("signing_key.key_id", "The key belongs to another node.").(*requestError))
+		return requestStatus(invalid("signing_key.key_id", "The key belongs to another node."))
 	case errors.Is(err, errStopping):
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "Fulfillment is shutting down.")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -88,7 +88,7 @@ func (n *Node) followCatalogue(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := n.watchCatalogue(ctx, wait)
 		if ctx.Err() != nil {
-			break
+			break // asked to stop: how the stream took that is no news
 		}
 		n.log.Warn("catalogue stream ended", "error", err)
 		wait.sleep(ctx)

@@ -57,7 +57,7 @@ func TestVerifierAwayForAMinute(t *testing.T) {
 		if err != nil || m.GetPurchase().GetState() != offerv1.PurchaseState_PURCHASE_STATE_ACCEPTED {
 			t.Errorf("with the verifier away a purchase of ours is %v, %v, want ACCEPTED", m, err)
 		}
-		m, err = w.node.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{Credential: &offerv1.GetPurchaseRequest_OfferToken{OfferToken: w.mustOffer(99)}})
+		_, err = w.node.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{Credential: &offerv1.GetPurchaseRequest_OfferToken{OfferToken: w.mustOffer(99)}})
 		wantReason(t, err, "UPSTREAM_UNREACHABLE")
 		if p, _ := w.node.Probe(t.Context(), nil); p.GetJournalLag() != 30 {
 			t.Errorf("got a lag of %d, want 30", p.GetJournalLag())

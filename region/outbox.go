@@ -38,7 +38,7 @@ func (n *Node) forward(ctx context.Context) error {
 		err := n.forwardOnce(ctx, wait)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop: how the stream took that is no news
 		case errors.Is(err, ErrJournalBehind):
 			return err
 		}

@@ -248,7 +248,7 @@ func TestOffersFollowTheClock(t *testing.T) {
 		time.Sleep(19*time.Second - 1)
 		_, err = w.offer(1)
 		wantReason(t, err, "DROP_NOT_OPEN")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.mustOffer(1)
 		w.drop.Drop.DropId = "01890000-0000-7000-8000-000000000001"
 		_, err = w.offer(1)

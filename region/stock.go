@@ -55,7 +55,7 @@ func (n *Node) keepStock(ctx context.Context) error {
 		err := s.turn(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop: how the turn took that is no news
 		case rpcerr.Reason(err) == errorsv1.Reason_REASON_DISK_CHANGED:
 			return fmt.Errorf("%w: %w", ErrDiskChanged, err)
 		case rpcerr.Reason(err) == errorsv1.Reason_REASON_EPOCH_STALE, rpcerr.Reason(err) == errorsv1.Reason_REASON_NODE_NOT_JOINED:
@@ -227,10 +227,10 @@ func (s *stocker) need(d *knownDrop, q *question, now time.Time) (wanted uint32,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	untouched, demand := t.book.Untouched(d.id), t.demand(d.id).value(time.Now())
-	switch state := d.terms.State(now); {
-	case state == dropclock.Armed || state == dropclock.Open:
+	switch d.terms.State(now) {
+	case dropclock.Armed, dropclock.Open:
 		ok = untouched == 0 || 2*untouched < q.lastSize || n.low(d.id)
-	case state == dropclock.Draining: // only tokens that are still out can come
+	case dropclock.Draining: // only tokens that are still out can come
 		ok = untouched == 0 && demand > 0.1
 	}
 	size := float64(d.msg.GetUnits()) // the first time fulfillment's own measure is better than any guess here

@@ -109,6 +109,8 @@ type regionNode struct {
 }
 
 // Probe implements rimlight.region.v1.RegionService.
+//
+//rimlight:bubble it answers in virtual time
 func (r *regionNode) Probe(context.Context, *regionv1.ProbeRequest) (*regionv1.ProbeResponse, error) {
 	time.Sleep(r.service)
 	r.mu.Lock()

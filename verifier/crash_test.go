@@ -78,6 +78,7 @@ func TestCrashAtEveryCommitThenRestart(t *testing.T) {
 	}
 }
 
+//rimlight:bubble its callers are bubbles
 func crashOnce(t *testing.T, c *crash) bool {
 	w := newWorld(t)
 	w.cfg.ActionWindow, w.cfg.ActionPoll = 5*time.Second, 2*time.Second

@@ -144,8 +144,8 @@ func loadMatrix(path string) (*wan.Matrix, error) {
 	if err != nil {
 		return nil, usageError{fmt.Sprintf("--rtt: %v", err)}
 	}
-	defer f.Close()
 	m, err := wan.Parse(f)
+	_ = f.Close() // read to its end, or refused
 	if err != nil {
 		return nil, usageError{fmt.Sprintf("--rtt %s: %v", path, err)}
 	}

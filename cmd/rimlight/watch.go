@@ -28,7 +28,7 @@ func (d *dropWatch) run(ctx context.Context, fn func(*offerv1.WatchDropsResponse
 			return fn(m)
 		})
 		if ctx.Err() != nil {
-			return nil // interrupted: that is how watching ends
+			return nil //nolint:nilerr // interrupted: that is how watching ends
 		}
 		if _, again := rpcerr.Retry(err); !errors.Is(err, io.EOF) && (!again || !answered) {
 			return err // a platform that never answered is unreachable, one that did comes back

@@ -30,7 +30,7 @@ const (
 	Dead      State = 5
 )
 
-// ErrFenced: the step comes from a worker that no longer holds the order.
+// ErrFenced means: the step comes from a worker that no longer holds the order.
 var ErrFenced = errors.New("orders: another worker or attempt holds the order")
 
 // Order is what the rules need to know of one.

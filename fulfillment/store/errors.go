@@ -16,17 +16,17 @@ var (
 	ErrKeyTaken = errors.New("store: the signing key belongs to another node")
 )
 
-// DropNotFoundError: no drop has this id.
+// DropNotFoundError means: no drop has this id.
 type DropNotFoundError struct{ DropID ID }
 
 func (e *DropNotFoundError) Error() string { return fmt.Sprintf("no drop %v", e.DropID) }
 
-// OrderNotFoundError: no order has this id.
+// OrderNotFoundError means: no order has this id.
 type OrderNotFoundError struct{ OrderID ID }
 
 func (e *OrderNotFoundError) Error() string { return fmt.Sprintf("no order %v", e.OrderID) }
 
-// NotLiveError: units of the drop are not lent now.
+// NotLiveError means: units of the drop are not lent now.
 type NotLiveError struct {
 	DropID              ID
 	State               dropclock.State
@@ -35,7 +35,7 @@ type NotLiveError struct {
 
 func (e *NotLiveError) Error() string { return fmt.Sprintf("drop %v is %v", e.DropID, e.State) }
 
-// NotSettleableError: the drop is not CLOSED yet, or units of it are still leased.
+// NotSettleableError means: the drop is not CLOSED yet, or units of it are still leased.
 type NotSettleableError struct {
 	DropID ID
 	State  dropclock.State
@@ -46,33 +46,33 @@ func (e *NotSettleableError) Error() string {
 	return fmt.Sprintf("drop %v is %v with %d units leased", e.DropID, e.State, e.Leased)
 }
 
-// NotJoinedError: no node has this id.
+// NotJoinedError means: no node has this id.
 type NotJoinedError struct{ NodeID ID }
 
 func (e *NotJoinedError) Error() string { return fmt.Sprintf("node %v has not joined", e.NodeID) }
 
-// DiskChangedError: the node joined before from another disk.
+// DiskChangedError means: the node joined before from another disk.
 type DiskChangedError struct{ NodeID ID }
 
 func (e *DiskChangedError) Error() string {
 	return fmt.Sprintf("node %v came from another disk", e.NodeID)
 }
 
-// EpochStaleError: the node's epoch is not the current one.
+// EpochStaleError means: the node's epoch is not the current one.
 type EpochStaleError struct{ Epoch, Current int64 }
 
 func (e *EpochStaleError) Error() string {
 	return fmt.Sprintf("epoch %d, current is %d", e.Epoch, e.Current)
 }
 
-// LeaseNotFoundError: no lease has this id, or it is another node's.
+// LeaseNotFoundError means: no lease has this id, or it is another node's.
 type LeaseNotFoundError struct{ LeaseID ID }
 
 func (e *LeaseNotFoundError) Error() string {
 	return fmt.Sprintf("no lease %v of this node", e.LeaseID)
 }
 
-// UnitNotSoldError: the unit is not sold to the purchase that an order names.
+// UnitNotSoldError means: the unit is not sold to the purchase that an order names.
 type UnitNotSoldError struct {
 	DropID ID
 	Serial uint32

@@ -34,7 +34,7 @@ func (c *child) run(ctx context.Context) error {
 	for {
 		err := c.once(ctx, self)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was asked to stop, however it took that
 		}
 		c.log.Warn("a node's process ended, starting it again", "region", c.region, "error", err, "delay_s", restartDelay.Seconds())
 		if !wait(ctx, restartDelay) {

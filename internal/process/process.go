@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -128,6 +127,3 @@ func (p *Process) openStore(ctx context.Context, c Common, path string, migrate 
 
 // brokenStoreExit is the exit code after a failed fsync, so that a supervisor can tell it from a crash.
 const brokenStoreExit = 70
-
-// shutdownBound is how long a whole process may take to drain before its supervisor should lose patience.
-const shutdownBound = 15 * time.Second

@@ -65,7 +65,7 @@ func (l *listener) callUnknown(method string, ss grpc.ServerStream) error {
 func (l *listener) endWithDrain(ss grpc.ServerStream) (grpc.ServerStream, func()) {
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	stop := context.AfterFunc(l.drain, func() { cancel(errDraining) })
-	return withContext(ss, ctx), func() { stop(); cancel(nil) }
+	return withContext(ctx, ss), func() { stop(); cancel(nil) }
 }
 
 // busy counts the calls that a shutdown has to wait for.

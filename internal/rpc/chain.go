@@ -78,7 +78,7 @@ func chainStream(interceptors ...grpc.StreamServerInterceptor) grpc.StreamServer
 }
 
 // withContext replaces a stream's context.
-func withContext(ss grpc.ServerStream, ctx context.Context) grpc.ServerStream {
+func withContext(ctx context.Context, ss grpc.ServerStream) grpc.ServerStream {
 	return &middleware.WrappedServerStream{ServerStream: ss, WrappedContext: ctx}
 }
 
@@ -99,7 +99,7 @@ func (s *Server) logStream(srv any, ss grpc.ServerStream, info *grpc.StreamServe
 }
 
 func (s *Server) logCall(ctx context.Context, method string, start time.Time, err error) {
-	level := levelOf(status.Code(err))
+	level := levelOf(err)
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
@@ -110,9 +110,13 @@ func (s *Server) logCall(ctx context.Context, method string, start time.Time, er
 		slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000))
 }
 
-// levelOf keeps answers that a healthy service gives all day out of the log: a sold-out drop is no incident.
-func levelOf(code codes.Code) slog.Level {
-	switch code {
+// levelOf keeps answers that a healthy service gives all day out of the log: a sold-out drop is no incident, and neither
+// is a process that starts or stops.
+func levelOf(err error) slog.Level {
+	if rpcerr.Reason(err) == errorsv1.Reason_REASON_DRAINING {
+		return slog.LevelInfo
+	}
+	switch status.Code(err) {
 	case codes.Unknown, codes.Internal, codes.DataLoss:
 		return slog.LevelError
 	case codes.Unavailable, codes.DeadlineExceeded:
@@ -186,7 +190,7 @@ func (s *Server) authStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 	if err != nil {
 		return err
 	}
-	return handler(srv, withContext(ss, ctx))
+	return handler(srv, withContext(ctx, ss))
 }
 
 func (s *Server) authorise(ctx context.Context, method string) (context.Context, error) {

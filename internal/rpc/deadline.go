@@ -38,7 +38,7 @@ func deadlineStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, 
 		return err
 	}
 	defer cancel()
-	return handler(srv, withContext(ss, ctx))
+	return handler(srv, withContext(ctx, ss))
 }
 
 // budget gives a unary call of the platform a deadline, or refuses one that has no chance. Streams end by idle time,

@@ -74,6 +74,7 @@ func TestNoCallFailsWhileARegionDies(t *testing.T) {
 	}
 }
 
+//rimlight:bubble its callers are bubbles
 func dyingRegion(t *testing.T, die func(*server, *atomic.Bool)) {
 	var silent atomic.Bool // near's
 	nodes := map[string]*server{}

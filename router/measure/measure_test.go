@@ -157,6 +157,8 @@ func within(t *testing.T, what string, got, want, tolerance time.Duration) {
 }
 
 // until waits until a condition holds, looking every millisecond, and tells how long that took.
+//
+//rimlight:bubble it polls in virtual time
 func until(t *testing.T, what string, most time.Duration, holds func() bool) time.Duration {
 	t.Helper()
 	start := time.Now()

@@ -26,7 +26,7 @@ const (
 // KindCapture is money taken for a purchase.
 const KindCapture = "capture"
 
-// ErrUnbalanced: postings do not sum to zero in some currency.
+// ErrUnbalanced means: postings do not sum to zero in some currency.
 var ErrUnbalanced = errors.New("ledger: postings do not sum to zero")
 
 // Posting moves an amount of one currency into (positive, debit) or out of (negative, credit) an account.

@@ -25,7 +25,7 @@ import (
 	"slices"
 )
 
-// ErrIllegal: the event does not fit the state. Whoever sent it acted on an old state, or repeated itself.
+// ErrIllegal means: the event does not fit the state. Whoever sent it acted on an old state, or repeated itself.
 var ErrIllegal = errors.New("saga: the event does not fit the state")
 
 // State is where a purchase is. The numbers are those of rimlight.offer.v1.PurchaseState.

@@ -14,7 +14,7 @@ import (
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
-// ErrPosted: the purchase has a ledger transaction of this kind already.
+// ErrPosted means: the purchase has a ledger transaction of this kind already.
 var ErrPosted = errors.New("store: posted already")
 
 // Post writes a ledger transaction. ErrPosted when the primary key refuses it.
