@@ -19,7 +19,9 @@ type Report struct {
 	Duration, SettledAfter time.Duration
 	// Purchases that nodes accepted, and further redemptions of the same tokens.
 	Accepted, Duplicates int
-	Drops                []DropReport
+	// Unheard purchases were accepted, and no answer that said so arrived: their viewers may have been told no elsewhere.
+	Unheard int
+	Drops   []DropReport
 	// Outcomes counts purchases by final state and reason; Refusals viewers who left with empty hands.
 	Outcomes, Refusals map[string]int
 	// Faults counts those of hosts and links; Network those of messages.
@@ -70,9 +72,17 @@ func Judge(e *Evidence) *Report {
 		}
 	}
 	r.Accepted, r.Duplicates = len(e.Purchases), len(e.Candidates)-len(e.Purchases)
+	heard := map[string]bool{}
 	for _, a := range e.Answers {
+		heard[a.PurchaseID] = true
 		if a.First {
 			r.TapToReceipt[a.Viewer] = a.Arrived - a.Tapped
+		}
+	}
+	r.Unheard = len(e.Purchases)
+	for _, p := range e.Purchases {
+		if heard[p.ID] {
+			r.Unheard--
 		}
 	}
 	for _, l := range laws {
@@ -104,7 +114,7 @@ func (r *Report) Broken() []string {
 // Summary is what two runs of one seed are compared by: who bought what and how it ended, without instants and ids.
 func (r *Report) Summary() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d purchases, %d duplicates\n", r.Seed, r.Accepted, r.Duplicates)
+	fmt.Fprintf(&b, "seed %d: %d purchases, %d duplicates, %d unheard of\n", r.Seed, r.Accepted, r.Duplicates, r.Unheard)
 	for _, d := range r.Drops {
 		fmt.Fprintf(&b, "  %-10s %4d units, %4d viewers, %4d willing: %4d accepted, %4d sold (%.1f %%), %d vouchers, %d refused\n",
 			d.Title, d.Units, d.Viewers, d.Willing, d.Accepted, d.Sold, 100*d.SellThrough(), d.Vouchers, d.Refused)

@@ -2,8 +2,6 @@ package world
 
 import (
 	"context"
-	"errors"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -14,8 +12,6 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
-	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
-	"github.com/rimlight/rimlight/internal/buyer"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
@@ -219,41 +215,6 @@ func (v *viewer) keep(ctx context.Context, b bought, tapped time.Duration, first
 	v.follows.Go(func() { v.follow(ctx, b) })
 }
 
-// repeat redeems the same token at the region that accepted it.
-func (v *viewer) repeat(ctx context.Context, token string, first bought) {
-	err := v.try(ctx, first.region, func(ctx context.Context, region string) error {
-		answer, err := v.offers[region].RedeemOffer(ctx, v.order(token))
-		if err == nil {
-			v.w.watch.answer(Answer{Viewer: v.Number, Region: answer.GetRegion(), PurchaseID: answer.GetPurchaseId(), Receipt: answer.GetReceipt()})
-		}
-		return err
-	})
-	if err != nil && !elsewhere(err) {
-		v.leave(ctx, "a repeated RedeemOffer", err)
-	}
-}
-
-// doubleTap redeems at two regions at once: each gives a unit away, and one of them comes back.
-func (v *viewer) doubleTap(ctx context.Context, token string) {
-	tapped := time.Since(v.w.start)
-	var taps sync.WaitGroup
-	for i, region := range v.Regions[:min(2, len(v.Regions))] {
-		taps.Go(func() {
-			err := v.try(ctx, region, func(call context.Context, region string) error {
-				answer, err := v.offers[region].RedeemOffer(call, v.order(token))
-				if err == nil {
-					v.keep(ctx, bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}, tapped, i == 0, 1)
-				}
-				return err
-			})
-			if err != nil {
-				v.leave(ctx, "a double RedeemOffer", err)
-			}
-		})
-	}
-	taps.Wait()
-}
-
 // claim asks and buys in one call; who claims twice makes the same call at the next region too.
 func (v *viewer) claim(ctx context.Context) {
 	if !sleep(ctx, v.Think) || v.Abandons {
@@ -287,127 +248,4 @@ func (v *viewer) claim(ctx context.Context) {
 		}
 		v.route = append(slices.Clone(v.route[1:]), v.route[0])
 	}
-}
-
-// present shows a receipt in another region: it counts there like a forwarded entry.
-func (v *viewer) present(ctx context.Context, b bought) {
-	if v.route = v.others(b.region); len(v.route) == 0 {
-		return
-	}
-	_, err := v.roam(ctx, func(ctx context.Context, region string) error {
-		answer, err := v.offers[region].GetPurchase(ctx, &offerv1.GetPurchaseRequest{
-			Hints: v.hints(), Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: b.receipt},
-		})
-		if err == nil && answer.GetPurchase().GetPurchaseId() != b.purchaseID {
-			v.w.watch.surprise("a receipt of purchase %s gave purchase %s", b.purchaseID, answer.GetPurchase().GetPurchaseId())
-		}
-		return err
-	})
-	if err != nil && !elsewhere(err) {
-		v.leave(ctx, "GetPurchase", err)
-	}
-}
-
-// others are the regions but one, nearest first.
-func (v *viewer) others(region string) []string {
-	return slices.DeleteFunc(slices.Clone(v.Regions), func(r string) bool { return r == region })
-}
-
-// changeOrder repeats a redemption with another payment: the first stands.
-func (v *viewer) changeOrder(ctx context.Context, token string, first bought) {
-	v.mustFail(ctx, first.region, "a RedeemOffer with another payment", errorsv1.Reason_REASON_REQUEST_REPLAYED,
-		func(order *offerv1.RedeemOfferRequest) { order.PaymentReference += "-other" }, token)
-}
-
-// steal redeems under another session.
-func (v *viewer) steal(ctx context.Context, token string) {
-	v.mustFail(ctx, v.Regions[0], "a RedeemOffer of a stolen token", errorsv1.Reason_REASON_TOKEN_MISMATCH,
-		func(order *offerv1.RedeemOfferRequest) {
-			order.ViewerSessionId = slices.Clone(order.ViewerSessionId)
-			order.ViewerSessionId[15] ^= 1
-		}, token)
-}
-
-func (v *viewer) mustFail(ctx context.Context, region, what string, reason errorsv1.Reason, change func(*offerv1.RedeemOfferRequest), token string) {
-	order := v.order(token)
-	change(order)
-	err := v.try(ctx, region, func(ctx context.Context, region string) error {
-		_, err := v.offers[region].RedeemOffer(ctx, order)
-		return err
-	})
-	if rpcerr.Reason(err) != reason && !elsewhere(err) && ctx.Err() == nil {
-		v.w.watch.surprise("%s ended in %v %v, want %v", what, status.Code(err), rpcerr.Reason(err), reason)
-	}
-}
-
-// follow keeps a receipt until it has the final outcome: over streams at the region that accepted, and elsewhere when
-// they break.
-func (v *viewer) follow(ctx context.Context, b bought) {
-	draws := v.w.cfg.draws("follow "+b.region, v.Number)
-	regions := append([]string{b.region}, v.others(b.region)...)
-	answered := false
-	for i := 0; ; i++ {
-		final, err := v.followOnce(ctx, b, regions[i%len(regions)], &answered)
-		if final || ctx.Err() != nil {
-			return
-		}
-		if !elsewhere(err) && !errors.Is(err, io.EOF) {
-			v.w.watch.surprise("WatchPurchase: %v %v", status.Code(err), rpcerr.Reason(err))
-			return
-		}
-		if !sleep(ctx, 100*time.Millisecond+time.Duration(draws.Int64N(int64(time.Second)))) {
-			return
-		}
-	}
-}
-
-func (v *viewer) followOnce(ctx context.Context, b bought, region string, answered *bool) (final bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := v.offers[region].WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{
-		Hints: v.hints(), Credential: &offerv1.WatchPurchaseRequest_Receipt{Receipt: b.receipt},
-	})
-	if err != nil {
-		return false, err
-	}
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return false, err
-		}
-		p := m.GetPurchase()
-		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !*answered {
-			*answered = v.confirm(ctx, p.GetPaymentIntentId())
-		}
-		if buyer.Final(p.GetState()) {
-			v.w.watch.ending(Ending{
-				Viewer: v.Number, Receipt: b.receipt, PurchaseID: p.GetPurchaseId(), State: p.GetState().String(),
-				Reason: p.GetReason().String(), Outcome: p.GetOutcome(), LicenceKey: p.GetLicenceKey(),
-			})
-			return true, nil
-		}
-	}
-}
-
-// confirm answers at the provider's page, a few seconds later.
-func (v *viewer) confirm(ctx context.Context, intentID string) bool {
-	page := verifierv1.NewTestPaymentServiceClient(v.w.net.Conn(viewerHost(v.viewerPlan), "verifier"))
-	sleep(ctx, 3*time.Second)
-	for range 10 {
-		err := v.try(ctx, "", func(ctx context.Context, _ string) error {
-			_, err := page.CompleteAction(ctx, &verifierv1.CompleteActionRequest{PaymentIntentId: intentID, Decline: v.Payment.Declines})
-			return err
-		})
-		if err == nil || rpcerr.Reason(err) == errorsv1.Reason_REASON_NO_ACTION_PENDING {
-			return true
-		}
-		if !elsewhere(err) && ctx.Err() == nil {
-			v.w.watch.surprise("CompleteAction: %v %v", status.Code(err), rpcerr.Reason(err))
-			return true
-		}
-		if !sleep(ctx, time.Second) {
-			return false
-		}
-	}
-	return false
 }
