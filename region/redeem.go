@@ -3,7 +3,6 @@ package region
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -233,16 +232,6 @@ func (n *Node) readReceipt(ctx context.Context, sequence int64) (string, error) 
 		return "", fmt.Errorf("reading a receipt back: %w", err)
 	}
 	return m.GetRedeemed(), nil
-}
-
-// decodeOwn decodes a text that this node signed and its journal kept, without verifying it again: a start with a
-// million receipts would take minutes. The layout is internal/token's: key_id[8] || signature[64] || payload.
-func decodeOwn(text string, m proto.Message) error {
-	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(raw) < 72 {
-		return errors.New("not a signed text")
-	}
-	return proto.Unmarshal(raw[72:], m)
 }
 
 func soldOut(drop string) error {

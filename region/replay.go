@@ -67,10 +67,10 @@ func (n *Node) replaySale(sequence int64, text string) error {
 	t := n.till
 	var receipt offerv1.Receipt
 	var offer offerv1.OfferToken
-	if err := decodeOwn(text, &receipt); err != nil {
+	if err := token.DecodeTrusted(text, &receipt); err != nil {
 		return fmt.Errorf("decoding a receipt: %w", err)
 	}
-	if err := decodeOwn(receipt.GetOfferToken(), &offer); err != nil {
+	if err := token.DecodeTrusted(receipt.GetOfferToken(), &offer); err != nil {
 		return fmt.Errorf("decoding a receipt's offer token: %w", err)
 	}
 	if len(offer.GetTokenId()) != 16 || len(offer.GetViewerSessionId()) != 16 {

@@ -112,6 +112,20 @@ func TestOpeningRefuses(t *testing.T) {
 	}
 }
 
+func TestDecodeTrustedReadsWithoutKeys(t *testing.T) {
+	node := signer(t, 1, nodeOwner, "n1")
+	text := must[string](t)(node.OfferToken(claims()))
+	got := &offerv1.OfferToken{}
+	if err := token.DecodeTrusted(text, got); err != nil || !proto.Equal(got, claims()) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "!!", text[:40], text[:len(text)-1]} {
+		if err := token.DecodeTrusted(bad, got); !errors.Is(err, token.ErrMalformed) {
+			t.Errorf("%q: got %v, want %v", bad, err, token.ErrMalformed)
+		}
+	}
+}
+
 func TestNobodySignsWhatIsNotTheirs(t *testing.T) {
 	if _, err := signer(t, 1, nodeOwner, "n1").Outcome(&offerv1.Outcome{}); err == nil {
 		t.Error("a node signed an outcome")
