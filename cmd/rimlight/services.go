@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"os"
@@ -144,6 +145,8 @@ type routerCmd struct {
 	Verifier       string            `help:"The verifier's address, for the operator port." placeholder:"ADDR"`
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
+	TLSCert        string            `name:"tls-cert" help:"Certificate chain of the public port, PEM; with --tls-key." placeholder:"FILE"`
+	TLSKey         string            `name:"tls-key" help:"Its private key, PEM." placeholder:"FILE"`
 	MaxRecv        int               `help:"The longest message forwarded, in bytes." default:"4194304"`
 	LogLevel       string            `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 }
@@ -160,6 +163,10 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	if ring.Listen == "" && len(c.Regions) == 0 {
 		return usageError{"a router needs --region NAME=ADDR, or --gossip-listen with --join, to know where regions are"}
 	}
+	secure, err := c.tls()
+	if err != nil {
+		return err
+	}
 	var tokens auth.Tokens
 	if c.Tokens != "" {
 		if tokens, err = auth.LoadOrCreate(c.Tokens); err != nil {
@@ -171,13 +178,28 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 			Listen: c.Listen, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version,
 			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
 		},
-		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, Regions: c.Regions,
+		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, TLS: secure, Regions: c.Regions,
 		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring,
 	})
 	if err != nil {
 		return err
 	}
 	return serve(ctx, s, "router "+cmp.Or(c.Name, host), p.Addr(), p.Run)
+}
+
+// tls is the public port's certificate; nil without one.
+func (c *routerCmd) tls() (*tls.Config, error) {
+	if c.TLSCert == "" && c.TLSKey == "" {
+		return nil, nil
+	}
+	if c.TLSCert == "" || c.TLSKey == "" {
+		return nil, usageError{"--tls-cert and --tls-key go together"}
+	}
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, usageError{fmt.Sprintf("--tls-cert, --tls-key: %v", err)}
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
 // serve says where a service listens and runs it until it is told to stop.

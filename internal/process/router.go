@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -29,6 +30,8 @@ type Router struct {
 	// AdminAdvertise is where other routers reach it when that is another address.
 	Operator                    bool
 	AdminListen, AdminAdvertise string
+	// TLS secures the public port, with HTTP/2 and HTTP/1.1; nil: plaintext.
+	TLS *tls.Config
 	// Regions are nodes that are known without gossip, name to address.
 	Regions map[string]string
 	// ForwardServices are full names of further services that the regions' backends serve.
@@ -111,6 +114,11 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 		return nil, err
 	}
 	p.onClose(p.router.Close)
+	if c.TLS != nil {
+		secure := c.TLS.Clone()
+		secure.NextProtos = []string{"h2", "http/1.1"}
+		lis = tls.NewListener(lis, secure)
+	}
 	return p, p.serve(c, lis, admin)
 }
 

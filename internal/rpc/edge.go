@@ -42,7 +42,7 @@ const (
 // ownHeaders are the response headers and trailers that pages read.
 var ownHeaders = []string{"Rimlight-Decision", "Rimlight-Region"}
 
-// ServePublic serves with net/http until the context ends, on one port: gRPC (also without TLS), gRPC-Web (binary) and
+// ServePublic serves with net/http until the context ends, on one port: gRPC (also without TLS), gRPC-Web (binary and text) and
 // Connect (JSON and proto, unary with GET, and streaming), and what is no RPC by cfg.HTTP. It closes the listener and
 // returns nil after a shutdown, when every handler did. For TLS hand it a tls.Listener that offers "h2" and "http/1.1".
 func (s *Server) ServePublic(ctx context.Context, lis net.Listener) error {
@@ -135,19 +135,19 @@ func newEdge(l *listener) http.Handler {
 	e.halfDuplex = l.procedure(connect.Spec{Procedure: anyMethod, StreamType: connect.StreamTypeClient}, l.edgeUnknown)
 	e.fullDuplex = l.procedure(connect.Spec{Procedure: anyMethod, StreamType: connect.StreamTypeBidi}, l.edgeUnknown)
 	if !l.cfg.Public {
-		return e
+		return textMode(e)
 	}
 	exposed := connectcors.ExposedHeaders()
 	for _, name := range ownHeaders {
 		exposed = append(exposed, name, "Trailer-"+name) // Connect's unary calls carry trailers so
 	}
-	return cors.New(cors.Options{
+	return textMode(cors.New(cors.Options{
 		AllowedOrigins: []string{"*"}, // viewers' pages are anybody's; without credentials, so a page learns nothing new
 		AllowedMethods: connectcors.AllowedMethods(),
 		AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization"),
 		ExposedHeaders: exposed,
 		MaxAge:         corsMaxAge,
-	}).Handler(e)
+	}).Handler(e))
 }
 
 func (e *edge) route(procedure string, clientStreams, serverStreams bool, serve connect.ServerFunc) {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,6 +81,7 @@ var protocols = []struct {
 	{"native gRPC", func(t testing.TB, w *world, r request) answer { return callGRPC(t, w.native, r) }},
 	{"gRPC at the edge", func(t testing.TB, w *world, r request) answer { return callGRPC(t, w.edge, r) }},
 	{"gRPC-Web", callWeb},
+	{"gRPC-Web text", callWebText},
 	{"Connect proto", func(t testing.TB, w *world, r request) answer { return callConnect(t, w, r, "proto") }},
 	{"Connect JSON", func(t testing.TB, w *world, r request) answer { return callConnect(t, w, r, "json") }},
 }
@@ -196,6 +198,35 @@ func envelopes(t testing.TB, raw []byte) []piece {
 // callWeb speaks gRPC-Web by hand, as a browser would.
 func callWeb(t testing.TB, w *world, r request) answer {
 	res, raw := post(t, w, r, "application/grpc-web+proto", envelope(0, r.proto(t)))
+	return webAnswer(t, res, raw)
+}
+
+// callWebText speaks gRPC-Web's text mode, as the official client does.
+func callWebText(t testing.TB, w *world, r request) answer {
+	body := base64.StdEncoding.EncodeToString(envelope(0, r.proto(t)))
+	res, raw := post(t, w, r, "application/grpc-web-text+proto", []byte(body))
+	if ct := res.Header.Get("Content-Type"); ct != "application/grpc-web-text+proto" {
+		t.Errorf("a text call was answered in %q", ct)
+	}
+	return webAnswer(t, res, unquantum(t, raw))
+}
+
+// unquantum decodes base64 that may be padded after every message.
+func unquantum(t testing.TB, raw []byte) (out []byte) {
+	if len(raw)%4 != 0 {
+		t.Fatalf("%d characters of base64", len(raw))
+	}
+	for group := range slices.Chunk(raw, 4) {
+		decoded, err := base64.StdEncoding.AppendDecode(nil, group)
+		if err != nil {
+			t.Fatalf("base64 %q: %v", group, err)
+		}
+		out = append(out, decoded...)
+	}
+	return out
+}
+
+func webAnswer(t testing.TB, res *http.Response, raw []byte) answer {
 	a := answer{header: res.Header, trailer: http.Header{}, http: res.StatusCode}
 	if res.StatusCode != http.StatusOK {
 		t.Fatalf("HTTP status %d, %q", res.StatusCode, raw)

@@ -5,7 +5,7 @@
 //	       chain: log, metrics, sanitise, recover, auth, decode, deadline, validate, extras
 //	                  |                                     |
 //	ServeInternal: grpc-go, for the platform     ServePublic: net/http and connect, for viewers:
-//	itself                                       gRPC, gRPC-Web (binary), Connect (JSON, proto)
+//	itself                                       gRPC, gRPC-Web, Connect (JSON, proto)
 //
 // Invariants. A call meets the same chain on both listeners, so the same fault ends in the same status. Every status of
 // a Rimlight service carries exactly one reason of rimlight.errors.v1. What a caller sends never ends in INTERNAL or
