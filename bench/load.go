@@ -41,26 +41,36 @@ func closedLoop(ctx context.Context, goroutines, n int, call func(ctx context.Co
 	return time.Since(begin), err
 }
 
+// costs are what calls took: on the clock, and of the processors.
+type costs struct{ wall, cpu time.Duration }
+
+// measured is a closedLoop with its costs, begun without the garbage of what went before.
+func measured(ctx context.Context, goroutines, n int, call func(ctx context.Context, i int) error) (costs, error) {
+	runtime.GC()
+	before, err := cpuTime()
+	if err != nil {
+		return costs{}, err
+	}
+	wall, err := closedLoop(ctx, goroutines, n, call)
+	if err != nil {
+		return costs{}, err
+	}
+	after, err := cpuTime()
+	return costs{wall: wall, cpu: after - before}, err
+}
+
 // compareCPU gives each contender's processor time per call in every round, [contender][round]. One more round goes
 // before, to warm up, and is forgotten.
 func compareCPU(ctx context.Context, rounds, calls int, contenders ...contender) ([][]time.Duration, error) {
 	perCall := make([][]time.Duration, len(contenders))
 	for round := range rounds + 1 {
 		for i, c := range contenders {
-			runtime.GC() // nobody pays for the garbage of the one before
-			before, err := cpuTime()
-			if err != nil {
-				return nil, err
-			}
-			if _, err := closedLoop(ctx, callers, calls, func(ctx context.Context, _ int) error { return c.call(ctx) }); err != nil {
-				return nil, err
-			}
-			after, err := cpuTime()
+			spent, err := measured(ctx, callers, calls, func(ctx context.Context, _ int) error { return c.call(ctx) })
 			if err != nil {
 				return nil, err
 			}
 			if round > 0 {
-				perCall[i] = append(perCall[i], (after-before)/time.Duration(calls))
+				perCall[i] = append(perCall[i], spent.cpu/time.Duration(calls))
 			}
 		}
 	}

@@ -146,6 +146,9 @@ func (o options) measure(ctx context.Context, f figure) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.smoke {
+		machine += " A SMOKE RUN: these figures mean nothing."
+	}
 	text := s.markdown(machine)
 	fmt.Printf("## %s\n\n%s\n", f.title, text)
 	if !o.write {

@@ -10,7 +10,7 @@ import (
 // section is a measured figure.
 type section struct {
 	tables []table
-	aim    string // whether an aim is met; empty: there is none
+	aim    string // whether an aim is met, and what stands behind the tables; may be empty
 	cannot string // what the tables cannot show
 }
 
