@@ -24,11 +24,16 @@ func (e *echo) register(r grpc.ServiceRegistrar) {
 	r.RegisterService(&grpc.ServiceDesc{
 		ServiceName: echoService,
 		HandlerType: (*any)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: "Echo", Handler: e.handle}},
+		Methods: []grpc.MethodDesc{{
+			MethodName: "Echo",
+			Handler: func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+				return e.handle(ctx, decode, intercept)
+			},
+		}},
 	}, e)
 }
 
-func (e *echo) handle(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+func (e *echo) handle(ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 	request := new(offerv1.RequestOfferRequest)
 	if err := decode(request); err != nil {
 		return nil, err

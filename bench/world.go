@@ -41,15 +41,13 @@ type world struct {
 
 	sessions atomic.Uint64
 	closers  []func() error
-	stop     context.CancelFunc
-	stopped  chan error
 }
 
 var errAway = errors.New("the verifier is away")
 
 // inWorld runs fn in a world that lives for as long.
 func inWorld(ctx context.Context, dir string, fn func(*world) error) (err error) {
-	w := &world{echo: &echo{}, stopped: make(chan error, 1)}
+	w := &world{echo: &echo{}}
 	stages, err := w.open(ctx, dir)
 	defer func() {
 		for i := len(w.closers) - 1; i >= 0; i-- {
@@ -60,11 +58,12 @@ func inWorld(ctx context.Context, dir string, fn func(*world) error) (err error)
 		return err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	go func() { w.stopped <- process.RunStages(running, stages...) }()
+	stopped := make(chan error, 1)
+	go func() { stopped <- process.RunStages(running, stages...) }()
 	err = fn(w)
 	err = errors.Join(err, w.conn.Close()) // or the listeners would wait for it
 	stop()
-	return errors.Join(err, <-w.stopped)
+	return errors.Join(err, <-stopped)
 }
 
 func (w *world) onClose(fn func() error) { w.closers = append(w.closers, fn) }
