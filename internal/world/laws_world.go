@@ -37,7 +37,7 @@ func nothingLeaks(e *Evidence, _ *index, broken func(string, ...any)) {
 
 // canaryForms are the spellings in which viewers' data could show.
 func canaryForms() map[string]string {
-	list := strings.Trim(fmt.Sprint([]byte(canary)), "[]")
+	list := strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]")
 	forms := map[string]string{
 		"plain": canary, "hexadecimal": hex.EncodeToString([]byte(canary)),
 		"decimal bytes": list, "decimal bytes, JSON": strings.ReplaceAll(list, " ", ","),

@@ -199,7 +199,7 @@ func TestFulfillmentDown(t *testing.T) {
 func TestNodeRestarts(t *testing.T) {
 	t.Parallel()
 	cfg := shop(seed(5), 300, 700)
-	cfg.SyncTime = 5 * time.Millisecond
+	cfg.SyncTime = 20 * time.Millisecond // so that power is lost in the middle of commits
 	for i := range 8 {
 		cfg.Outages = append(cfg.Outages, world.Outage{
 			Host: "us-central1", At: time.Duration(18+12*i) * time.Second, For: time.Duration(1+i%4) * time.Second, Crash: i%4 != 3,
