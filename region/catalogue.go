@@ -93,7 +93,7 @@ func (n *Node) followCatalogue(ctx context.Context) error {
 		n.log.Warn("catalogue stream ended", "error", err)
 		wait.sleep(ctx)
 	}
-	return nil
+	return nil //nolint:nilerr // it ends when it is asked to
 }
 
 func (n *Node) watchCatalogue(ctx context.Context, wait *backoff) error {
