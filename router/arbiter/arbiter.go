@@ -9,15 +9,20 @@
 // decision is explained by replaying it. Pick scans all nodes: there are few of them and they are oceans apart, so a
 // random sample of two would often miss the near one.
 //
-// The predicted time to an answer is L = n + S + W: network n there and back, service S, and the wait
-// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once. What is compared is the expected time
-// E = s*L + (1-s)*(L + retry), which charges a node for the share 1-s of its calls that fail and must go elsewhere.
+// The predicted time to an answer is L = n + S + k*W: network n there and back, service S, and the wait
+// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once, with the toll k that rises near saturation:
+// whoever joins a long queue also delays everybody behind him. A suspect node's L is 400 ms longer. What is compared is
+// the expected time E = s*L + (1-s)*(f + 2*min L of the others), which charges a node for the share 1-s of its calls that
+// fail after f and must go elsewhere.
 //
-// The package also holds the estimators that make those terms out of samples, for router/measure. It measures nothing, keeps no clock and
-// knows no protocol. Hedging, load spilling and warm-up ramps are not built.
+// A Node keeps those terms for one region node: it is fed with calls, answers and probes, and turned into a row of a
+// snapshot. The package measures nothing, keeps no clock, probes nobody and knows no protocol: router/measure does.
 package arbiter
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Mode is what an operator wants of a node.
 type Mode uint8
@@ -61,13 +66,35 @@ type Region struct {
 	Stock map[string]Stock // by drop
 
 	Reachable bool          // probes and calls reach it; false until the first answer
+	Saved     bool          // what is known is of a former life or another router; nothing was measured yet
+	Ejected   bool          // its calls fail although it answers
+	Suspect   bool          // an answer is overdue and nothing newer came
+	Held      float64       // share of the calls that it is not given yet while it warms up, 0 to 1; 0: none
 	Network   time.Duration // n: there and back, smoothed; 0 while it was never measured
 	Deviation time.Duration // d: mean deviation of n
+	Floor     time.Duration // lowest n of the last ten minutes; 0 while unknown
 	Service   time.Duration // S: one call's work without queueing
 
-	Parallelism uint32  // c: calls worked on at once; 0 when unknown, then no wait is predicted
-	InFlight    uint32  // Q: calls inside by the last report, plus those sent since
-	SuccessRate float64 // s: share of the last calls that it answered, 0 to 1
+	Parallelism uint32        // c: calls worked on at once; 0 when unknown, then no wait is predicted
+	InFlight    uint32        // Q: calls inside by the last report, plus those sent since
+	Arrivals    float64       // calls per second that reach it, from all routers, by its own word
+	SuccessRate float64       // s: share of the last calls that it answered, 0 to 1
+	FailureTime time.Duration // f: how long it takes to fail; less than L counts as L
+}
+
+// Utilisation is rho, the share of its capacity that a node's arrivals take: above 1 its queue grows without end. 0 when
+// it is unknown.
+func (g *Region) Utilisation() float64 {
+	if g.Parallelism == 0 || !(g.Arrivals > 0) {
+		return 0
+	}
+	return math.Min(g.Arrivals*clamp(g.Service).Seconds()/float64(g.Parallelism), mostUtilisation)
+}
+
+// Late is the predicted 95th percentile of a node's answer: a viewer who waited so long should hedge. The network counts
+// as normal (1.645 deviations are 2 mean deviations), the service as exponential (its 95th percentile is 3 means).
+func (g *Region) Late() time.Duration {
+	return network(g) + 2*clamp(g.Deviation) + 3*clamp(g.Service) + wait(g)
 }
 
 // Snapshot is everything that a choice looks at. Immutable.
@@ -85,6 +112,7 @@ type Request struct {
 	Preferred string        // the region that reads go to if it can serve
 	Budget    time.Duration // time left to answer; 0: unlimited
 	Tried     []string      // keys of nodes where this call was already
+	Hedging   string        // the region whose answer is late: asks for a second one elsewhere; empty: no hedge
 }
 
 // Reason is why a candidate could not be chosen.
@@ -97,12 +125,17 @@ const (
 	NoStock
 	Draining
 	Unreachable
+	Ejected
 	Tried
+	TooFar // even its lowest network time is longer than what is left
+	Loaded // too busy, suspect or warming up: not for a hedge
 )
 
 // String is the reason in the words of the API.
 func (r Reason) String() string {
-	return [...]string{"eligible", "residency", "no_stock", "draining", "unreachable", "tried"}[r]
+	return [...]string{
+		"eligible", "residency", "no_stock", "draining", "unreachable", "ejected", "tried", "too_far", "loaded",
+	}[r]
 }
 
 // Regime is the rule under which a choice was made.
@@ -112,14 +145,20 @@ type Regime uint8
 const (
 	Normal       Regime = iota // the lowest expected time
 	Preferred                  // the region that the caller named, for a read
-	Panic                      // nothing passed but for stock or reachability: the best of those
+	Panic                      // nothing passed every filter, or most are ejected: the best of those that fail a soft one
 	LateExpected               // nothing fits the budget: the best, late as expected
 	None                       // nothing could be chosen
+	Spill                      // the best has too little capacity left: the best that has some
+	Suspected                  // the best would be one whose answers are overdue: the next
+	Hedge                      // a second answer from elsewhere, because the first is late
+	Cold                       // chosen by what was saved or heard: nothing was measured yet
 )
 
 // String is the regime in the words of the API.
 func (r Regime) String() string {
-	return [...]string{"normal", "preferred", "panic", "late_expected", "none"}[r]
+	return [...]string{
+		"normal", "preferred", "panic", "late_expected", "none", "spill", "suspect", "hedge", "cold",
+	}[r]
 }
 
 // Choice is what Pick decided.
@@ -135,6 +174,8 @@ type Candidate struct {
 	Region   *Region
 	Reason   Reason
 	Wait     time.Duration // W
+	Toll     float64       // k, 1 to 6
+	Load     float64       // rho; 0 when unknown
 	Expected time.Duration // E; of a filtered candidate, what it would be
 }
 

@@ -84,6 +84,9 @@ func (n *Network) Value() time.Duration {
 	return time.Duration(math.Max(v, n.lowestProbe()))
 }
 
+// Floor is the lowest probe of the last ten minutes; 0 without any.
+func (n *Network) Floor() time.Duration { return time.Duration(n.lowestProbe()) }
+
 // Deviation is d, the mean deviation of n.
 func (n *Network) Deviation() time.Duration { return time.Duration(n.deviation) }
 

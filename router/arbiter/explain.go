@@ -9,15 +9,16 @@ import (
 // Explain repeats Pick and keeps what it looked at. For a kept snapshot, request and draw it tells exactly what Pick
 // chose then.
 func Explain(s *Snapshot, r Request, draw float64) Explanation {
-	scores := make([]score, 0, len(s.Regions))
+	scores := make([]score, len(s.Regions))
 	e := Explanation{Choice: pick(s, &r, draw, scores)}
-	scores = scores[:len(s.Regions)] // filled by pick
 	if e.Regime == None {
 		expect(s, scores)
 	}
 	for i, g := range s.Regions {
 		reason, _ := judge(g, &r)
-		e.Candidates = append(e.Candidates, Candidate{Region: g, Reason: reason, Wait: wait(g), Expected: scores[i].expected})
+		e.Candidates = append(e.Candidates, Candidate{
+			Region: g, Reason: reason, Wait: wait(g), Toll: toll(g), Load: g.Utilisation(), Expected: scores[i].expected,
+		})
 	}
 	e.Sentence = e.sentence(&r)
 	return e
@@ -34,15 +35,29 @@ func (e *Explanation) sentence(r *Request) string {
 	case Preferred:
 		fmt.Fprintf(&b, "%s was named by the caller and can serve", g.Name)
 	case Panic:
-		fmt.Fprintf(&b, "Nobody passed every filter (%s); %s is the best of those that fail for stock or reachability only", e.filtered(), g.Name)
+		fmt.Fprintf(&b, "Too few passed every filter (%s); %s is the best of those that fail a soft one at most", e.filtered(), g.Name)
 	case LateExpected:
 		fmt.Fprintf(&b, "Nobody is expected within the %s left; %s is the soonest", ms(r.Budget), g.Name)
+	case Spill:
+		fmt.Fprintf(&b, "The soonest has too little capacity left for all calls; %s takes this one", g.Name)
+	case Suspected:
+		fmt.Fprintf(&b, "A nearer node's answers are overdue; %s is expected to answer soonest", g.Name)
+	case Hedge:
+		fmt.Fprintf(&b, "The answer of %s is late; %s is asked, too", r.Hedging, g.Name)
+	case Cold:
+		fmt.Fprintf(&b, "Nothing was measured yet; by what is remembered, %s answers soonest", g.Name)
 	default:
 		fmt.Fprintf(&b, "%s is expected to answer soonest", g.Name)
 	}
-	fmt.Fprintf(&b, ": %s = %s network + %s service + %s wait, at %.1f %% success", ms(chosen.Expected),
-		ms(chosen.Expected-clamp(g.Service)-chosen.Wait-e.penalty(chosen)), ms(g.Service), ms(chosen.Wait), 100*rate(g.SuccessRate))
-	if p := e.penalty(chosen); p > 0 {
+	fmt.Fprintf(&b, ": %s = %s network + %s service + %s wait", ms(chosen.Expected), ms(network(g)), ms(clamp(g.Service)), ms(chosen.Wait))
+	if chosen.Wait > 0 && chosen.Toll > 1 {
+		fmt.Fprintf(&b, " counted %.1f times at %.0f %% of its capacity", chosen.Toll, 100*chosen.Load)
+	}
+	if g.Suspect {
+		fmt.Fprintf(&b, " + %s for overdue answers", ms(suspicion))
+	}
+	fmt.Fprintf(&b, ", at %.1f %% success", 100*rate(g.SuccessRate))
+	if p := chosen.Expected - predict(g); p > 0 {
 		fmt.Fprintf(&b, " (%s for failures)", ms(p))
 	}
 	switch {
@@ -55,9 +70,6 @@ func (e *Explanation) sentence(r *Request) string {
 	}
 	return b.String() + "."
 }
-
-// penalty is the part of E that failures add.
-func (e *Explanation) penalty(c *Candidate) time.Duration { return c.Expected - predict(c.Region) }
 
 // chosenAndNext finds the chosen candidate and the best of the other eligible ones.
 func (e *Explanation) chosenAndNext() (chosen, next *Candidate) {
@@ -78,7 +90,7 @@ func (e *Explanation) filtered() string {
 	if len(e.Candidates) == 0 {
 		return "no region is known"
 	}
-	var counts [Tried + 1]int
+	var counts [Loaded + 1]int
 	for _, c := range e.Candidates {
 		counts[c.Reason]++
 	}

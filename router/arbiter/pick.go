@@ -7,16 +7,6 @@ import (
 )
 
 const (
-	// retryCost is what a failed attempt costs on top of asking elsewhere: half of the 200 ms that an interaction may
-	// take, and the call's only retry. Without it a node that fails in 0.2 ms ties with the healthy one behind it.
-	retryCost = 100 * time.Millisecond
-
-	// unmeasured stands in for the network time of a node that never answered: a zero would win every pick.
-	unmeasured = 400 * time.Millisecond
-
-	// longest bounds every term, so that absurd reports cannot overflow the arithmetic.
-	longest = time.Hour
-
 	// Expected times this close to the best count as equal; an ocean is never traded for a tie.
 	tieFloor = 2 * time.Millisecond
 	tieShare = 0.05
@@ -25,8 +15,16 @@ const (
 	temperatureFloor = time.Millisecond
 	temperatureShare = 0.04
 
-	// onStack is how many nodes Pick scores without allocating.
-	onStack = 128
+	// spillFrom is the utilisation above which a share of a node's calls goes elsewhere, so that many routers that all
+	// see the same best node do not fill it together.
+	spillFrom = 0.9
+
+	// hedgeBelow is the utilisation that a node must be under to get second copies of calls.
+	hedgeBelow = 0.8
+
+	// Pick scores up to onStack nodes without touching a large stack frame, up to onLargeStack without allocating.
+	onStack      = 64
+	onLargeStack = 1024
 )
 
 // A candidate's tier: how much has to be given up to choose it. The lowest one that has anybody wins.
@@ -34,9 +32,10 @@ type tier uint8
 
 const (
 	passes      tier = iota
+	failing          // soft: it is ejected, but it answers some calls
 	withoutUnit      // soft: it answers, if only to say that it has none
 	outOfReach       // soft: perhaps it is back
-	never            // residency, draining and tried are not given up
+	never            // the other filters are not given up
 )
 
 // score is what one scan over the nodes finds of each.
@@ -47,76 +46,146 @@ type score struct {
 	expected  time.Duration // E
 }
 
-// Pick chooses a node. The draw in [0,1) breaks near ties. It allocates nothing up to 128 nodes.
+// Pick chooses a node. The draw in [0,1) breaks near ties, and decides whether a node that warms up or is nearly full
+// gets this call. It allocates nothing up to 1,024 nodes.
 func Pick(s *Snapshot, r Request, draw float64) Choice {
-	var stack [onStack]score
-	scores := stack[:0]
-	if len(s.Regions) > onStack {
-		scores = make([]score, 0, len(s.Regions))
+	switch n := len(s.Regions); {
+	case n <= onStack:
+		var scores [onStack]score
+		return pick(s, &r, draw, scores[:n])
+	case n <= onLargeStack:
+		return pickLarge(s, &r, draw)
+	default:
+		return pick(s, &r, draw, make([]score, n))
 	}
-	return pick(s, &r, draw, scores)
 }
 
+//go:noinline
+func pickLarge(s *Snapshot, r *Request, draw float64) Choice {
+	var scores [onLargeStack]score
+	return pick(s, r, draw, scores[:len(s.Regions)])
+}
+
+// pick fills in the scores, one per node.
 func pick(s *Snapshot, r *Request, draw float64, scores []score) Choice {
-	best := never
-	for _, g := range s.Regions {
+	best, passing, ejected := never, 0, 0
+	for i, g := range s.Regions {
 		_, t := judge(g, r)
+		scores[i] = score{tier: t, predicted: predict(g)}
 		best = min(best, t)
-		scores = append(scores, score{tier: t, predicted: predict(g)})
+		switch t {
+		case passes:
+			passing++
+		case failing:
+			ejected++
+		}
 	}
-	if best == never {
+	if best == never || r.Hedging != "" && best != passes {
 		return Choice{Regime: None}
 	}
+	// Most of the platform failing at once is rather our own doing, or overload that ejecting makes worse: use all.
+	distrust := best == passes && ejected > passing && r.Hedging == ""
 	others := -1
 	for i := range scores {
-		if scores[i].tier == best {
-			scores[i].in = true
+		scores[i].in = scores[i].tier == best || distrust && scores[i].tier == failing
+		if scores[i].in {
 			others++
 		}
 	}
 	expect(s, scores)
 
-	regime := Normal
-	fits := func(i int) bool { return scores[i].expected+2*clamp(s.Regions[i].Deviation) <= r.Budget }
-	prefers := func(i int) bool { return s.Regions[i].Name == r.Preferred }
+	i, regime := choose(s, r, draw, scores)
 	switch {
-	case r.Budget > 0 && !narrow(scores, fits):
-		regime = LateExpected
-	case r.Kind == Read && r.Preferred != "" && narrow(scores, prefers):
-		regime = Preferred
-	}
-	if best != passes {
+	case i < 0:
+		return Choice{Regime: None}
+	case best == outOfReach && s.Regions[i].Saved:
+		regime = Cold
+	case best != passes || distrust:
 		regime = Panic
 	}
-	i := drawAmongBest(scores, draw)
 	return Choice{Region: s.Regions[i], Regime: regime, Expected: scores[i].expected, Others: others}
+}
+
+// choose decides among those that are in; -1: nobody will do.
+func choose(s *Snapshot, r *Request, draw float64, scores []score) (int, Regime) {
+	fits := func(i int) bool { return scores[i].expected+2*clamp(s.Regions[i].Deviation) <= r.Budget }
+	prefers := func(i int) bool { return s.Regions[i].Name == r.Preferred && !s.Regions[i].Suspect }
+	switch late := r.Budget > 0 && !narrow(scores, fits); {
+	case late && r.Hedging != "":
+		return -1, None
+	case late:
+		return drawAmongBest(scores, draw), LateExpected
+	case r.Hedging != "":
+		return drawAmongBest(scores, draw), Hedge
+	case r.Kind == Read && r.Preferred != "" && narrow(scores, prefers):
+		return drawAmongBest(scores, draw), Preferred
+	}
+	warm := another(draw, 1)
+	narrow(scores, func(i int) bool { return !(warm < s.Regions[i].Held) })
+
+	i := drawAmongBest(scores, draw)
+	if rho := s.Regions[i].Utilisation(); rho > spillFrom && another(draw, 2) < 1-spillFrom/rho {
+		room := func(i int) bool { return !s.Regions[i].Suspect && s.Regions[i].Utilisation() <= spillFrom }
+		if narrow(scores, room) {
+			return drawAmongBest(scores, draw), Spill
+		}
+	}
+	if shunned(s, scores, scores[i].expected) {
+		return i, Suspected
+	}
+	return i, Normal
+}
+
+// shunned tells whether a suspect would have been better than the choice but for the suspicion.
+func shunned(s *Snapshot, scores []score, chosen time.Duration) bool {
+	for i := range scores {
+		if scores[i].tier == passes && s.Regions[i].Suspect && scores[i].expected-suspicion < chosen {
+			return true
+		}
+	}
+	return false
 }
 
 // judge says which filter a node fails first, and what choosing it anyway would give up.
 func judge(g *Region, r *Request) (Reason, tier) {
 	reason, t := Eligible, passes
-	fail := func(why Reason, gives tier) {
-		if reason == Eligible {
-			reason = why
-		}
-		t = max(t, gives)
-	}
 	if len(r.Zones) > 0 && !overlap(g.Zones, r.Zones) {
-		fail(Residency, never)
+		return Residency, never
 	}
 	if (r.Kind == Offer || r.Kind == Redeem) && r.Drop != "" && g.Stock[r.Drop] == StockNone {
-		fail(NoStock, withoutUnit)
+		reason, t = NoStock, withoutUnit
 	}
 	if g.Mode == Drained || g.Mode == Cordoned && (r.Kind == Offer || r.Kind == Other) {
-		fail(Draining, never)
+		return first(reason, Draining), never
 	}
 	if !g.Reachable {
-		fail(Unreachable, outOfReach)
+		reason, t = first(reason, Unreachable), outOfReach
 	}
-	if slices.Contains(r.Tried, g.Key) {
-		fail(Tried, never)
+	if g.Ejected {
+		reason, t = first(reason, Ejected), max(t, failing)
+	}
+	if len(r.Tried) > 0 && slices.Contains(r.Tried, g.Key) {
+		return first(reason, Tried), never
+	}
+	if r.Budget > 0 && g.Floor > r.Budget {
+		return first(reason, TooFar), never
+	}
+	if r.Hedging != "" {
+		switch {
+		case g.Name == r.Hedging:
+			return first(reason, Tried), never
+		case g.Suspect || g.Held > 0 || g.Utilisation() >= hedgeBelow:
+			return first(reason, Loaded), never
+		}
 	}
 	return reason, t
+}
+
+func first(found, next Reason) Reason {
+	if found != Eligible {
+		return found
+	}
+	return next
 }
 
 func overlap(a, b []string) bool {
@@ -126,51 +195,6 @@ func overlap(a, b []string) bool {
 		}
 	}
 	return false
-}
-
-// predict is L = n + S + W.
-func predict(g *Region) time.Duration {
-	n := clamp(g.Network)
-	if n == 0 && !g.Reachable {
-		n = unmeasured
-	}
-	return n + clamp(g.Service) + wait(g)
-}
-
-// wait is W: what a call waits behind the Q inside when c of them are worked on at once.
-func wait(g *Region) time.Duration {
-	if g.Parallelism == 0 {
-		return 0
-	}
-	q, c := float64(g.InFlight), float64(g.Parallelism)
-	w := math.Max(0, q+1-c) * float64(clamp(g.Service)) / c
-	return time.Duration(math.Min(w, float64(longest)))
-}
-
-// expect fills in E for every node: a failure costs the retry, which goes to the best of the others.
-func expect(s *Snapshot, scores []score) {
-	first, second := -1, -1
-	for i := range scores {
-		switch {
-		case !scores[i].in:
-		case first < 0 || scores[i].predicted < scores[first].predicted:
-			first, second = i, first
-		case second < 0 || scores[i].predicted < scores[second].predicted:
-			second = i
-		}
-	}
-	for i := range scores {
-		elsewhere := first
-		if i == first {
-			elsewhere = second
-		}
-		if elsewhere < 0 {
-			elsewhere = i
-		}
-		failing := 1 - rate(s.Regions[i].SuccessRate)
-		retry := float64(retryCost + scores[elsewhere].predicted)
-		scores[i].expected = scores[i].predicted + time.Duration(failing*retry)
-	}
 }
 
 // narrow keeps those that the rule keeps, and changes nothing when it would keep nobody.
@@ -220,11 +244,11 @@ func drawAmongBest(scores []score, draw float64) int {
 	return best // a draw of 1 or rounding
 }
 
-func clamp(d time.Duration) time.Duration { return min(max(d, 0), longest) }
-
-func rate(s float64) float64 {
-	if !(s >= 0) { // also NaN
-		return 0
-	}
-	return math.Min(s, 1)
+// another makes a further draw in [0,1) out of a choice's only one, so that one number replays all of it. The mixing is
+// SplitMix64's (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+func another(draw float64, nth uint64) float64 {
+	x := math.Float64bits(draw) + nth*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return float64((x^x>>31)>>11) / (1 << 53)
 }

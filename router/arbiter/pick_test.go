@@ -249,7 +249,7 @@ func oracleExpected(g *arbiter.Region, all []*arbiter.Region) time.Duration {
 	if len(all) == 1 {
 		elsewhere = oracleTime(g)
 	}
-	return oracleTime(g) + time.Duration((1-g.SuccessRate)*float64(100*ms+elsewhere))
+	return oracleTime(g) + time.Duration((1-g.SuccessRate)*float64(2*elsewhere))
 }
 
 func TestPickAgreesWithTheOracle(t *testing.T) {
