@@ -78,6 +78,9 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	if err := c.show(s, drop, res, buyErr); err != nil {
 		return err
 	}
+	if buyErr != nil && res.Receipt != "" {
+		fmt.Fprintf(s.err, "The purchase was accepted and goes on; ask later: rimlight purchase get %s\n", res.PurchaseID)
+	}
 	return verdict(res, buyErr)
 }
 
@@ -111,7 +114,7 @@ func (c *buyCmd) announce(s *streams) func(*offerv1.Drop) {
 		}
 		if text != said {
 			said = text
-			fmt.Fprintln(s.err, text)
+			s.progress(text)
 		}
 	}
 }

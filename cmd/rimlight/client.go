@@ -56,11 +56,11 @@ func (f *clientFlags) tokens(target string) (auth.Tokens, error) {
 	}
 	raw, err := os.ReadFile(f.Tokens)
 	if err != nil {
-		return nil, fmt.Errorf("reading the role tokens: %w", err)
+		return nil, usageError{fmt.Sprintf("--tokens: %v", err)}
 	}
 	var t auth.Tokens
 	if err := json.Unmarshal(raw, &t); err != nil {
-		return nil, fmt.Errorf("reading the role tokens %s: %w", f.Tokens, err)
+		return nil, usageError{fmt.Sprintf("--tokens %s: %v", f.Tokens, err)}
 	}
 	return t, nil
 }

@@ -37,6 +37,13 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	if err != nil {
 		return err
 	}
+	cfg := cluster.Config{
+		Listen: c.Listen, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
+		Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
+	}
+	if err := cfg.Validate(); err != nil {
+		return usageError{err.Error()}
+	}
 	dir := c.Data
 	if dir == "" {
 		fresh, cleanup, err := cluster.TempDir()
@@ -52,15 +59,13 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	started := time.Now()
 	var pidLine sync.Mutex
-	platform, err := cluster.Start(ctx, cluster.Config{
-		Listen: c.Listen, DataDir: dir, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
-		Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
-		OnChild: func(region string, pid int) {
-			pidLine.Lock()
-			defer pidLine.Unlock()
-			fmt.Fprintf(s.out, "region %s runs as process %d\n", region, pid)
-		},
-	})
+	cfg.DataDir = dir
+	cfg.OnChild = func(region string, pid int) {
+		pidLine.Lock()
+		defer pidLine.Unlock()
+		fmt.Fprintf(s.out, "region %s runs as process %d\n", region, pid)
+	}
+	platform, err := cluster.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

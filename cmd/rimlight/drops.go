@@ -113,8 +113,16 @@ func (c *dropsWatchCmd) Run(ctx context.Context, s *streams) error {
 		}
 		for _, d := range drops {
 			fmt.Fprintf(s.out, "%s  %-9s %-9s %s  %s - %s  %s  %s\n", clock(m.GetServerTime()), short(d.GetState(), "DROP_STATE_"),
-				short(d.GetAvailability(), "AVAILABILITY_"), d.GetDropId(), clock(d.GetOpenTime()), clock(d.GetCloseTime()), money(d.GetPrice()), d.GetTitle())
+				availability(d), d.GetDropId(), clock(d.GetOpenTime()), clock(d.GetCloseTime()), money(d.GetPrice()), d.GetTitle())
 		}
 		return nil
 	})
+}
+
+// availability is unknown of a drop that sells nothing any more, or not yet.
+func availability(d *offerv1.Drop) string {
+	if d.GetAvailability() == offerv1.Availability_AVAILABILITY_UNSPECIFIED {
+		return "-"
+	}
+	return short(d.GetAvailability(), "AVAILABILITY_")
 }

@@ -73,26 +73,28 @@ func startPlatform(t *testing.T, dir string, regions, routers []string, split bo
 		t.Fatal(err)
 	}
 	p.Cluster = c
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	p.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	p.stop = sync.OnceValue(func() error { stop(); return <-done })
 	t.Cleanup(func() {
 		if err := p.stop(); err != nil {
 			t.Errorf("stopping the platform: %v", err)
 		}
 	})
-	p.until(t, "every region is reachable from every router", func() bool {
-		for _, addr := range c.Routers {
-			up := p.reachable(t, addr)
-			for _, r := range regions {
-				if !up[r] {
-					return false
-				}
+	ready, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := c.Ready(ready); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range c.Routers { // the guard of Ready: nodes with processes of their own come late
+		up := p.reachable(t, addr)
+		for _, r := range regions {
+			if !up[r] {
+				t.Errorf("the platform is up, and the router at %s does not reach %s", addr, r)
 			}
 		}
-		return true
-	})
+	}
 	return p
 }
 

@@ -102,6 +102,17 @@ type streams struct {
 	out, err io.Writer
 }
 
+// progress tells people what a long command waits for; a pipe or a file hears nothing of it.
+func (s *streams) progress(text string) {
+	f, ok := s.err.(*os.File)
+	if !ok {
+		return
+	}
+	if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		fmt.Fprintln(s.err, text)
+	}
+}
+
 // refusal is a typed no that is not a status: the command has printed what there is to say in its result.
 type refusal struct{ text string }
 
@@ -124,14 +135,16 @@ func report(w io.Writer, err error) int {
 		fmt.Fprintf(w, "rimlight: %s\nTry: rimlight --help\n", usage.text)
 		return exitUsage
 	}
-	st, ok := status.FromError(err)
-	if !ok {
+	// The innermost status: what surrounds it, like "RedeemOffer: rpc error: code = ...", tells a user nothing.
+	var answer interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &answer) {
 		fmt.Fprintf(w, "rimlight: %v\n", err)
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			return exitUnreachable
 		}
 		return exitRefused
 	}
+	st := answer.GRPCStatus()
 	if info := rpcerr.Info(err); info != nil {
 		fmt.Fprintf(w, "rimlight: refused: %s: %s\n", info.GetReason(), st.Message())
 		for _, line := range violations(st) {
@@ -140,8 +153,12 @@ func report(w io.Writer, err error) int {
 		return exitRefused
 	}
 	fmt.Fprintf(w, "rimlight: %s: %s\n", st.Code(), st.Message())
-	if st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded {
+	switch st.Code() {
+	case codes.Unavailable:
 		fmt.Fprintln(w, "Is the platform running there? Start it with: rimlight dev")
+		return exitUnreachable
+	case codes.DeadlineExceeded:
+		fmt.Fprintln(w, "It takes longer than --timeout, or --wait, allows.")
 		return exitUnreachable
 	}
 	return exitRefused

@@ -24,7 +24,7 @@ func (c *regionsCmd) Run(ctx context.Context, s *streams) error {
 		}
 		warnSilent(s, resp.GetSilentRouters())
 		return c.print(s, resp, func(w io.Writer) {
-			row(w, "ROUTER", "REGION", "MODE", "UP", "SHARE", "RTT_MS", "SERVICE_MS", "IN_FLIGHT", "OK", "LAG", "STOCK")
+			row(w, "ROUTER", "REGION", "MODE", "UP", "SHARE", "RTT_MS", "SERVICE_MS", "IN_FLIGHT", "OK", "LAG", "STOCK", "LAST_ERROR")
 			regionRows(w, resp.GetRouter(), resp.GetRegions())
 			for _, p := range resp.GetPeers() {
 				regionRows(w, p.GetRouter(), p.GetRegions())
@@ -39,12 +39,12 @@ func regionRows(w io.Writer, router string, regions []*routerv1.RegionStatus) {
 		for _, st := range r.GetStock() {
 			stock += st.GetUntouched()
 		}
-		up := "yes"
+		up, problem := "yes", ""
 		if !r.GetReachable() {
-			up = cmp.Or("no: "+r.GetLastError(), "no")
+			up, problem = "no", r.GetLastError()
 		}
 		row(w, router, r.GetName(), short(r.GetMode(), "REGION_MODE_"), up, percent(r.GetShare()), ms(r.GetNetwork()), ms(r.GetService()),
-			fmt.Sprintf("%d/%d", r.GetInFlight(), r.GetParallelism()), percent(r.GetSuccessRate()), r.GetJournalLag(), stock)
+			fmt.Sprintf("%d/%d", r.GetInFlight(), r.GetParallelism()), percent(r.GetSuccessRate()), r.GetJournalLag(), stock, problem)
 	}
 }
 

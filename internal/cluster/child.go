@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -59,4 +60,14 @@ func (c *child) once(ctx context.Context, self string) error {
 	}
 	c.started(c.region, cmd.Process.Pid)
 	return cmd.Wait()
+}
+
+// levelOf is the level of a log as the --log-level of a child.
+func levelOf(log *slog.Logger) string {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		if log.Enabled(context.Background(), level) {
+			return strings.ToLower(level.String())
+		}
+	}
+	return "error"
 }

@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ type Cluster struct {
 	routers, regions      []process.Stage
 	verifier, fulfillment []process.Stage
 	closers               []func() error
-	ready                 []<-chan struct{}
+	processes             []*process.RouterProcess
 }
 
 // viewerConns is how many connections the audience spreads over per router: one takes 64 streams on a public port, and
@@ -91,7 +92,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 			err = errors.Join(err, c.Run(ended))
 		}
 	}()
-	if err := c.checkNames(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return c, err
 	}
 	if c.Tokens, err = auth.LoadOrCreate(filepath.Join(cfg.DataDir, "tokens.json")); err != nil {
@@ -116,19 +117,43 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	return c, c.startRegions(ctx, seed, fulfillment.Addr(), verifier.Addr())
 }
 
-func (c *Cluster) checkNames() error {
+// Validate reports every problem of the configuration.
+func (c Config) Validate() error {
 	var problems []error
-	if len(c.cfg.Regions) == 0 || len(c.cfg.Routers) == 0 {
+	if len(c.Regions) == 0 || len(c.Routers) == 0 {
 		problems = append(problems, errors.New("at least one region and one router are needed"))
 	}
-	if c.cfg.Matrix != nil {
-		for _, name := range append(append([]string{c.cfg.Centre}, c.cfg.Regions...), c.cfg.Routers...) {
-			if _, ok := c.cfg.Matrix.RTT(name, name); !ok {
-				problems = append(problems, fmt.Errorf("the RTT matrix has no %q; it has %s", name, strings.Join(c.cfg.Matrix.Names(), ", ")))
+	if _, _, err := c.listen(); err != nil {
+		problems = append(problems, err)
+	}
+	for _, names := range [][]string{c.Regions, c.Routers} {
+		for i, name := range names {
+			if slices.Contains(names[:i], name) {
+				problems = append(problems, fmt.Errorf("%q is named twice", name))
+			}
+		}
+	}
+	if c.Matrix != nil {
+		for _, name := range slices.Concat([]string{c.Centre}, c.Regions, c.Routers) {
+			if _, ok := c.Matrix.RTT(name, name); !ok {
+				problems = append(problems, fmt.Errorf("the RTT matrix has no %q; it has %s", name, strings.Join(c.Matrix.Names(), ", ")))
 			}
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// listen takes Listen apart.
+func (c Config) listen() (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return "", 0, fmt.Errorf("reading the address to listen on: %w", err)
+	}
+	last, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || last > 0 && last+uint64(len(c.Routers)) > 1<<16 {
+		return "", 0, fmt.Errorf("reading the address to listen on, %s: %d ports from there on are needed", c.Listen, len(c.Routers))
+	}
+	return host, int(last), nil
 }
 
 func (c *Cluster) common(name string) process.Common {
@@ -143,18 +168,14 @@ func (c *Cluster) dialer(from, to string) process.Dialer {
 	if c.cfg.Matrix == nil {
 		return nil
 	}
-	rtt, _ := c.cfg.Matrix.RTT(from, to) // both names are in it: checkNames
+	rtt, _ := c.cfg.Matrix.RTT(from, to) // both names are in it: Validate
 	return process.Delayed(rtt)
 }
 
 func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string) (seed string, err error) {
-	host, portText, err := net.SplitHostPort(c.cfg.Listen)
+	host, port, err := c.cfg.listen()
 	if err != nil {
-		return "", fmt.Errorf("reading --listen: %w", err)
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return "", fmt.Errorf("reading --listen %s: the port must be a number", c.cfg.Listen)
+		return "", err
 	}
 	for i, name := range c.cfg.Routers {
 		common := c.common("router-" + name)
@@ -177,7 +198,7 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 		}
 		seed = cmp.Or(seed, r.GossipAddr)
 		c.Routers = append(c.Routers, r.Addr())
-		c.ready = append(c.ready, r.Ready())
+		c.processes = append(c.processes, r)
 		c.routers = append(c.routers, process.Stage{Name: "router " + name, Run: r.Run})
 	}
 	return seed, nil
@@ -190,7 +211,7 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 			args := []string{
 				"region", "--name", name, "--zones", Zone(name), "--data", common.DataDir, "--listen", common.Listen,
 				"--fulfillment", fulfillment, "--verifier", verifier, "--tokens", filepath.Join(c.cfg.DataDir, "tokens.json"),
-				"--gossip-listen", "127.0.0.1:0", "--join", seed,
+				"--gossip-listen", "127.0.0.1:0", "--join", seed, "--log-level", levelOf(c.cfg.Log),
 			}
 			if c.cfg.Matrix != nil {
 				rtt, _ := c.cfg.Matrix.RTT(name, c.cfg.Centre)
@@ -212,13 +233,20 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 	return nil
 }
 
-// Ready ends when every router has measured every region that it knows of.
+// readyPoll is how often Ready looks: processes that start by themselves tell nobody when a router has found them.
+const readyPoll = 20 * time.Millisecond
+
+// Ready ends when every router reaches every region.
 func (c *Cluster) Ready(ctx context.Context) error {
-	for _, r := range c.ready {
-		select {
-		case <-r:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the routers: %w", ctx.Err())
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for _, r := range c.processes {
+		for !r.Reaches(c.cfg.Regions...) {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return fmt.Errorf("waiting until every router reaches every region: %w", ctx.Err())
+			}
 		}
 	}
 	return nil

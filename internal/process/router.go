@@ -57,8 +57,21 @@ type RouterProcess struct {
 	router *router.Router
 }
 
-// Ready is closed when every region that is known was asked once.
+// Ready is closed when every region that was known at the start was asked once.
 func (p *RouterProcess) Ready() <-chan struct{} { return p.router.Ready() }
+
+// Reaches tells whether a node of every one of these regions answers the router's probes.
+func (p *RouterProcess) Reaches(regions ...string) bool {
+	resp, err := p.router.ListRegions(context.Background(), &routerv1.ListRegionsRequest{LocalOnly: true})
+	if err != nil { // never: it asks nobody
+		return false
+	}
+	reached := map[string]bool{}
+	for _, r := range resp.GetRegions() {
+		reached[r.GetName()] = reached[r.GetName()] || r.GetReachable()
+	}
+	return !slices.ContainsFunc(regions, func(name string) bool { return !reached[name] })
+}
 
 // StartRouter opens a router's ports and joins the ring.
 func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
