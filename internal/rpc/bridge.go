@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -251,16 +252,28 @@ var hopHeaders = map[string]bool{
 
 const binarySuffix = "-bin"
 
-// incoming makes metadata of request headers. Binary values are base64 in HTTP and raw in metadata.
+// What gRPC lets be a key and, without the suffix, a value.
+var (
+	metadataKey   = regexp.MustCompile(`^[0-9a-z_.-]+$`)
+	metadataValue = regexp.MustCompile(`^[\x20-\x7e]*$`)
+)
+
+// incoming makes metadata of request headers. Binary values are base64 in HTTP and raw in metadata. HTTP allows keys and
+// values that metadata does not; they are left out, since a client that is handed them, as a router's is, fails the call.
 func incoming(header *connect.Header) metadata.MD {
 	md := make(metadata.MD, header.Len())
 	for key, values := range header.All() {
 		key = strings.ToLower(key)
-		if hopHeaders[key] || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "connect-") || strings.HasPrefix(key, "proxy-") {
+		if hopHeaders[key] || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "connect-") || strings.HasPrefix(key, "proxy-") ||
+			!metadataKey.MatchString(key) {
 			continue
 		}
 		if !strings.HasSuffix(key, binarySuffix) {
-			md.Append(key, values...)
+			for _, value := range values {
+				if metadataValue.MatchString(value) {
+					md.Append(key, value)
+				}
+			}
 			continue
 		}
 		for _, joined := range values {

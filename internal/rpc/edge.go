@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -250,11 +251,13 @@ var (
 
 // checkHeaders refuses what connect would refuse too, but without a reason.
 func checkHeaders(r *http.Request, known bool) error {
+	if headerListSize(r.Header) > publicHeaderBytes {
+		return rpcerr.New(codes.ResourceExhausted, errorsv1.Reason_REASON_MESSAGE_TOO_LARGE,
+			fmt.Sprintf("the headers are larger than %d bytes", publicHeaderBytes), rpcerr.Meta("limit_bytes", strconv.Itoa(publicHeaderBytes)))
+	}
 	for _, name := range []string{"Content-Encoding", "Grpc-Encoding", "Connect-Content-Encoding"} {
-		if encoding := r.Header.Get(name); encoding != "" && encoding != connect.CompressionNameIdentity && encoding != connect.CompressionNameGzip {
-			// The code is what gRPC's compression rules ask for.
-			return rpcerr.New(codes.Unimplemented, errorsv1.Reason_REASON_MALFORMED,
-				"messages may be plain or compressed with gzip, nothing else")
+		if !compressionKnown(r.Header.Get(name)) {
+			return errCompression()
 		}
 	}
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !grpcTimeout.MatchString(t) {
@@ -272,8 +275,32 @@ func checkHeaders(r *http.Request, known bool) error {
 		if !query.Has("message") || codec != connect.CodecNameProto && codec != connect.CodecNameJSON {
 			return errMalformedHeader("a call by GET needs the parameters encoding=json or proto, and message")
 		}
+		if !compressionKnown(query.Get("compression")) {
+			return errCompression()
+		}
 	}
 	return nil
+}
+
+func compressionKnown(name string) bool {
+	return name == "" || name == connect.CompressionNameIdentity || name == connect.CompressionNameGzip
+}
+
+// errCompression has the code that gRPC's compression rules ask for.
+func errCompression() error {
+	return rpcerr.New(codes.Unimplemented, errorsv1.Reason_REASON_MALFORMED, "messages may be plain or compressed with gzip, nothing else")
+}
+
+// headerListSize counts as HTTP/2 does (RFC 9113, 6.5.2). net/http counts bytes, and lets a caller bring so many short
+// headers that no listener behind a router would take them: the call would fail there, and look like the region's fault.
+func headerListSize(header http.Header) (size int) {
+	const perField = 32
+	for key, values := range header {
+		for _, value := range values {
+			size += len(key) + len(value) + perField
+		}
+	}
+	return size
 }
 
 func errMalformedHeader(text string) error {
