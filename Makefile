@@ -88,7 +88,7 @@ generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 
 .PHONY: check-generate
-check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or the copied protos differ from their sources.
+check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or the copied protos differ from their sources, or the TypeScript does not compile.
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate -o "$$fresh"; \
 	diff -r gen "$$fresh/gen" || { echo "gen/ is not what the protos give: run make generate"; exit 1; }
@@ -97,6 +97,7 @@ check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or th
 	else \
 		echo "NOT COMPARED: $(PROTOVALIDATE) cannot be downloaded here"; \
 	fi
+	web/node_modules/.bin/tsc -p web
 
 # The tools come from go.mod and tools/lint/go.mod; building them once makes each call quick.
 $(BUF): go.mod go.sum
