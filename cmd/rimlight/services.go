@@ -22,6 +22,7 @@ type serviceFlags struct {
 	Data         string `help:"Where the state is kept." required:"" placeholder:"DIR"`
 	Tokens       string `help:"Role tokens file (JSON), the same for all services; made at the first start." required:"" placeholder:"FILE"`
 	TrustNetwork bool   `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
+	Reflection   bool   `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
 	LogLevel     string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 }
 
@@ -31,7 +32,7 @@ func (f *serviceFlags) common(s *streams) (process.Common, error) {
 		return process.Common{}, err
 	}
 	return process.Common{
-		Listen: f.Listen, DataDir: f.Data, Tokens: tokens, TrustNetwork: f.TrustNetwork, Version: version,
+		Listen: f.Listen, DataDir: f.Data, Tokens: tokens, TrustNetwork: f.TrustNetwork, Reflection: f.Reflection, Version: version,
 		Log: newLog(s, f.LogLevel), Metrics: prometheus.NewRegistry(),
 	}, nil
 }
@@ -145,6 +146,7 @@ type routerCmd struct {
 	Verifier       string            `help:"The verifier's address, for the operator port." placeholder:"ADDR"`
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
+	Reflection     bool              `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
 	TLSCert        string            `name:"tls-cert" help:"Certificate chain of the public port, PEM; with --tls-key." placeholder:"FILE"`
 	TLSKey         string            `name:"tls-key" help:"Its private key, PEM." placeholder:"FILE"`
 	MaxRecv        int               `help:"The longest message forwarded, in bytes." default:"4194304"`
@@ -175,7 +177,7 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	}
 	p, err := process.StartRouter(ctx, process.Router{
 		Common: process.Common{
-			Listen: c.Listen, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version,
+			Listen: c.Listen, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
 			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
 		},
 		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, TLS: secure, Regions: c.Regions,

@@ -159,7 +159,7 @@ func (c Config) listen() (host string, port int, err error) {
 func (c *Cluster) common(name string) process.Common {
 	return process.Common{
 		Listen: "127.0.0.1:0", DataDir: filepath.Join(c.cfg.DataDir, name), Tokens: c.Tokens,
-		Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(),
+		Reflection: true, Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(),
 	}
 }
 
@@ -211,7 +211,7 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 			args := []string{
 				"region", "--name", name, "--zones", Zone(name), "--data", common.DataDir, "--listen", common.Listen,
 				"--fulfillment", fulfillment, "--verifier", verifier, "--tokens", filepath.Join(c.cfg.DataDir, "tokens.json"),
-				"--gossip-listen", "127.0.0.1:0", "--join", seed, "--log-level", levelOf(c.cfg.Log),
+				"--gossip-listen", "127.0.0.1:0", "--join", seed, "--reflection", "--log-level", levelOf(c.cfg.Log),
 			}
 			if c.cfg.Matrix != nil {
 				rtt, _ := c.cfg.Matrix.RTT(name, c.cfg.Centre)

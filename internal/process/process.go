@@ -36,6 +36,8 @@ type Common struct {
 	Tokens auth.Tokens
 	// TrustNetwork lets the service token travel in plaintext to other hosts: a network that only the platform uses.
 	TrustNetwork bool
+	// Reflection lets strangers list and describe the services, as gRPC's tools like to: for development.
+	Reflection bool
 	// Version is the program's.
 	Version string
 	// Log takes what operators should see. Required.
@@ -91,7 +93,7 @@ func (p *Process) listen(c Common, name string, rules auth.Rules, options func(*
 // server makes a server that listens nowhere yet.
 func (p *Process) server(c Common, name string, rules auth.Rules, options func(*rpc.ServerConfig)) (*rpc.Server, error) {
 	cfg := rpc.ServerConfig{
-		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules,
+		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules, Reflection: c.Reflection,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"server": name}, c.Metrics),
 	}
 	if options != nil {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/gossip"
@@ -132,22 +133,25 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 		secure.NextProtos = []string{"h2", "http/1.1"}
 		lis = tls.NewListener(lis, secure)
 	}
-	return p, p.serve(c, lis, admin)
+	return p, p.serve(c, lis, admin, slices.Sorted(maps.Keys(central)))
 }
 
 // serve makes the servers behind the ports. Streams end first, with a word that their clients understand; then the
 // ports close.
-func (p *RouterProcess) serve(c Router, public, admin net.Listener) error {
+func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []string) error {
 	p.stages = append(p.stages, Stage{"the router", p.router.Run})
 	regions := func(ctx context.Context) ([]*routerv1.RegionStatus, error) {
 		resp, err := p.router.ListRegions(ctx, &routerv1.ListRegionsRequest{LocalOnly: true})
 		return resp.GetRegions(), err
 	}
+	forwarded := append([]string{offerv1.OfferService_ServiceDesc.ServiceName}, c.ForwardServices...)
+	everything := slices.Concat(forwarded, central)
 	status := statusPage(c.Name, c.Version, regions, c.Log)
 	front, err := p.server(c.Common, "router", router.Rules(), func(cfg *rpc.ServerConfig) {
-		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), status
+		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.Forwarded, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), forwarded, status
 		if c.Operator {
-			cfg.Unknown, cfg.Reflection, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, true, operatorPages(status, c.Metrics)
+			cfg.Forwarded = everything
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
 		}
 	})
 	if err != nil {
@@ -157,6 +161,7 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener) error {
 		p.router.Register(front)
 	} else {
 		back, err := p.server(c.Common, "router-admin", router.Rules(), func(cfg *rpc.ServerConfig) {
+			cfg.Forwarded = everything
 			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
 		})
 		if err != nil {

@@ -104,7 +104,7 @@ func (s *Server) logCall(ctx context.Context, method string, start time.Time, er
 		return
 	}
 	s.log.LogAttrs(ctx, level, "call ended",
-		slog.String("method", s.label(method)),
+		slog.String("method", s.logName(method)),
 		slog.String("code", status.Code(err).String()),
 		slog.String("reason", rpcerr.Info(err).GetReason()),
 		slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000))
@@ -156,7 +156,18 @@ func (s *Server) label(fullMethod string) string {
 	if _, ok := methodDescriptor(fullMethod); ok { // forwarded
 		return fullMethod
 	}
+	if service, _ := split(fullMethod); slices.Contains(s.cfg.Forwarded, service) {
+		return "/" + service + "/unknown"
+	}
 	return unknownLabel
+}
+
+// logName is a method as the log calls it: a log is not bounded by its texts, but strangers do not write it either.
+func (s *Server) logName(fullMethod string) string {
+	if service, _ := split(fullMethod); slices.Contains(s.cfg.Forwarded, service) {
+		return fullMethod
+	}
+	return s.label(fullMethod)
 }
 
 // boundedStream needs no sibling for unary calls: those are registered, hence known.

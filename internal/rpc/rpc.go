@@ -61,6 +61,9 @@ type ServerConfig struct {
 	// Unknown takes the calls to services that are not registered; it receives and sends *frame.Frame. Nil: they are
 	// UNIMPLEMENTED, UNKNOWN_METHOD.
 	Unknown grpc.StreamHandler
+	// Forwarded are the full names of the services that Unknown serves: reflection lists them, the log names their
+	// methods, and each has one label in the metrics.
+	Forwarded []string
 	// Reflection and Channelz serve gRPC's own services of these names. Both tell strangers about the process.
 	Reflection bool
 	Channelz   bool

@@ -109,6 +109,11 @@ func (s *Server) GetServiceInfo() map[string]grpc.ServiceInfo {
 		}
 		infos[name] = info
 	}
+	for _, name := range s.cfg.Forwarded {
+		if _, ok := infos[name]; !ok {
+			infos[name] = grpc.ServiceInfo{}
+		}
+	}
 	return infos
 }
 

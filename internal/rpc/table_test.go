@@ -2,13 +2,17 @@ package rpc_test
 
 import (
 	"bytes"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -276,6 +280,52 @@ func TestForwardedServices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A forwarded service is known by name; its methods are known to the log only, since their callers make them up.
+func TestForwardedServicesHaveNames(t *testing.T) {
+	metrics := prometheus.NewRegistry()
+	w := start(t, func(c *rpc.ServerConfig) {
+		c.Unknown, c.Forwarded, c.Metrics, c.Reflection = forward, []string{"acme.Shop"}, metrics, true
+	}, func(grpc.ServiceRegistrar) {})
+	native := protocols[0]
+	for _, method := range []string{"/acme.Shop/Fail", "/acme.Bank/Fail"} {
+		native.call(t, w, request{method: method, stream: true})
+	}
+	if text := w.log.String(); !strings.Contains(text, `"method":"/acme.Shop/Fail"`) || strings.Contains(text, "acme.Bank") {
+		t.Errorf("the log says %s", text)
+	}
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprint(families)
+	if !strings.Contains(text, "acme.Shop") || strings.Contains(text, "acme.Bank") || strings.Contains(text, `"Fail"`) {
+		t.Errorf("the metrics say %s", text)
+	}
+	if !slices.Contains(listed(t, w.native), "acme.Shop") {
+		t.Error("reflection does not list the service")
+	}
+}
+
+// listed are the services that reflection tells of.
+func listed(t *testing.T, target string) (names []string) {
+	t.Helper()
+	stream, err := grpc_reflection_v1.NewServerReflectionClient(dial(t, target, rpc.DialConfig{})).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	res, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range res.GetListServicesResponse().GetService() {
+		names = append(names, s.GetName())
+	}
+	return names
 }
 
 func TestLogAndMetrics(t *testing.T) {
