@@ -506,10 +506,9 @@ var File_rimlight_offer_v1_offer_proto protoreflect.FileDescriptor
 
 const file_rimlight_offer_v1_offer_proto_rawDesc = "" +
 	"\n" +
-	"\x1drimlight/offer/v1/offer.proto\x12\x11rimlight.offer.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\"\xdf\x02\n" +
-	"\fRoutingHints\x12\xa8\x01\n" +
-	"\adrop_id\x18\x01 \x01(\tB\x8e\x01\xbaH\x8a\x01\xba\x01\x86\x01\n" +
-	"\rhints.drop_id\x12\x17must be empty or a UUID\x1a\\this == '' || this.matches('^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')R\x06dropId\x122\n" +
+	"\x1drimlight/offer/v1/offer.proto\x12\x11rimlight.offer.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\"\xda\x01\n" +
+	"\fRoutingHints\x12$\n" +
+	"\adrop_id\x18\x01 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x06dropId\x122\n" +
 	"\x10preferred_region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x0fpreferredRegion\x12H\n" +
 	"\x0fresidency_zones\x18\x03 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x10\b\"\x15r\x132\x11^[a-z0-9-]{1,32}$R\x0eresidencyZones\x12&\n" +
 	"\n" +
