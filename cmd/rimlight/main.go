@@ -53,6 +53,8 @@ type commands struct {
 	Cordon  cordonCmd  `cmd:"" help:"Let a region win no new offers, but redeem those it made."`
 	Undrain undrainCmd `cmd:"" help:"Put a region back into service."`
 
+	Sim simCmd `cmd:"" help:"Play the arbitration scenarios over a matrix: plan capacity, compare policies."`
+
 	Config  kong.ConfigFlag  `help:"Read flags from this JSON file." placeholder:"FILE"`
 	Version kong.VersionFlag `help:"Print the version."`
 }
