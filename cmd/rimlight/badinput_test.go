@@ -30,7 +30,7 @@ func TestBadInputIsTyped(t *testing.T) {
 		t.Skip("runs a platform for some seconds; run without -short")
 	}
 	p := startPlatform(t, t.TempDir(), []string{"europe-west3"}, []string{"europe-west1"}, false)
-	open := p.createDrop(t, 5, 5*time.Minute).GetDropId()
+	open := p.createDrop(t, 5, 30*time.Minute).GetDropId()
 	later := p.plan(t, "later", 5, time.Hour).GetDropId()
 	scarce := p.plan(t, "scarce", 1, time.Second).GetDropId()
 	conn, err := rpc.Dial(p.Routers[0], rpc.DialConfig{})
@@ -150,7 +150,7 @@ func (p *platform) plan(t *testing.T, id string, units uint32, in time.Duration)
 	t.Helper()
 	resp, err := p.dial(t, p.Routers[0], auth.Producer).catalog.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{
 		RequestId: id, ChannelId: "test", Title: id, Units: units, Price: &offerv1.Money{CurrencyCode: "EUR", MinorUnits: 100},
-		OpenTime: timestamppb.New(time.Now().Add(in)), Duration: durationpb.New(5 * time.Minute),
+		OpenTime: timestamppb.New(time.Now().Add(in)), Duration: durationpb.New(30 * time.Minute),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -165,7 +165,7 @@ func TestKillARegionUnderLoad(t *testing.T) {
 	}
 	regions := []string{"europe-west3", "europe-north1", "us-central1"}
 	p := startPlatform(t, t.TempDir(), regions, []string{"europe-west1"}, true)
-	drop := p.createDrop(t, 5000, 5*time.Minute)
+	drop := p.createDrop(t, 5000, 30*time.Minute)
 
 	var offers []offerv1.OfferServiceClient
 	for range 4 {

@@ -45,7 +45,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	dir := t.TempDir()
 	regions := []string{"europe-west3", "us-central1"}
 	p := startPlatform(t, dir, regions, []string{"europe-west1", "us-west1"}, false)
-	drop := p.createDrop(t, 10, 5*time.Minute)
+	drop := p.createDrop(t, 1000, 30*time.Minute)
 
 	b, _ := p.buy(t, exitDone)
 	if b.Purchase.State != "PURCHASE_STATE_DELIVERED" || b.Outcome.State != b.Purchase.State || b.Purchase.LicenceKey == "" {
