@@ -26,7 +26,7 @@ type bought struct {
 
 func (p *platform) buy(t *testing.T, wantCode int, args ...string) (b bought, stderr string) {
 	t.Helper()
-	code, out, stderr := p.verb(t, append([]string{"buy"}, args...)...)
+	code, out, stderr := p.verb(t, append([]string{"buy", "--wait", "1m"}, args...)...)
 	if code != wantCode {
 		t.Fatalf("buy %v: exit %d, want %d: %s\n%s", args, code, wantCode, stderr, out)
 	}
