@@ -8,13 +8,11 @@ import (
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
-
-// expiryGrace is G of docs/settlement.md: how far the clocks of two nodes may be apart.
-const expiryGrace = 2 * time.Second
 
 // errMismatch: the token's id belongs to another viewer session or drop.
 var errMismatch = errors.New("verifier: the token id belongs to another session or drop")
@@ -49,7 +47,7 @@ func (s *Service) openReceipt(text string) (redemption, error) {
 			PaymentReference: receipt.GetPaymentReference(),
 		},
 		receipt: text,
-		expired: accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(expiryGrace)),
+		expired: accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(dropclock.Grace)),
 	}, nil
 }
 
