@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/rimlight/rimlight/internal/filelock"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
@@ -112,9 +113,15 @@ func (p *Process) dial(c Common, addr string, dialer Dialer) (*grpc.ClientConn, 
 	return conn, nil
 }
 
-// openStore opens and migrates a store. A store that breaks ends the process at once: going on after a failed fsync
+// openStore opens and migrates a store, which is this process's alone: SQLite itself would let a second one in, and each
+// would drive the same jobs. A store that breaks ends the process at once: going on after a failed fsync
 // would build on pages that may not be there.
 func (p *Process) openStore(ctx context.Context, c Common, path string, migrate func(context.Context, *sqldb.DB) error) (*sqldb.DB, error) {
+	lock, err := filelock.Acquire(path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(lock.Close)
 	db, err := sqldb.OpenSQLite(ctx, path)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rimlight/rimlight/internal/filelock"
 	"github.com/rimlight/rimlight/internal/ids"
 )
 
@@ -79,7 +80,7 @@ func Open(ctx context.Context, dir string, o Options) (*SQLite, Identity, error)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, Identity{}, fmt.Errorf("making the data directory: %w", err)
 	}
-	lock, err := acquire(filepath.Join(dir, lockFile))
+	lock, err := filelock.Acquire(filepath.Join(dir, lockFile))
 	if err != nil {
 		return nil, Identity{}, err
 	}

@@ -1,0 +1,34 @@
+package process_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rimlight/rimlight/internal/process"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+)
+
+// TestAStoreServesOneProcess: two verifiers on one store would drive the same purchases.
+func TestAStoreServesOneProcess(t *testing.T) {
+	c := common(t, "centre", auth.NewTokens())
+	fulfillment, err := process.StartFulfillment(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := process.Verifier{Common: c, Fulfillment: fulfillment.Addr(), Profile: "dev"}
+	verifier, err := process.StartVerifier(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Metrics, v.Metrics = prometheus.NewRegistry(), prometheus.NewRegistry() // as another process has
+	if _, err := process.StartFulfillment(t.Context(), c); err == nil || !strings.Contains(err.Error(), "is locked by process") {
+		t.Errorf("a second fulfillment on the store: got %v", err)
+	}
+	if _, err := process.StartVerifier(t.Context(), v); err == nil || !strings.Contains(err.Error(), "is locked by process") {
+		t.Errorf("a second verifier on the store: got %v", err)
+	}
+	runs(t, verifier.Run)
+	runs(t, fulfillment.Run)
+}
