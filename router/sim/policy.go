@@ -60,6 +60,7 @@ type Env struct {
 	Slots    []int     // calls worked on at once, likewise
 	Rand     *rand.Rand
 	Wake     func(at time.Duration)                   // calls the policy's Wake then
+	Probe    func(region int)                         // sends a further probe
 	Connects func(now time.Duration, region int) bool // whether a connection attempt would succeed now
 	Shared   *shared                                  // what a central controller of this policy knows
 }
@@ -120,6 +121,19 @@ func Policies() []Spec {
 		guarded("round_robin", newRoundRobin),
 		guarded("least_request", func(e Env) Policy { return &leastRequest{env: e, choices: 2} }),
 		guarded("least_request-full", func(e Env) Policy { return &leastRequest{env: e, full: true} }),
+		guarded("weighted_round_robin", newWeightedRoundRobin),
+		guarded("peak_ewma", newPeakEWMA(false)),
+		guarded("peak_ewma-full", newPeakEWMA(true)),
+		guarded("envoy_least_request", func(e Env) Policy { return &envoyLeastRequest{env: e} }),
+		guarded("envoy_least_request-full", func(e Env) Policy { return &envoyLeastRequest{env: e, full: true} }),
+		guarded("prequal", newPrequal(false)),
+		guarded("prequal-full", newPrequal(true)),
+		guarded("nearest", newNearest),
+		guarded("locality_failover", newLocalityFailover),
+		guarded("waterfall", newWaterfall),
+		guarded("traefik_leasttime", newTraefikLeastTime),
+		guarded("traefik_p2c", func(e Env) Policy { return &traefikP2C{env: e} }),
+		guarded("traefik_p2c-full", func(e Env) Policy { return &traefikP2C{env: e, full: true} }),
 	}
 }
 

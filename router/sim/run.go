@@ -129,6 +129,7 @@ func (r *run) newPolicy(i int32) Policy {
 		Router: int(i), Regions: r.w.regions, Zone: r.w.zone, RTT: r.w.rtt[i], Slots: r.w.slots, Shared: r.shared,
 		Rand:     rand.New(rand.NewPCG(mix(r.seed^drawPolicy), uint64(i)|generation<<32)),
 		Wake:     func(at time.Duration) { r.q.push(event{at: at, kind: wake, id: i, arg: int32(generation)}) },
+		Probe:    func(g int) { r.probe(i, int32(g), r.routers[i].generation) },
 		Connects: func(now time.Duration, g int) bool { return r.connects(now, int(i), g) },
 	})
 }
