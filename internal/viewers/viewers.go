@@ -25,11 +25,14 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
+// MaxPerMinute is 1,000 a second: more than one machine can play beside the platform that it judges.
+const MaxPerMinute = 60_000
+
 // Config is the audience.
 type Config struct {
 	// Offers are the ways in; each viewer takes one at random.
 	Offers []offerv1.OfferServiceClient
-	// PerMinute is how many viewers arrive; 0: only bursts.
+	// PerMinute is how many viewers arrive; 0: only bursts. More than MaxPerMinute arrive as if it were that.
 	PerMinute int
 	// AbandonRate is the share of offers that nobody redeems, 0 to 1.
 	AbandonRate float64
@@ -109,7 +112,7 @@ func (a *Audience) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	gap := time.Minute / time.Duration(a.cfg.PerMinute)
+	gap := time.Minute / time.Duration(min(a.cfg.PerMinute, MaxPerMinute))
 	for {
 		select {
 		case <-time.After(gap/2 + rand.N(gap)):
