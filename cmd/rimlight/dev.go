@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -75,19 +76,27 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	defer forget()
 
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	done := make(chan error, 1)
-	go func() { done <- platform.Run(ctx) }()
+	go func() {
+		defer stop() // what ends early is not waited for to come up
+		done <- platform.Run(ctx)
+	}()
 	ready, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	if err := platform.Ready(ready); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("the platform is not up after %v: %w", readyWithin, err)
+		stop()
+		return errors.Join(fmt.Errorf("the platform is not up after %v: %w", readyWithin, err), <-done)
 	}
 	if ctx.Err() == nil {
 		c.welcome(s, platform, dir, time.Since(started))
 	}
-	err = <-done
+	if err := <-done; err != nil {
+		return err
+	}
 	fmt.Fprintln(s.out, "stopped: everything that was accepted is on disk")
-	return err
+	return nil
 }
 
 // leaveCredentials lets clients on this machine find the role tokens, for every router.

@@ -294,7 +294,12 @@ func (c *Cluster) show() error {
 		c.Audience = viewers.New(viewers.Config{
 			Offers: offers, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
 		})
-		c.audience = append(c.audience, process.Stage{Name: "viewers", Run: c.Audience.Run})
+		c.audience = append(c.audience, process.Stage{Name: "viewers", Run: func(ctx context.Context) error {
+			if err := c.Ready(ctx); err != nil {
+				return nil //nolint:nilerr // stopped before the doors opened
+			}
+			return c.Audience.Run(ctx)
+		}})
 	}
 	if c.cfg.Demo {
 		conn, err := c.dial(c.Routers[0], c.Tokens[auth.Producer])
