@@ -48,6 +48,7 @@ func (m Member) present() bool { return m.State == Alive || m.State == Suspect }
 func (m Member) target() measure.Target {
 	return measure.Target{
 		Region: m.Name, NodeID: m.NodeID, Address: m.Address, Zones: m.Zones, Mode: measure.ModeOf(m.Mode), Version: m.Version,
+		Suspect: m.State == Suspect,
 	}
 }
 

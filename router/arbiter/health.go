@@ -160,5 +160,10 @@ func (h *Health) Held(now time.Duration) float64 {
 	return 0
 }
 
+// Moving tells whether time alone changes it: an ejection ends, a ramp goes on.
+func (h *Health) Moving(now time.Duration) bool {
+	return h.Ejected(now) || h.trying == 0 && h.Held(now) > 0
+}
+
 // Rate is s, the share of the last calls that went well.
 func (h *Health) Rate(now time.Duration) float64 { return h.outcomes.Rate(now) }

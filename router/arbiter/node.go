@@ -193,7 +193,7 @@ func (n *Node) overdue(g *Region) time.Duration {
 // Watched tells whether time alone may change its row: an answer is due, or it is ejected or warming up.
 func (n *Node) Watched(now time.Duration) bool {
 	_, due := n.awaited.oldest()
-	return due || n.health.Ejected(now) || n.health.Held(now) > 0
+	return due && !n.suspect || n.health.Moving(now)
 }
 
 // Troubled tells whether it should be probed more often: suspect, silent, ejected or warming up.

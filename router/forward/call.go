@@ -26,6 +26,7 @@ type call struct {
 	label    string // for metrics
 	arrived  time.Time
 	request  arbiter.Request // Tried grows
+	awaited  bool            // the answer is due within a predictable time
 	decision *Decision
 	recorded bool
 }
@@ -35,6 +36,7 @@ type node struct {
 	region *arbiter.Region
 	conn   grpc.ClientConnInterface
 	start  time.Duration // since the call's arrival
+	sent   time.Duration // by the clock of the measurements
 	others int
 }
 
@@ -74,8 +76,8 @@ func (c *call) choose(ctx context.Context) *node {
 		// A fresh slice: the last attempt's request keeps its own.
 		c.request.Tried = append(c.request.Tried[:len(c.request.Tried):len(c.request.Tried)], g.Key)
 		if conn := c.f.deps.Conn(g.Key); conn != nil {
-			c.f.deps.Measured.Begin(g.Key)
-			return &node{region: g, conn: conn, start: a.Start, others: a.Choice.Others}
+			sent := c.f.deps.Measured.Begin(g.Key, c.awaited)
+			return &node{region: g, conn: conn, start: a.Start, sent: sent, others: a.Choice.Others}
 		}
 		c.attempt().Code = codes.Unavailable
 		c.attempt().Reason = errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE
@@ -93,7 +95,7 @@ func (c *call) note(n *node, r result, timed bool) {
 	a.Code, a.Reason = status.Code(r.err), rpcerr.Reason(r.err)
 	a.Residence = load.GetResidence().AsDuration()
 	o := measure.Outcome{
-		Verdict: r.verdict, Load: load, Draining: a.Reason == errorsv1.Reason_REASON_DRAINING,
+		Verdict: r.verdict, Sent: n.sent, Load: load, Draining: a.Reason == errorsv1.Reason_REASON_DRAINING,
 	}
 	if timed && r.verdict == measure.Good {
 		o.Total = a.Duration

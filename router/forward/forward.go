@@ -113,7 +113,7 @@ func (c Config) Validate() error {
 // Measurements is what the data plane reads from and tells to router/measure.
 type Measurements interface {
 	Snapshot() *arbiter.Snapshot
-	Begin(key string)
+	Begin(key string, awaited bool) (sent time.Duration)
 	Observe(key string, o measure.Outcome)
 }
 

@@ -96,10 +96,11 @@ func (f *fakeRegions) Snapshot() *arbiter.Snapshot {
 	return f.snapshot
 }
 
-func (f *fakeRegions) Begin(key string) {
+func (f *fakeRegions) Begin(key string, _ bool) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.begun[key]++
+	return 0
 }
 
 func (f *fakeRegions) Observe(key string, o measure.Outcome) {

@@ -27,6 +27,7 @@ func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error
 	}
 	c := f.newCall(ctx, name, m.label, m.kind, ReadHints(request.Payload))
 	defer c.record()
+	c.awaited = !m.stream
 	if m.stream {
 		return c.serverStream(stream, m, request)
 	}

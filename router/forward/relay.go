@@ -93,7 +93,7 @@ func (c *call) noteForeign(n *node, err error, verdict measure.Verdict, sinceHal
 	a := c.attempt()
 	a.Duration = time.Since(c.arrived) - n.start
 	a.Code, a.Reason = status.Code(err), rpcerr.Reason(err)
-	o := measure.Outcome{Verdict: verdict}
+	o := measure.Outcome{Verdict: verdict, Sent: n.sent}
 	if verdict == measure.Good {
 		o.Total = sinceHalfClose
 	}

@@ -73,7 +73,7 @@ func TestRetryRules(t *testing.T) {
 		{"KEY_UNKNOWN is tried elsewhere", redeemOffer, typed(codes.Unavailable, "KEY_UNKNOWN"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"DRAINING is tried elsewhere", requestOffer, typed(codes.Unavailable, "DRAINING"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"STORE_UNAVAILABLE is tried elsewhere", redeemOffer, typed(codes.Unavailable, "STORE_UNAVAILABLE"), nil, 1, codes.OK, "UNSPECIFIED", measure.Failed},
-		{"OVERLOADED is tried elsewhere", requestOffer, typed(codes.ResourceExhausted, "OVERLOADED"), nil, 1, codes.OK, "UNSPECIFIED", measure.Failed},
+		{"OVERLOADED is tried elsewhere", requestOffer, typed(codes.ResourceExhausted, "OVERLOADED"), nil, 1, codes.OK, "UNSPECIFIED", measure.Shed},
 		{"a broken connection is tried elsewhere", requestOffer, broken, nil, 1, codes.OK, "UNSPECIFIED", measure.Broken},
 		{"a stream that delivered nothing is tried elsewhere", watchDrops, broken, nil, 1, codes.OK, "UNSPECIFIED", measure.Broken},
 		{"SOLD_OUT is final", redeemOffer, typed(codes.FailedPrecondition, "SOLD_OUT"), nil, 0, codes.FailedPrecondition, "SOLD_OUT", measure.Good},

@@ -85,8 +85,10 @@ func judgeReason(err error, reason errorsv1.Reason) result {
 		r.weight, r.retry = noUnit, true
 	case errorsv1.Reason_REASON_KEY_UNKNOWN, errorsv1.Reason_REASON_DRAINING:
 		r.weight, r.retry = refused, true
-	case errorsv1.Reason_REASON_STORE_UNAVAILABLE, errorsv1.Reason_REASON_OVERLOADED:
+	case errorsv1.Reason_REASON_STORE_UNAVAILABLE:
 		r.weight, r.retry, r.verdict = refused, true, measure.Failed
+	case errorsv1.Reason_REASON_OVERLOADED:
+		r.weight, r.retry, r.verdict = refused, true, measure.Shed
 	case errorsv1.Reason_REASON_INTERNAL:
 		r.verdict = measure.Failed
 	case errorsv1.Reason_REASON_DEADLINE_EXCEEDED, errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR,
@@ -109,7 +111,9 @@ func foreignVerdict(ctx context.Context, err error) measure.Verdict {
 	switch status.Code(err) {
 	case codes.Unavailable:
 		return measure.Broken
-	case codes.Internal, codes.Unknown, codes.DataLoss, codes.ResourceExhausted:
+	case codes.ResourceExhausted:
+		return measure.Shed
+	case codes.Internal, codes.Unknown, codes.DataLoss:
 		return measure.Failed
 	case codes.InvalidArgument, codes.Canceled, codes.DeadlineExceeded:
 		return measure.Ignored

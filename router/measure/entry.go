@@ -12,41 +12,41 @@ import (
 
 // entry is one target's state. The table's mutex guards it.
 type entry struct {
-	key      string
-	target   Target
-	network  arbiter.Network
-	service  arbiter.Service // of a backend that does not report its own
-	outcomes *arbiter.Window
-
-	mode      arbiter.Mode
-	reachable bool
-	probed    bool // the first probe is over, however it ended
-	lost      int  // probes in a row that failed
-	broken    int  // calls in a row that broke
+	key    string
+	target Target
+	node   *arbiter.Node
+	mode   arbiter.Mode
+	probed bool          // the first probe is over, however it ended
+	kick   chan struct{} // its state changed: the next probe is due now
 
 	answer *regionv1.ProbeResponse // the last good one; nil of a foreign backend
-	load   *regionv1.LoadReport    // the last one, from a probe or a call
-	sent   uint32                  // calls sent since load was reported, and not over
 	stock  map[string]arbiter.Stock
 
 	lastAnswer time.Time
 	lastError  string
 
-	row   *arbiter.Region // as last published
-	stale bool            // row is behind
+	row     *arbiter.Region // as last published
+	stale   bool            // row is behind
+	watched bool            // time alone may change it
 }
 
 // state is what a snapshot must not show late.
 type state struct {
-	reachable bool
-	mode      arbiter.Mode
+	reachable, ejected, suspect bool
+	mode                        arbiter.Mode
 }
 
-func newEntry(target Target) *entry {
-	return &entry{key: target.Key(), target: target, mode: target.Mode, outcomes: arbiter.NewOutcomes(), stale: true}
+func newEntry(target Target, cold bool) *entry {
+	return &entry{
+		key: target.Key(), target: target, mode: target.Mode, node: arbiter.NewNode(cold), kick: make(chan struct{}, 1), stale: true,
+	}
 }
 
-func (e *entry) state() state { return state{e.reachable, e.mode} }
+func (e *entry) state(now time.Duration) state {
+	var r arbiter.Region
+	e.node.Measure(now, &r)
+	return state{r.Reachable, r.Ejected, r.Suspect, e.mode}
+}
 
 func (e *entry) retarget(target Target) {
 	if target.Mode != e.target.Mode { // gossip has news; else the node's own word is the newer one
@@ -62,16 +62,17 @@ func (e *entry) setMode(mode arbiter.Mode) bool {
 	return differs
 }
 
-// answered takes in a good probe.
-func (e *entry) answered(now, total time.Duration, answer *regionv1.ProbeResponse) {
-	e.lost, e.broken, e.reachable, e.lastError = 0, 0, true, ""
-	e.answer = answer
-	if answer == nil {
-		e.network.Observe(now, total, true)
-		return
+// answered takes in a good probe and tells whether the node's figures made sense.
+func (e *entry) answered(now, total time.Duration, answer *regionv1.ProbeResponse) bool {
+	e.lastError, e.answer = "", answer
+	load, sane := loadOf(answer.GetLoad(), total)
+	if answer != nil && load == nil {
+		load = &arbiter.Load{}
 	}
-	e.network.Observe(now, total-answer.GetLoad().GetResidence().AsDuration(), true)
-	e.report(answer.GetLoad())
+	e.node.Probed(now, total, load)
+	if answer == nil {
+		return true
+	}
 	e.mode = ModeOf(answer.GetMode())
 	e.stock = make(map[string]arbiter.Stock, len(answer.GetStock()))
 	for _, s := range answer.GetStock() {
@@ -80,39 +81,26 @@ func (e *entry) answered(now, total time.Duration, answer *regionv1.ProbeRespons
 			e.stock[s.GetDropId()] = arbiter.StockHeld
 		}
 	}
+	return sane
 }
 
 // missed takes in a failed probe.
 func (e *entry) missed(err error) {
-	e.lost++
 	e.lastError = err.Error()
-	if e.lost >= failuresToUnreachable {
-		e.reachable = false
-	}
+	e.node.Lost()
 }
 
-func (e *entry) observe(now time.Duration, o Outcome) {
-	if e.sent > 0 && !o.Late {
-		e.sent--
-	}
-	switch o.Verdict {
-	case Ignored:
-		return
-	case Broken:
-		e.outcomes.Add(now, false)
-		if e.broken++; e.broken >= failuresToUnreachable {
-			e.reachable = false
-		}
-		return
-	case Failed:
-		e.outcomes.Add(now, false)
-	case Good:
-		e.outcomes.Add(now, true)
-	}
-	e.broken, e.reachable = 0, true // it did answer
-	e.report(o.Load)
+// observe takes in a call's end and tells whether the node's figures made sense.
+func (e *entry) observe(now time.Duration, o Outcome) bool {
+	load, sane := loadOf(o.Load, o.Total)
+	outcome := arbiter.Outcome{Verdict: o.Verdict, Elapsed: now - o.Sent, Load: load}
 	if o.Total > 0 {
-		e.timed(now, o.Total, o.Load)
+		outcome.Elapsed, outcome.Timed = o.Total, o.Load == nil || o.Load.GetResidence() != nil
+	}
+	if o.Late {
+		e.node.Heard(now, outcome)
+	} else {
+		e.node.Done(now, o.Sent, outcome)
 	}
 	if o.OutOfStock != "" && e.stock[o.OutOfStock] != arbiter.StockNone {
 		stock := maps.Clone(e.stock) // the old map is in published rows
@@ -125,35 +113,27 @@ func (e *entry) observe(now time.Duration, o Outcome) {
 	if o.Draining && e.mode == arbiter.Serving {
 		e.mode = arbiter.Cordoned // not drained: it may still redeem, and says so if not
 	}
+	return sane
 }
 
-// timed splits a call's time into network and service. Without the node's word, the probes know the network.
-func (e *entry) timed(now, total time.Duration, load *regionv1.LoadReport) {
-	if load.GetResidence() != nil {
-		e.network.Observe(now, total-load.GetResidence().AsDuration(), false)
-	} else if e.answer == nil && e.network.Known() {
-		e.service.Observe(now, total-e.network.Value())
+// loadOf reads a report of a call that took total; nil stays nil.
+func loadOf(r *regionv1.LoadReport, total time.Duration) (*arbiter.Load, bool) {
+	if r == nil {
+		return nil, true
 	}
-}
-
-func (e *entry) report(load *regionv1.LoadReport) {
-	if load != nil {
-		e.load, e.sent = load, 0
-	}
+	load, sane := arbiter.Load{
+		Residence: r.GetResidence().AsDuration(), Service: r.GetServiceTime().AsDuration(), InFlight: r.GetInFlight(),
+		Parallelism: r.GetParallelism(), Arrivals: r.GetArrivalsPerSecond(),
+	}.Sane(total)
+	return &load, sane
 }
 
 // region is the entry as a row of a snapshot.
 func (e *entry) region(now time.Duration) *arbiter.Region {
 	r := &arbiter.Region{
 		Key: e.key, Name: e.target.Region, NodeID: e.nodeID(), Zones: e.zones(), Mode: e.mode, Stock: e.stock,
-		Reachable: e.reachable, Network: e.network.Value(), Deviation: e.network.Deviation(),
-		Service: e.service.Value(), SuccessRate: e.outcomes.Rate(now),
 	}
-	if e.load != nil {
-		r.Service = e.load.GetServiceTime().AsDuration()
-		r.Parallelism = e.load.GetParallelism()
-		r.InFlight = e.load.GetInFlight() + e.sent
-	}
+	e.node.Measure(now, r)
 	return r
 }
 

@@ -2,14 +2,13 @@
 //
 //	Set (targets) ---------------+
 //	one probe loop per target ---+--> entries (under a mutex) --every 20 ms, if changed--> Snapshot (atomic pointer)
-//	Begin, Observe (live calls) -+        at once when a node falls silent, comes back or changes its mode
+//	Begin, Observe (live calls) -+        at once when a node's state changes: silent, ejected, suspect, mode
 //
-// Network and service time are kept apart: a node tells with every answer how long the call was inside it, and the
-// rest is the network's. A node is unreachable from the start, after three failed probes in a row or after three calls
-// in a row that broke; one good probe or answer ends that.
+// What a node's calls and probes mean is arbiter.Node's to say; the table feeds one per target, and publishes every 20 ms
+// while an answer is due or a node warms up. Troubled nodes are probed five times as often.
 //
 // The table does not choose (router/arbiter does), does not dial (the Prober does) and never explores with a viewer's
-// call. Nothing of it survives a restart: the first probes take one round trip.
+// call: a new node gets calls once it answered a probe, a quarter of its share at first. Nothing of it survives a restart: the first probes take one round trip.
 package measure
 
 import (
@@ -33,8 +32,8 @@ type Config struct {
 	// ProbeInterval is the time between the starts of two probes of one target, jittered by 10 %. Default 1 s. Half
 	// doubles the idle traffic; double makes stock, mode and network twice as old when nobody calls.
 	ProbeInterval time.Duration
-	// FailingInterval is the same while the target's last probe failed or it is unreachable. Default 200 ms. It bounds
-	// how long a node that came back stays unused.
+	// FailingInterval is the same while the target's last probe failed, or it is unreachable, suspect, ejected or
+	// warming up. Default 200 ms. It bounds how long a node that came back stays unused.
 	FailingInterval time.Duration
 	// ProbeTimeout is the longest that a probe may take, and what a target without a measured network time gets.
 	// Default 1 s; must be above the longest round trip.
@@ -78,9 +77,6 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// failuresToUnreachable is how many probes in a row must fail, or calls in a row break. One loss is weather.
-const failuresToUnreachable = 3
-
 // Target is one region node as gossip or the flags describe it.
 type Target struct {
 	Region  string       // its region's name
@@ -89,6 +85,7 @@ type Target struct {
 	Zones   []string     // residency zones; a probe's answer replaces them
 	Mode    arbiter.Mode // as gossip announces it; whoever spoke last, gossip or the node itself, is believed
 	Version string       // its program's version
+	Suspect bool         // gossip doubts it: it is probed twice as often, and no worse for it
 }
 
 // Key names a target: one address of one region. A node that comes back at its address keeps its measurements.
@@ -159,7 +156,7 @@ func (t *Table) Set(targets []Target) {
 		if e, ok := t.entries[key]; ok {
 			e.retarget(target)
 		} else {
-			t.entries[key] = newEntry(target)
+			t.entries[key] = newEntry(target, t.isReady)
 		}
 	}
 	for key := range t.entries {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -104,6 +105,12 @@ func load(residence time.Duration, parallelism, inFlight uint32) *regionv1.LoadR
 // bubble runs a test in virtual time around a running table with three nodes: near 20 ms, far 80 ms, moon 300 ms. The
 // world is prepared before the first probe.
 func bubble(t *testing.T, test func(t *testing.T, w *fakeWorld, table *measure.Table), prepare ...func(*fakeWorld)) {
+	bubbleWith(t, nil, test, prepare...)
+}
+
+func bubbleWith(
+	t *testing.T, metrics prometheus.Registerer, test func(t *testing.T, w *fakeWorld, table *measure.Table), prepare ...func(*fakeWorld),
+) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &fakeWorld{probes: map[string]int{}, nodes: map[string]fakeNode{
 			"near": {path: 20 * ms, service: 2 * ms, stock: 5},
@@ -115,6 +122,7 @@ func bubble(t *testing.T, test func(t *testing.T, w *fakeWorld, table *measure.T
 		}
 		table, err := measure.New(measure.Config{}, measure.Deps{
 			Prober: w, Now: time.Now, Random: rand.New(rand.NewPCG(1, 2)), Log: slog.New(slog.DiscardHandler),
+			Metrics: metrics,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -313,16 +321,16 @@ func TestThreeBrokenCallsInARowAreEnough(t *testing.T) {
 	})
 }
 
-func TestFailedCallsLowerTheRateAndDoNotMakeUnreachable(t *testing.T) {
+func TestShedCallsLowerTheRateAndNoMore(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
 		for range 8 {
-			table.Observe(key("near"), measure.Outcome{Verdict: measure.Failed})
+			table.Observe(key("near"), measure.Outcome{Verdict: measure.Shed})
 			table.Observe(key("near"), measure.Outcome{Verdict: measure.Ignored})
 		}
 		time.Sleep(50 * ms)
-		if r := row(table, "near"); !r.Reachable || r.SuccessRate != 0.2 {
-			t.Errorf("got %v, %v; want reachable at 0.2", r.Reachable, r.SuccessRate)
+		if r := row(table, "near"); !r.Reachable || r.Ejected || r.SuccessRate != 0.2 {
+			t.Errorf("got %v, %v, %v; want reachable at 0.2", r.Reachable, r.Ejected, r.SuccessRate)
 		}
 		time.Sleep(12 * time.Second)
 		if r := row(table, "near"); r.SuccessRate != 1 {
@@ -335,9 +343,9 @@ func TestCallsKeepNetworkAndServiceApart(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
 		for range 100 {
-			table.Begin(key("near"))
+			sent := table.Begin(key("near"), true)
 			time.Sleep(70 * ms)
-			table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Total: 70 * ms, Load: load(50*ms, 4, 3)})
+			table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Sent: sent, Total: 70 * ms, Load: load(50*ms, 4, 3)})
 		}
 		time.Sleep(21 * ms)
 		r := row(table, "near")
@@ -350,7 +358,7 @@ func TestCallsSentSinceTheReportAreInTheQueue(t *testing.T) {
 		<-table.Ready()
 		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Load: load(2*ms, 4, 7)})
 		for range 5 {
-			table.Begin(key("near"))
+			table.Begin(key("near"), false)
 		}
 		time.Sleep(41 * ms) // two publications at most
 		if q := row(table, "near").InFlight; q != 12 {
@@ -368,10 +376,10 @@ func TestAnsweredCallsAreNotInTheQueueEvenWithoutAReport(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
 		for _, verdict := range []measure.Verdict{measure.Good, measure.Failed, measure.Ignored} {
-			table.Begin(key("near"))
-			table.Observe(key("near"), measure.Outcome{Verdict: verdict})
+			sent := table.Begin(key("near"), true)
+			table.Observe(key("near"), measure.Outcome{Verdict: verdict, Sent: sent})
 		}
-		table.Begin(key("near"))
+		table.Begin(key("near"), true)
 		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Late: true})
 		time.Sleep(41 * ms)
 		if q := row(table, "near").InFlight; q != 1 {
@@ -385,7 +393,7 @@ func TestABurstPublishesAtMostEvery20ms(t *testing.T) {
 		<-table.Ready()
 		before := table.Snapshot().Version
 		for range 1000 {
-			table.Begin(key("near"))
+			table.Begin(key("near"), true)
 			time.Sleep(ms / 5)
 		}
 		if n := table.Snapshot().Version - before; n < 8 || n > 14 {
@@ -462,9 +470,9 @@ func TestAForeignBackendIsTimedByProbesAndCalls(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *fakeWorld, table *measure.Table) {
 		<-table.Ready()
 		for range 100 {
-			table.Begin(key("near"))
+			sent := table.Begin(key("near"), true)
 			time.Sleep(50 * ms)
-			table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Total: 50 * ms})
+			table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Sent: sent, Total: 50 * ms})
 		}
 		time.Sleep(41 * ms)
 		r := row(table, "near")
@@ -497,7 +505,7 @@ func TestTargetsComeAndGo(t *testing.T) {
 		}
 		until(t, "near is back", 50*ms, func() bool { return row(table, "near").Reachable })
 		table.Observe("nobody@1", measure.Outcome{Verdict: measure.Broken})
-		table.Begin("nobody@1")
+		table.Begin("nobody@1", true)
 	})
 }
 
@@ -533,7 +541,7 @@ func BenchmarkObserve(b *testing.B) {
 	report := load(2*ms, 4, 1)
 	b.ReportAllocs()
 	for b.Loop() {
-		table.Begin(key("near"))
-		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Total: 22 * ms, Load: report})
+		sent := table.Begin(key("near"), true)
+		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, Sent: sent, Total: 22 * ms, Load: report})
 	}
 }

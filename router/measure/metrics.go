@@ -9,6 +9,9 @@ type metrics struct {
 	probes      *prometheus.CounterVec
 	calls       *prometheus.CounterVec
 	transitions *prometheus.CounterVec
+	ejections   *prometheus.CounterVec
+	suspicions  *prometheus.CounterVec
+	nonsense    *prometheus.CounterVec
 }
 
 func newMetrics(registerer prometheus.Registerer) metrics {
@@ -19,11 +22,30 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 		}, []string{"region", "result"}),
 		calls: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_attempts_total",
-			Help: "Forwarded attempts by what they say about the region (good, failed, broken, ignored).",
+			Help: "Forwarded attempts by what they say about the region (good, failed, broken, ignored, shed, outrun).",
 		}, []string{"region", "verdict"}),
 		transitions: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_reachability_changes_total", Help: "Region nodes that became reachable or unreachable.",
 		}, []string{"region", "to"}),
+		ejections: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_ejections_total", Help: "Region nodes that were ejected because their calls failed.",
+		}, []string{"region"}),
+		suspicions: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_suspicions_total", Help: "Region nodes that became suspect because an answer was overdue.",
+		}, []string{"region"}),
+		nonsense: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_nonsense_reports_total", Help: "Load reports with a figure out of its range, which was clamped.",
+		}, []string{"region"}),
+	}
+}
+
+// count counts a change of state.
+func (m metrics) count(region string, before, after state) {
+	if after.reachable != before.reachable {
+		m.transitions.WithLabelValues(region, transition(after.reachable)).Inc()
+	}
+	if after.ejected && !before.ejected {
+		m.ejections.WithLabelValues(region).Inc()
 	}
 }
 

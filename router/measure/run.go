@@ -67,7 +67,7 @@ func (t *Table) reconcile(ctx context.Context, loops *sync.WaitGroup, running ma
 	}
 }
 
-// probeLoop probes one target, at once and then for ever.
+// probeLoop probes one target, at once and then for ever: at its interval, and when the calls changed its state.
 func (t *Table) probeLoop(ctx context.Context, e *entry) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -76,6 +76,7 @@ func (t *Table) probeLoop(ctx context.Context, e *entry) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-e.kick:
 		}
 		start := time.Now()
 		t.probe(ctx, e)
@@ -113,17 +114,24 @@ func (t *Table) ask(ctx context.Context, target Target, timeout time.Duration) (
 func (t *Table) learn(e *entry, total time.Duration, answer *regionv1.ProbeResponse, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := e.state()
+	now := t.now()
+	before := e.state(now)
 	if err != nil {
 		t.metrics.probes.WithLabelValues(e.target.Region, "failed").Inc()
 		e.missed(err)
 	} else {
 		t.metrics.probes.WithLabelValues(e.target.Region, "good").Inc()
-		e.answered(t.now(), total, answer)
+		if !e.answered(now, total, answer) {
+			t.metrics.nonsense.WithLabelValues(e.target.Region).Inc()
+		}
 		e.lastAnswer = t.deps.Now()
 	}
 	e.probed = true
-	t.changed(e, before)
+	after := t.changed(now, e, before)
+	select {
+	case <-e.kick: // by this probe: it is its own news
+	default:
+	}
 	allProbed := true
 	for _, other := range t.entries {
 		allProbed = allProbed && other.probed
@@ -131,7 +139,7 @@ func (t *Table) learn(e *entry, total time.Duration, answer *regionv1.ProbeRespo
 	if allProbed {
 		t.becomeReady()
 	}
-	return e.reachable != before.reachable
+	return after.reachable != before.reachable
 }
 
 // next is what to probe and how long to wait for it: a probe that takes several times the usual is lost.
@@ -139,9 +147,8 @@ func (t *Table) next(e *entry) (Target, time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	timeout := t.config.ProbeTimeout
-	if e.network.Known() {
-		usual := 2*e.network.Value() + 8*e.network.Deviation() + t.config.FailingInterval
-		timeout = min(timeout, usual)
+	if n, d := e.node.NetworkTime(); n > 0 {
+		timeout = min(timeout, 2*n+8*d+t.config.FailingInterval)
 	}
 	return e.target, timeout
 }
@@ -151,8 +158,11 @@ func (t *Table) interval(e *entry) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.config.ProbeInterval
-	if e.lost > 0 || !e.reachable {
+	switch {
+	case e.node.Troubled(t.now()):
 		d = t.config.FailingInterval
+	case e.target.Suspect:
+		d /= 2
 	}
 	return time.Duration(float64(d) * (0.9 + 0.2*t.deps.Random.Float64()))
 }
