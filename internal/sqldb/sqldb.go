@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"sync/atomic"
 
 	"github.com/pressly/goose/v3"
@@ -37,8 +38,16 @@ type DB struct {
 	OnBroken func(error)
 }
 
-// OpenSQLite opens or makes a database file: WAL, synchronous FULL, one writer, four readers.
+// OpenSQLite opens or makes a database file, which only its owner can read: WAL, synchronous FULL, one writer, four
+// readers.
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its WAL the same mode
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(ON)"}}
 	write, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate&"+q.Encode())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -131,4 +132,21 @@ func TestAFailedCommitBreaksTheStore(t *testing.T) {
 			t.Errorf("told %d times, want once", told)
 		}
 	})
+}
+
+func TestOthersCannotReadADatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, err := sqldb.OpenSQLite(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Migrate(t.Context(), migrations); err != nil { // so that there is a WAL
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, path + "-wal"} {
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v, want mode 0600", name, info.Mode(), err)
+		}
+	}
 }
