@@ -108,8 +108,8 @@ func TestRulesCatch(t *testing.T) {
 			"no sleeping tests outside a bubble", "a helper that makes no bubble",
 			map[string]string{"a/a_test.go": "package a\nimport \"time\"\nfunc world(f func()) { f() }\nfunc g() { world(func() { time.Sleep(1) }) }\n"},
 			map[string]string{
-				"a/a_test.go": "package a\nimport \"testing/synctest\"\nfunc world(f func()) { synctest.Test(nil, f) }\n",
-				"a/b_test.go": "package a\nimport \"time\"\nfunc g() { world(func() { time.Sleep(1) }) }\n",
+				"a/a_test.go": "package a\nimport \"testing/synctest\"\nfunc small(f func()) { world(f) }\nfunc world(f func()) { synctest.Test(nil, f) }\n",
+				"a/b_test.go": "package a\nimport \"time\"\nfunc g() { world(func() { time.Sleep(1) })\nsmall(func() { time.Sleep(1) }) }\n",
 			},
 		},
 		{

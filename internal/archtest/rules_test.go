@@ -52,20 +52,10 @@ func packageDocs(files []file) []string {
 }
 
 // sleepingTests: a test in real time waits for a condition; only virtual time may pass by sleeping. What is passed to
-// synctest.Test, or to a helper of the same package that calls it, runs in a bubble. Benchmarks may sleep: an open loop
-// waits for each call's intended start.
+// synctest.Test, or to a helper of the same package that calls it, perhaps through another helper, runs in a bubble.
+// Benchmarks may sleep: an open loop waits for each call's intended start.
 func sleepingTests(files []file) []string {
-	helpers := map[string]bool{} // by directory and name
-	for _, f := range files {
-		if !f.isTest() {
-			continue
-		}
-		for _, d := range f.syntax.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && callsAny(fn, importName(f, "testing/synctest"), "Test") {
-				helpers[f.dir()+"."+fn.Name.Name] = true
-			}
-		}
-	}
+	helpers := bubbleHelpers(files)
 	var found []string
 	for _, f := range files {
 		if !f.isTest() || markedFile(f) {
@@ -90,11 +80,39 @@ func sleepingTests(files []file) []string {
 	return found
 }
 
-func callsAny(in ast.Node, pkg, function string) bool {
+// bubbleHelpers are the functions of tests that lead to synctest.Test, by directory and name.
+func bubbleHelpers(files []file) map[string]bool {
+	helpers := map[string]bool{}
+	for grown := true; grown; {
+		grown = false
+		for _, f := range files {
+			if !f.isTest() {
+				continue
+			}
+			synctestPkg := importName(f, "testing/synctest")
+			for _, d := range f.syntax.Decls {
+				fn, ok := d.(*ast.FuncDecl)
+				if !ok || helpers[f.dir()+"."+fn.Name.Name] {
+					continue
+				}
+				if callsAny(fn, func(call *ast.CallExpr) bool {
+					name, ok := call.Fun.(*ast.Ident)
+					return ok && helpers[f.dir()+"."+name.Name] || isCall(call, synctestPkg, "Test")
+				}) {
+					helpers[f.dir()+"."+fn.Name.Name] = true
+					grown = true
+				}
+			}
+		}
+	}
+	return helpers
+}
+
+func callsAny(in ast.Node, is func(*ast.CallExpr) bool) bool {
 	found := false
 	ast.Inspect(in, func(n ast.Node) bool {
 		call, ok := n.(*ast.CallExpr)
-		found = found || ok && isCall(call, pkg, function)
+		found = found || ok && is(call)
 		return !found
 	})
 	return found
