@@ -28,7 +28,8 @@ type attempt struct {
 	over       bool // the router does not wait any more
 	dead       bool // it went down with its region
 	generation int32
-	verdict    Verdict
+	verdict    Verdict // what its answer says
+	ended      Verdict // how it was over for its router
 	work       float64
 	sent       time.Duration
 	arrived    time.Duration
@@ -71,7 +72,10 @@ type router struct {
 }
 
 // play runs a policy through a world.
-func play(w *world, spec Spec, seed uint64) *outcome {
+func play(w *world, spec Spec, seed uint64) *outcome { return newRun(w, spec, seed).play() }
+
+// newRun sets everything up for the first instant.
+func newRun(w *world, spec Spec, seed uint64) *run {
 	r := &run{w: w, spec: spec, seed: seed, out: newOutcome(w), shared: newShared(w)}
 	for i := range w.regions {
 		r.regions = append(r.regions, region{slots: w.slots[i], limit: w.slots[i] * queuePerSlot})
@@ -106,11 +110,16 @@ func play(w *world, spec Spec, seed uint64) *outcome {
 		}
 	}
 	r.tellKnown()
+	return r
+}
+
+// play goes from event to event until the last call is over.
+func (r *run) play() *outcome {
 	for len(r.q.events) > 0 {
 		e := r.q.pop()
 		r.now = e.at
 		r.handle(e)
-		if r.now > w.end && r.out.open == 0 {
+		if r.now > r.w.end && r.out.open == 0 {
 			break // only probes go on
 		}
 	}
@@ -189,7 +198,7 @@ func (r *run) handle(e event) {
 		r.q.push(event{at: r.now + time.Duration(every*jitter), kind: probeDue, id: e.id, arg: e.arg})
 	case probeOver:
 		if a := &r.attempts[e.id]; !a.over {
-			a.over = true
+			a.over, a.ended = true, TimedOut
 			r.probed(a, nil)
 		}
 	case wake:
@@ -378,7 +387,7 @@ func (r *run) answered(id int32) {
 		return
 	}
 	if a.probe {
-		a.over = true
+		a.over, a.ended = true, a.verdict
 		if a.verdict == Broken {
 			r.probed(a, nil)
 		} else {
@@ -398,7 +407,7 @@ func (r *run) answered(id int32) {
 // give ends an attempt for its router and tells the policy.
 func (r *run) give(id int32, v Verdict) {
 	a := &r.attempts[id]
-	a.over = true
+	a.over, a.ended = true, v
 	r.calls[a.call].outstanding--
 	if v == Cancelled || v == TimedOut {
 		a.cancelled = r.now + millis(r.w.roundTrip(int(a.router), int(a.region), r.now)/2)

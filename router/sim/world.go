@@ -19,7 +19,7 @@ const (
 	defaultRegions = 6
 	defaultRouters = 24
 
-	slotsPerRegion = 4    // calls worked on at once, on average; the busiest regions get more
+	slotsPerRegion = 8    // calls worked on at once, on average; the busiest regions get more
 	serviceMillis  = 8.0  // mean work of a call
 	queuePerSlot   = 12   // calls that may wait per slot, about 100 ms of work; more are shed
 	deadlineMillis = 1000 // a viewer's patience; a failed call counts as long as this
