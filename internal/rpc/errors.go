@@ -76,7 +76,7 @@ func (s *Server) sanitise(ctx context.Context, method string, err error) error {
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "the server is shutting down; call again")
 	case st != nil && (s.foreign(method) || rpcerr.Reason(st.Err()) != errorsv1.Reason_REASON_UNSPECIFIED):
 		return st.Err()
-	case cancelled:
+	case cancelled, st.Code() == codes.Unavailable && errors.Is(ctx.Err(), context.Canceled): // what a Send says on a connection that is gone
 		return errCancelled()
 	case st.Code() == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return errDeadline()

@@ -96,6 +96,9 @@ func (offers) WatchDrops(req *offerv1.WatchDropsRequest, stream grpc.ServerStrea
 	case "wait":
 		<-stream.Context().Done()
 		return stream.Context().Err()
+	case "gone":
+		<-stream.Context().Done()
+		return status.Error(codes.Unavailable, "transport is closing") // as Send says
 	}
 	return nil
 }

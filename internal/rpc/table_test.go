@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -343,5 +344,27 @@ func TestLogAndMetrics(t *testing.T) {
 		if strings.Contains(text, secret) {
 			t.Errorf("the log contains %s", secret)
 		}
+	}
+}
+
+// A connection that ended, by its age for one, is nobody's fault: the log's errors are for people who are woken.
+func TestACallerThatIsGoneIsNoError(t *testing.T) {
+	w := start(t, nil, nil)
+	for _, target := range []string{w.native, w.edge} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream, err := offerv1.NewOfferServiceClient(dial(t, target, rpc.DialConfig{})).WatchDrops(ctx, &offerv1.WatchDropsRequest{ChannelId: "gone"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+	}
+	if native, edge := w.stop(); native != nil || edge != nil { // waits for the handlers
+		t.Fatal(native, edge)
+	}
+	if text := w.log.String(); strings.Contains(text, "without a reason") {
+		t.Errorf("the log says %s", text)
 	}
 }
