@@ -285,8 +285,12 @@ func TestClaimIsOnePurchase(t *testing.T) {
 		}
 		dear := proto.CloneOf(request)
 		dear.ViewerSessionId, dear.MaxPrice.MinorUnits = session(2), 1989
-		if m, err := w.node.ClaimOffer(t.Context(), dear); err != nil || m.GetRefused() == nil {
-			t.Errorf("a price above the viewer's most: got %v, %v, want a refusal", m, err)
+		if m, err := w.node.ClaimOffer(t.Context(), dear); err != nil || m.GetRefused().GetReason().String() != "REASON_PRICE_ABOVE_LIMIT" {
+			t.Errorf("a price above the viewer's most: got %v, %v, want PRICE_ABOVE_LIMIT", m, err)
+		}
+		dear.MaxPrice = &offerv1.Money{CurrencyCode: "USD", MinorUnits: 1 << 30}
+		if m, err := w.node.ClaimOffer(t.Context(), dear); err != nil || m.GetRefused().GetReason().String() != "REASON_PRICE_ABOVE_LIMIT" {
+			t.Errorf("a most in another currency: got %v, %v, want PRICE_ABOVE_LIMIT", m, err)
 		}
 		again := proto.CloneOf(request)
 		again.Hints.RequestId = "tap-2"

@@ -90,7 +90,7 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 }
 
 // ClaimOffer implements OfferService. A price above max_price, or in another currency, is refused with
-// DROP_TERMS_INVALID: the client's idea of the drop's numbers contradicts the drop.
+// PRICE_ABOVE_LIMIT.
 func (n *Node) ClaimOffer(ctx context.Context, r *offerv1.ClaimOfferRequest) (*offerv1.ClaimOfferResponse, error) {
 	if !n.gate.enter() {
 		return nil, n.toStatus(errDraining())
@@ -131,7 +131,7 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 		price := m.offer.GetPrice()
 		if price.GetCurrencyCode() != r.GetMaxPrice().GetCurrencyCode() || price.GetMinorUnits() > r.GetMaxPrice().GetMinorUnits() {
 			return accepted{}, nil, &offerv1.OfferRefused{
-				Reason: errorsv1.Reason_REASON_DROP_TERMS_INVALID, Message: "The price is above the most that the viewer agreed to pay.",
+				Reason: errorsv1.Reason_REASON_PRICE_ABOVE_LIMIT, Message: "The price is above the most that the viewer agreed to pay.",
 			}, nil
 		}
 		a, err = n.redeem(ctx, order{

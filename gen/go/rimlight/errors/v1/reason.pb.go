@@ -66,6 +66,8 @@ const (
 	Reason_REASON_PURCHASE_NOT_FOUND Reason = 27
 	// The drop's window, length or numbers contradict each other. Metadata: field. INVALID_ARGUMENT.
 	Reason_REASON_DROP_TERMS_INVALID Reason = 28
+	// The price is above what the viewer agreed to pay, or in another currency. In refusals, not in a status.
+	Reason_REASON_PRICE_ABOVE_LIMIT Reason = 29
 	// No region can serve the call now. Metadata: one entry per region with its filter reason. UNAVAILABLE.
 	Reason_REASON_NO_REGION Reason = 30
 	// No region has this name. Metadata: region. NOT_FOUND.
@@ -140,6 +142,7 @@ var (
 		26: "REASON_CARD_NUMBER_REFUSED",
 		27: "REASON_PURCHASE_NOT_FOUND",
 		28: "REASON_DROP_TERMS_INVALID",
+		29: "REASON_PRICE_ABOVE_LIMIT",
 		30: "REASON_NO_REGION",
 		31: "REASON_REGION_NOT_FOUND",
 		32: "REASON_DECISION_NOT_FOUND",
@@ -186,6 +189,7 @@ var (
 		"REASON_CARD_NUMBER_REFUSED":  26,
 		"REASON_PURCHASE_NOT_FOUND":   27,
 		"REASON_DROP_TERMS_INVALID":   28,
+		"REASON_PRICE_ABOVE_LIMIT":    29,
 		"REASON_NO_REGION":            30,
 		"REASON_REGION_NOT_FOUND":     31,
 		"REASON_DECISION_NOT_FOUND":   32,
@@ -245,7 +249,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xa6\t\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc4\t\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -266,7 +270,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x17REASON_CONSENT_REQUIRED\x10\x19\x12\x1e\n" +
 	"\x1aREASON_CARD_NUMBER_REFUSED\x10\x1a\x12\x1d\n" +
 	"\x19REASON_PURCHASE_NOT_FOUND\x10\x1b\x12\x1d\n" +
-	"\x19REASON_DROP_TERMS_INVALID\x10\x1c\x12\x14\n" +
+	"\x19REASON_DROP_TERMS_INVALID\x10\x1c\x12\x1c\n" +
+	"\x18REASON_PRICE_ABOVE_LIMIT\x10\x1d\x12\x14\n" +
 	"\x10REASON_NO_REGION\x10\x1e\x12\x1b\n" +
 	"\x17REASON_REGION_NOT_FOUND\x10\x1f\x12\x1d\n" +
 	"\x19REASON_DECISION_NOT_FOUND\x10 \x12\x1f\n" +
