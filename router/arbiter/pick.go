@@ -130,7 +130,7 @@ func choose(s *Snapshot, r *Request, draw float64, scores []score) (int, Regime)
 			return drawAmongBest(scores, draw), Spill
 		}
 	}
-	if shunned(s, scores, scores[i].expected) {
+	if !s.Regions[i].Suspect && shunned(s, scores, scores[i].expected) {
 		return i, Suspected
 	}
 	return i, Normal

@@ -38,6 +38,9 @@ type node struct {
 	start  time.Duration // since the call's arrival
 	sent   time.Duration // by the clock of the measurements
 	others int
+
+	attempt  int           // its place in the decision
+	expected time.Duration // when it was chosen
 }
 
 // newCall starts a decision.
@@ -77,7 +80,10 @@ func (c *call) choose(ctx context.Context) *node {
 		c.request.Tried = append(c.request.Tried[:len(c.request.Tried):len(c.request.Tried)], g.Key)
 		if conn := c.f.deps.Conn(g.Key); conn != nil {
 			sent := c.f.deps.Measured.Begin(g.Key, c.awaited)
-			return &node{region: g, conn: conn, start: a.Start, sent: sent, others: a.Choice.Others}
+			return &node{
+				region: g, conn: conn, start: a.Start, sent: sent, others: a.Choice.Others,
+				attempt: len(c.decision.Attempts) - 1, expected: a.Choice.Expected,
+			}
 		}
 		c.attempt().Code = codes.Unavailable
 		c.attempt().Reason = errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE
@@ -87,29 +93,38 @@ func (c *call) choose(ctx context.Context) *node {
 // attempt is the one that runs.
 func (c *call) attempt() *Attempt { return &c.decision.Attempts[len(c.decision.Attempts)-1] }
 
-// note keeps how the running attempt went and tells the measurements. timed: the duration is the node's doing.
+// note keeps how an attempt went and tells the measurements. timed: the duration is the node's doing.
 func (c *call) note(n *node, r result, timed bool) {
-	load := loadIn(r.trailer)
-	a := c.attempt()
-	a.Duration = time.Since(c.arrived) - n.start
-	a.Code, a.Reason = status.Code(r.err), rpcerr.Reason(r.err)
-	a.Residence = load.GetResidence().AsDuration()
+	c.tell(n, r, timed)
+	c.keep(n, r)
+}
+
+// tell lets the measurements know how an attempt went. It leaves the decision alone: another attempt may be running.
+func (c *call) tell(n *node, r result, timed bool) {
+	reason := rpcerr.Reason(r.err)
 	o := measure.Outcome{
-		Verdict: r.verdict, Sent: n.sent, Load: load, Draining: a.Reason == errorsv1.Reason_REASON_DRAINING,
+		Verdict: r.verdict, Sent: n.sent, Load: loadIn(r.trailer), Draining: reason == errorsv1.Reason_REASON_DRAINING,
 	}
 	if timed && r.verdict == measure.Good {
-		o.Total = a.Duration
+		o.Total = r.took
 	}
-	if a.Reason == errorsv1.Reason_REASON_NO_UNIT_HERE {
+	if reason == errorsv1.Reason_REASON_NO_UNIT_HERE {
 		o.OutOfStock = c.request.Drop
 	}
 	c.f.deps.Measured.Observe(n.region.Key, o)
 }
 
+// keep puts how an attempt went into the decision.
+func (c *call) keep(n *node, r result) {
+	a := &c.decision.Attempts[n.attempt]
+	a.Duration = r.took
+	a.Code, a.Reason = status.Code(r.err), rpcerr.Reason(r.err)
+	a.Residence = loadIn(r.trailer).GetResidence().AsDuration()
+}
+
 // patience is how long an answer may take before it is no answer: four times what is predicted, with its spread.
 func (c *call) patience(n *node) time.Duration {
-	usual := c.attempt().Choice.Expected + 4*n.region.Deviation
-	return max(4*usual, c.f.config.AttemptFloor)
+	return max(4*(n.expected+4*n.region.Deviation), c.f.config.AttemptFloor)
 }
 
 // attemptTimeout is when to give an attempt up for another node: after the patience, but early enough to leave half
@@ -120,8 +135,7 @@ func (c *call) attemptTimeout(ctx context.Context, n *node) time.Duration {
 	}
 	timeout := c.patience(n)
 	if deadline, ok := ctx.Deadline(); ok {
-		usual := c.attempt().Choice.Expected + 4*n.region.Deviation
-		timeout = min(timeout, max(time.Until(deadline)/2, usual))
+		timeout = min(timeout, max(time.Until(deadline)/2, n.expected+4*n.region.Deviation))
 	}
 	return timeout
 }
@@ -179,20 +193,25 @@ func (c *call) nobody(stream grpc.ServerStream, failed result) error {
 // maxNamed bounds how many regions a NO_REGION status names: statuses travel in headers.
 const maxNamed = 32
 
-// noRegion is the status when nobody could be asked.
+// noRegion is the status when nobody could be asked: for want of time if any other region had time.
 func (c *call) noRegion() error {
 	a := c.attempt()
 	e := arbiter.Explain(a.Snapshot, a.Request, a.Draw)
 	var options []rpcerr.Option
+	code, reason := codes.Unavailable, errorsv1.Reason_REASON_NO_REGION
 	for i, candidate := range e.Candidates {
-		if i == maxNamed {
-			break
+		if candidate.Reason == arbiter.TooFar {
+			code, reason = codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR
 		}
-		options = append(options, rpcerr.Meta(candidate.Region.Name, candidate.Reason.String()))
+		if i < maxNamed {
+			options = append(options, rpcerr.Meta(candidate.Region.Name, candidate.Reason.String()))
+		}
 	}
-	a.Code, a.Reason = codes.Unavailable, errorsv1.Reason_REASON_NO_REGION
-	return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_NO_REGION,
-		fmt.Sprintf("No region can serve the call now (%d known).", len(e.Candidates)), options...)
+	a.Code, a.Reason = code, reason
+	if reason == errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR {
+		return rpcerr.New(code, reason, "No region that can serve the call is near enough for the time left.", options...)
+	}
+	return rpcerr.New(code, reason, fmt.Sprintf("No region can serve the call now (%d known).", len(e.Candidates)), options...)
 }
 
 // heavier keeps the result that tells the caller more; of equals, the newer one.

@@ -13,6 +13,7 @@ type metrics struct {
 	answer  *prometheus.HistogramVec
 	choices *prometheus.CounterVec
 	retries *prometheus.CounterVec
+	hedges  *prometheus.CounterVec
 }
 
 func newMetrics(registerer prometheus.Registerer) metrics {
@@ -31,6 +32,10 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 		retries: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_retries_total", Help: "Second attempts by the reason of the first one's failure.",
 		}, []string{"reason"}),
+		hedges: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_hedges_total",
+			Help: "Late answers by what was done: asked elsewhere (won, lost, failed), or not (closed, over_budget, nobody).",
+		}, []string{"result"}),
 	}
 }
 

@@ -57,33 +57,50 @@ func (f *Forwarder) budget(ctx context.Context) (context.Context, context.Cancel
 }
 
 func (c *call) unary(ctx context.Context, stream grpc.ServerStream, m method, request *frame.Frame) error {
+	c.f.hedges.add()
 	var failed result
 	for attempt := 1; ; attempt++ {
 		n := c.choose(ctx)
 		if n == nil {
 			return c.nobody(stream, failed)
 		}
-		mayRetry := m.retriable && attempt < maxAttempts
-		answer, r := c.invoke(ctx, n, request, mayRetry)
-		c.note(n, r, true)
-		if mayRetry && c.retries(ctx, r) {
-			failed = r
+		var a, hedged attempted
+		if mayRetry := m.retriable && attempt < maxAttempts; mayRetry && n.others > 0 && c.f.config.HedgeShare > 0 {
+			a, hedged = c.race(ctx, n, request)
+		} else {
+			timeout := time.Duration(0)
+			if mayRetry {
+				timeout = c.attemptTimeout(ctx, n)
+			}
+			a.n = n
+			a.answer, a.r = c.invoke(ctx, n, request, timeout)
+		}
+		c.keep(a.n, a.r)
+		switch {
+		case hedged.n != nil:
+			c.keep(hedged.n, hedged.r)
+			if a.r.err != nil && (hedged.r.err == nil || hedged.r.weight >= a.r.weight) {
+				a = hedged
+			}
+		case m.retriable && attempt < maxAttempts && c.retries(ctx, a.r):
+			failed = a.r
 			continue
 		}
 		c.record()
-		r = heavier(failed, r)
-		if err := c.prepare(stream, n, r); err != nil || r.err != nil {
+		r := heavier(failed, a.r)
+		if err := c.prepare(stream, a.n, r); err != nil || r.err != nil {
 			return cmp.Or(err, r.err)
 		}
-		return stream.SendMsg(answer)
+		return stream.SendMsg(a.answer)
 	}
 }
 
-// invoke makes one attempt. The node gets the whole deadline; giving up early is the router's affair.
-func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, mayRetry bool) (*frame.Frame, result) {
+// invoke makes one attempt and tells the measurements how it went. The node gets the whole deadline; giving up after the
+// timeout is the router's affair. 0: never.
+func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, timeout time.Duration) (*frame.Frame, result) {
 	attemptCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if timeout := c.attemptTimeout(ctx, n); mayRetry && timeout > 0 {
+	if timeout > 0 {
 		defer time.AfterFunc(timeout, cancel).Stop()
 	}
 	var header, trailer metadata.MD
@@ -91,7 +108,9 @@ func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, mayRet
 	answer := new(frame.Frame)
 	start := time.Now()
 	err := n.conn.Invoke(attemptCtx, c.name, request, answer, options...)
-	r := judge(ctx, err, n.region.Name, time.Since(start), c.patience(n))
-	r.header, r.trailer = header, trailer
+	took := time.Since(start)
+	r := judge(ctx, err, n.region.Name, took, c.patience(n))
+	r.header, r.trailer, r.took = header, trailer, took
+	c.tell(n, r, true)
 	return answer, r
 }

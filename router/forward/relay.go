@@ -53,6 +53,7 @@ func (f *Forwarder) transparent(stream grpc.ServerStream, name string) error {
 			return c.relay(ctx, cancel, stream, upstream, n)
 		}
 		r := judge(ctx, err, n.region.Name, 0, 0)
+		r.took = time.Since(c.arrived) - n.start
 		c.note(n, r, false)
 		if attempt == maxAttempts || !c.retries(ctx, r) {
 			return cmp.Or(c.prepare(stream, n, r), r.err)
@@ -90,7 +91,7 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 // noteForeign is note for a backend that knows nothing of loads and reasons. Only a backend that had the whole
 // request can be blamed for the time since: a stream may be waiting for its caller.
 func (c *call) noteForeign(n *node, err error, verdict measure.Verdict, sinceHalfClose time.Duration) {
-	a := c.attempt()
+	a := &c.decision.Attempts[n.attempt]
 	a.Duration = time.Since(c.arrived) - n.start
 	a.Code, a.Reason = status.Code(err), rpcerr.Reason(err)
 	o := measure.Outcome{Verdict: verdict, Sent: n.sent}

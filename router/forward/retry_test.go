@@ -213,7 +213,7 @@ func TestASilentNodeIsGivenUpInTime(t *testing.T) {
 		<-stream.Context().Done()
 		return stream.Context().Err()
 	}
-	w := newWorld(t, forward.Config{AttemptFloor: 20 * ms}, node{"near", hang}, node{"far", answers("from far")})
+	w := newWorld(t, forward.Config{AttemptFloor: 20 * ms, HedgeShare: -1}, node{"near", hang}, node{"far", answers("from far")})
 	got, err := w.call(t.Context(), requestOffer, nil)
 	if err != nil || string(got) != "from far" {
 		t.Fatalf("got %q and %v", got, err)

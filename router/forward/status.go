@@ -31,6 +31,7 @@ type result struct {
 	weight  weight
 	retry   bool // asking another node makes sense
 	verdict measure.Verdict
+	took    time.Duration // until the answer, or a stream's first message
 
 	header, trailer metadata.MD // as the node sent them
 }
@@ -46,6 +47,8 @@ func judge(ctx context.Context, err error, region string, elapsed, patience time
 	}
 	st := status.Convert(err)
 	switch {
+	case context.Cause(ctx) == errOutrun:
+		return result{err: ended(ctx), weight: silent, verdict: measure.Outrun}
 	case ctx.Err() == context.Canceled:
 		return result{err: ended(ctx), weight: late, verdict: measure.Ignored}
 	case ctx.Err() == context.DeadlineExceeded:
@@ -127,8 +130,11 @@ func ended(ctx context.Context) error {
 	if cause := context.Cause(ctx); rpcerr.Reason(cause) != errorsv1.Reason_REASON_UNSPECIFIED {
 		return cause
 	}
-	if ctx.Err() == context.DeadlineExceeded {
+	switch {
+	case ctx.Err() == context.DeadlineExceeded:
 		return deadlineExceeded()
+	case context.Cause(ctx) == errOutrun:
+		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "Another region answered first.")
 	}
 	return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")
 }

@@ -53,6 +53,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 			err = nil
 		}
 		r := judge(ctx, err, n.region.Name, time.Since(start), c.patience(n))
+		r.took = time.Since(start)
 		if upstream != nil {
 			r.header, _ = upstream.Header() // it is here, or the stream broke before it
 			r.trailer = upstream.Trailer()
@@ -67,7 +68,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 		return r, false
 	}
 	header, _ := upstream.Header() // a message came, so it did
-	c.note(n, result{verdict: measure.Good}, false)
+	c.note(n, result{verdict: measure.Good, took: time.Since(start)}, false)
 	c.record()
 	if err := c.prepare(stream, n, result{header: header}); err != nil {
 		return result{err: err}, true

@@ -1,0 +1,125 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/rpc/frame"
+)
+
+const (
+	// hedgeBurst is how many hedges a router may make at once after a quiet time.
+	hedgeBurst = 40
+	// hedgesUntil is the platform's utilisation above which nobody hedges: second copies would make late answers later.
+	hedgesUntil = 0.85
+)
+
+// errOutrun ends an attempt because the other one was answered.
+var errOutrun = errors.New("another region answered first")
+
+// bucket bounds the hedges to a share of the calls, whatever happens to the regions.
+type bucket struct {
+	share float64
+
+	mu     sync.Mutex
+	tokens float64
+}
+
+func newBucket(share float64) *bucket { return &bucket{share: share, tokens: hedgeBurst} }
+
+// add counts a call.
+func (b *bucket) add() { b.put(b.share) }
+
+// put gives back what take took, or a part of it.
+func (b *bucket) put(tokens float64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.tokens+tokens, hedgeBurst)
+}
+
+// take takes what one hedge costs, if it is there.
+func (b *bucket) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// attempted is an attempt that is over.
+type attempted struct {
+	n      *node // nil: nobody was asked
+	answer *frame.Frame
+	r      result
+}
+
+// race makes an attempt, and a second one elsewhere when the answer is late; whatever is answered first ends the other.
+// An error of the second one never ends the first. hedged.n is nil when one attempt was enough or nobody else would do.
+func (c *call) race(ctx context.Context, n *node, request *frame.Frame) (first, hedged attempted) {
+	firstCtx, endFirst := context.WithCancelCause(ctx)
+	defer endFirst(nil)
+	hedgeCtx, endHedge := context.WithCancelCause(ctx)
+	defer endHedge(nil)
+	over := make(chan struct{})
+	timer := time.AfterFunc(max(n.region.Late(), c.f.config.HedgeFloor), func() {
+		defer close(over)
+		if hedged.n = c.hedge(hedgeCtx, n); hedged.n == nil {
+			return
+		}
+		hedged.answer, hedged.r = c.invoke(hedgeCtx, hedged.n, request, 0)
+		if hedged.r.err == nil {
+			endFirst(errOutrun)
+		}
+	})
+	first.n = n
+	first.answer, first.r = c.invoke(firstCtx, n, request, c.attemptTimeout(ctx, n))
+	if timer.Stop() {
+		return first, attempted{}
+	}
+	if !first.r.retry { // it was answered, or nobody else can help
+		endHedge(errOutrun)
+	}
+	<-over // and so hedged and the decision are ours again
+	if hedged.n != nil {
+		c.f.metrics.hedges.WithLabelValues(outcome(first, hedged)).Inc()
+	}
+	return first, hedged
+}
+
+// hedge chooses where the second attempt goes; nil: there is none.
+func (c *call) hedge(ctx context.Context, late *node) *node {
+	if c.f.deps.Measured.Snapshot().Utilisation() > hedgesUntil {
+		c.f.metrics.hedges.WithLabelValues("closed").Inc()
+		return nil
+	}
+	if !c.f.hedges.take() {
+		c.f.metrics.hedges.WithLabelValues("over_budget").Inc()
+		return nil
+	}
+	before := len(c.decision.Attempts)
+	c.request.Hedging = late.region.Name
+	n := c.choose(ctx)
+	c.request.Hedging = ""
+	if n == nil { // not worth a line of the decision: nothing came of it
+		c.decision.Attempts = c.decision.Attempts[:before]
+		c.f.metrics.hedges.WithLabelValues("nobody").Inc()
+		c.f.hedges.put(1)
+	}
+	return n
+}
+
+// outcome is how a race ended, in the words of the metrics.
+func outcome(first, hedged attempted) string {
+	switch {
+	case first.r.err == nil:
+		return "lost"
+	case hedged.r.err == nil:
+		return "won"
+	default:
+		return "failed"
+	}
+}
