@@ -33,8 +33,8 @@ test: ## Run every test; names what was skipped, and why.
 RACE_PACKAGES = go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | grep -v /gen/ | sort -u
 
 .PHONY: race
-race: ## Run the tests of concurrent packages under the race detector (needs gcc).
-	go test -race $$($(RACE_PACKAGES))
+race: ## Run the short tests of concurrent packages under the race detector (needs gcc).
+	go test -race -short $$($(RACE_PACKAGES))
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s).
