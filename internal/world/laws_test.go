@@ -246,6 +246,7 @@ var mutations = []mutation{
 
 // Each guard is what holds a law: without it the world breaks.
 func TestLawsNoticeMissingGuards(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, m := range mutations {
 		t.Run(m.off, func(t *testing.T) {

@@ -60,6 +60,14 @@ func seed(own uint64) uint64 {
 }
 
 // The whole scenario once: 1,100 purchases over three drops, with everything that may go wrong.
+// long leaves a test out of short runs, which are for the race detector: one storm and one restart show its kind of fault.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("plays seconds of processor time; run without -short")
+	}
+}
+
 func TestStorm(t *testing.T) {
 	t.Parallel()
 	cfg, purchases := world.Stormy(seed(1)), 1000
@@ -91,6 +99,7 @@ func stronger(seed uint64) world.Config {
 
 // Many seeds; -world.seeds plays more of them.
 func TestStorms(t *testing.T) {
+	long(t)
 	t.Parallel()
 	first, n := uint64(100), *seedsFlag
 	if *seedFlag != 0 {
@@ -119,6 +128,7 @@ func shop(seed uint64, units, viewers int) world.Config {
 
 // I14 as docs/settlement.md states it: half the offers abandoned, 5 % payment loss, demand three times the stock.
 func TestSellThroughWhenHealthy(t *testing.T) {
+	long(t)
 	t.Parallel()
 	r := play(t, shop(seed(2), 200, 1300))
 	d := r.Drops[0]
@@ -132,6 +142,7 @@ func TestSellThroughWhenHealthy(t *testing.T) {
 
 // I14 again, with a node that nobody in the centre hears for most of the drop.
 func TestSellThroughWhenOneNodeIsDead(t *testing.T) {
+	long(t)
 	t.Parallel()
 	cfg := shop(seed(2), 200, 1300)
 	cfg.Outages = []world.Outage{{Host: "europe-west3", At: 30 * time.Second, For: 200 * time.Second, Crash: true}}
@@ -143,6 +154,7 @@ func TestSellThroughWhenOneNodeIsDead(t *testing.T) {
 
 // Viewers who come faster than leases do still find the units: NO_UNIT_HERE is not the end.
 func TestARushSells(t *testing.T) {
+	long(t)
 	t.Parallel()
 	cfg := shop(seed(15), 200, 1300)
 	cfg.Drops[0].Lasts = 10 * time.Second
@@ -160,6 +172,7 @@ func TestARushSells(t *testing.T) {
 // outage. Stock is plentiful, since what the verifier gives back late cannot be sold meanwhile, and an fsync takes no
 // time, since news from the verifier shares the disk with redemptions.
 func TestVerifierDown(t *testing.T) {
+	long(t)
 	t.Parallel()
 	cfg := world.Config{
 		Seed:   seed(3),
@@ -186,6 +199,7 @@ func TestVerifierDown(t *testing.T) {
 
 // Nodes go on selling from their leases while fulfillment is away.
 func TestFulfillmentDown(t *testing.T) {
+	long(t)
 	t.Parallel()
 	cfg := shop(seed(4), 250, 400)
 	cfg.Outages = []world.Outage{{Host: "fulfillment", At: 30 * time.Second, For: 30 * time.Second, Crash: true}}
@@ -210,6 +224,7 @@ func TestNodeRestarts(t *testing.T) {
 
 // Without faults the story of a seed is the same in every run; with them the audience and the faults are.
 func TestASeedReplays(t *testing.T) {
+	long(t)
 	t.Parallel()
 	calm := world.Calm(seed(6)).Scaled(10)
 	one, two := play(t, calm), play(t, calm)
