@@ -140,6 +140,9 @@ func TestHealthTimelines(t *testing.T) {
 			{900 * ms, nothing, "ejected at 25 %"}, {110 * ms, does(times(3, failed)...), "ejected at 25 %"},
 			{1900 * ms, nothing, "ejected at 25 %"}, {110 * ms, nothing, "at 25 %"},
 		}},
+		{"trials are judged by themselves", false, []step{
+			{time.Second, does(append(times(12, good, failed), failed, failed)...), "ejected at 25 %"}, {510 * ms, does(failed), "at 25 %"},
+		}},
 		{"the backoff is forgotten after 8 s of good work", false, []step{
 			{time.Second, does(times(3, failed)...), "ejected at 25 %"}, {510 * ms, does(times(3, failed)...), "ejected at 25 %"},
 			{1010 * ms, does(times(3, good)...), "at 25 %"}, {2 * time.Second, nothing, ""}, {9 * time.Second, nothing, ""},
@@ -153,9 +156,9 @@ func TestHealthTimelines(t *testing.T) {
 			{time.Second, send, ""}, {50 * ms, nothing, ""}, {10 * ms, nothing, "suspect"}, {time.Minute, nothing, "suspect"}, {0, probe, ""},
 		}},
 		{"an answer to an older call does not clear it", false, []step{
-			{time.Second, send, ""}, {60 * ms, func(tr *track) {
-				tr.Done(tr.now, tr.now-61*ms, arbiter.Outcome{Verdict: good, Elapsed: 61 * ms})
-			}, "suspect"},
+			{time.Second, send, ""}, {10 * ms, send, ""}, {50 * ms, nothing, "suspect"},
+			{0, func(tr *track) { tr.Done(tr.now, tr.now-61*ms, arbiter.Outcome{Verdict: good, Elapsed: 61 * ms}) }, "suspect"},
+			{0, func(tr *track) { tr.Done(tr.now, tr.now-50*ms, arbiter.Outcome{Verdict: good, Elapsed: 50 * ms}) }, ""},
 		}},
 		{"what was sent before the newest answered call is not waited for", false, []step{
 			{time.Second, send, ""}, {30 * ms, probe, ""}, {time.Second, nothing, ""},
@@ -183,6 +186,18 @@ func TestHealthTimelines(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestWhatBrokeBeforeASilenceIsForgotten(t *testing.T) {
+	tr := met()
+	tr.calls(times(3, broken)...)
+	if g := tr.row(); g.Reachable || g.SuccessRate > 0.5 {
+		t.Errorf("got %+v", g)
+	}
+	tr.probe()
+	if g := tr.row(); !g.Reachable || g.SuccessRate != 1 {
+		t.Errorf("got %+v", g)
 	}
 }
 
