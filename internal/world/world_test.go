@@ -59,7 +59,6 @@ func seed(own uint64) uint64 {
 	return own
 }
 
-// The whole scenario once: 1,100 purchases over three drops, with everything that may go wrong.
 // long leaves a test out of short runs, which are for the race detector: one storm and one restart show its kind of fault.
 func long(t *testing.T) {
 	t.Helper()
@@ -68,6 +67,7 @@ func long(t *testing.T) {
 	}
 }
 
+// The whole scenario once: 1,100 purchases over three drops, with everything that may go wrong.
 func TestStorm(t *testing.T) {
 	t.Parallel()
 	cfg, purchases := world.Stormy(seed(1)), 1000
