@@ -304,6 +304,30 @@ func TestOldCopyOfAJournalEndsTheNode(t *testing.T) {
 	})
 }
 
+// An old copy grows while the verifier is away: then the record that the verifier acknowledged exists, but is another.
+func TestOldCopyOfAJournalThatGrewEndsTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 9, 9)
+		w.verifier.cut()
+		w.verifier.acked = 1 // by the journal that this one is an old copy of
+		w.start()
+		time.Sleep(21 * time.Second) // the drop is open
+		for i := range 5 {
+			w.mustRedeem(i, w.mustOffer(i))
+		}
+		w.verifier.heal()
+		select {
+		case err := <-w.ended:
+			if !errors.Is(err, region.ErrJournalBehind) {
+				t.Errorf("Run ended with %v, want ErrJournalBehind", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("the node goes on, and its redemptions are never forwarded")
+		}
+		w.abandon()
+	})
+}
+
 func TestDropsAreWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 1)

@@ -62,7 +62,10 @@ type Node struct {
 
 	// Each of one: see poke.
 	pokeStock, pokeBoard, pokeOutbox, pokeDrained chan struct{}
-	keysWanted                                    atomic.Bool // somebody showed a token of an unknown key
+	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
+	// New and the forwarder use it.
+	offered    int64
+	keysWanted atomic.Bool // somebody showed a token of an unknown key
 
 	failed   chan struct{} // closed by the first fail
 	failOnce sync.Once

@@ -25,6 +25,7 @@ func (n *Node) replay(ctx context.Context) error {
 		if err := proto.Unmarshal(r.Payload, &m); err != nil {
 			return fmt.Errorf("decoding: %w", err)
 		}
+		n.offered = r.Sequence
 		return n.replayRecord(r.Sequence, &m, next)
 	})
 	if err != nil {
