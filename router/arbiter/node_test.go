@@ -156,9 +156,10 @@ func TestHealthTimelines(t *testing.T) {
 			{time.Second, send, ""}, {50 * ms, nothing, ""}, {10 * ms, nothing, "suspect"}, {time.Minute, nothing, "suspect"}, {0, probe, ""},
 		}},
 		{"an answer to an older call does not clear it", false, []step{
-			{time.Second, send, ""}, {10 * ms, send, ""}, {50 * ms, nothing, "suspect"},
-			{0, func(tr *track) { tr.Done(tr.now, tr.now-61*ms, arbiter.Outcome{Verdict: good, Elapsed: 61 * ms}) }, "suspect"},
-			{0, func(tr *track) { tr.Done(tr.now, tr.now-50*ms, arbiter.Outcome{Verdict: good, Elapsed: 50 * ms}) }, ""},
+			{time.Second, send, ""}, {60 * ms, nothing, "suspect"},
+			{0, func(tr *track) { tr.Done(tr.now, tr.now-60*ms, arbiter.Outcome{Verdict: ignored}) }, "suspect"},
+			{0, func(tr *track) { tr.Probed(tr.now, 70*ms, nil) }, "suspect"},
+			{0, func(tr *track) { tr.Probed(tr.now, 50*ms, nil) }, ""},
 		}},
 		{"what was sent before the newest answered call is not waited for", false, []step{
 			{time.Second, send, ""}, {30 * ms, probe, ""}, {time.Second, nothing, ""},

@@ -69,10 +69,12 @@ func pickLarge(s *Snapshot, r *Request, draw float64) Choice {
 // pick fills in the scores, one per node.
 func pick(s *Snapshot, r *Request, draw float64, scores []score) Choice {
 	best, passing, ejected := never, 0, 0
+	odd := false // any is suspect or warms up
 	for i, g := range s.Regions {
 		_, t := judge(g, r)
 		scores[i] = score{tier: t, predicted: predict(g)}
 		best = min(best, t)
+		odd = odd || g.Suspect || g.Held > 0
 		switch t {
 		case passes:
 			passing++
@@ -94,7 +96,7 @@ func pick(s *Snapshot, r *Request, draw float64, scores []score) Choice {
 	}
 	expect(s, scores)
 
-	i, regime := choose(s, r, draw, scores)
+	i, regime := choose(s, r, draw, scores, odd)
 	switch {
 	case i < 0:
 		return Choice{Regime: None}
@@ -107,7 +109,7 @@ func pick(s *Snapshot, r *Request, draw float64, scores []score) Choice {
 }
 
 // choose decides among those that are in; -1: nobody will do.
-func choose(s *Snapshot, r *Request, draw float64, scores []score) (int, Regime) {
+func choose(s *Snapshot, r *Request, draw float64, scores []score, odd bool) (int, Regime) {
 	fits := func(i int) bool { return scores[i].expected+2*clamp(s.Regions[i].Deviation) <= r.Budget }
 	prefers := func(i int) bool { return s.Regions[i].Name == r.Preferred && !s.Regions[i].Suspect }
 	switch late := r.Budget > 0 && !narrow(scores, fits); {
@@ -120,8 +122,10 @@ func choose(s *Snapshot, r *Request, draw float64, scores []score) (int, Regime)
 	case r.Kind == Read && r.Preferred != "" && narrow(scores, prefers):
 		return drawAmongBest(scores, draw), Preferred
 	}
-	warm := another(draw, 1)
-	narrow(scores, func(i int) bool { return !(warm < s.Regions[i].Held) })
+	if odd {
+		warm := another(draw, 1)
+		narrow(scores, func(i int) bool { return !(warm < s.Regions[i].Held) })
+	}
 
 	i := drawAmongBest(scores, draw)
 	if rho := s.Regions[i].Utilisation(); rho > spillFrom && another(draw, 2) < 1-spillFrom/rho {
@@ -130,7 +134,7 @@ func choose(s *Snapshot, r *Request, draw float64, scores []score) (int, Regime)
 			return drawAmongBest(scores, draw), Spill
 		}
 	}
-	if !s.Regions[i].Suspect && shunned(s, scores, scores[i].expected) {
+	if odd && !s.Regions[i].Suspect && shunned(s, scores, scores[i].expected) {
 		return i, Suspected
 	}
 	return i, Normal
@@ -225,7 +229,12 @@ func drawAmongBest(scores []score, draw float64) int {
 	lowest := scores[best].expected
 	limit := lowest + max(tieFloor, time.Duration(tieShare*float64(lowest)))
 	softness := math.Max(float64(temperatureFloor), temperatureShare*float64(lowest))
-	weight := func(i int) float64 { return math.Exp(-float64(scores[i].expected-lowest) / softness) }
+	weight := func(i int) float64 {
+		if scores[i].expected == lowest {
+			return 1
+		}
+		return math.Exp(-float64(scores[i].expected-lowest) / softness)
+	}
 
 	total := 0.0
 	for i := range scores {
