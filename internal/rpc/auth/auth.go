@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Role is who calls.
@@ -38,10 +39,16 @@ type Rules map[string][]Role
 // Tokens are the secrets of the roles. They never reach a log.
 type Tokens map[Role]string
 
+// secretRoles are the roles that a deployment has a token for; a viewer needs none.
+var secretRoles = []Role{CommunityManager, Producer, Finance, SRE, Service}
+
+// minSecret is the shortest token taken, in characters: 96 bits in base64.
+const minSecret = 16
+
 // NewTokens makes fresh ones.
 func NewTokens() Tokens {
 	t := Tokens{}
-	for _, r := range []Role{CommunityManager, Producer, Finance, SRE, Service} {
+	for _, r := range secretRoles {
 		b := make([]byte, 24)
 		rand.Read(b) // never fails since Go 1.24
 		t[r] = base64.RawURLEncoding.EncodeToString(b)
@@ -62,7 +69,31 @@ func LoadOrCreate(path string) (Tokens, error) {
 	if err := json.Unmarshal(raw, &t); err != nil {
 		return nil, fmt.Errorf("reading the role tokens %s: %w", path, err)
 	}
+	if err := t.validate(); err != nil {
+		return nil, fmt.Errorf("reading the role tokens %s: %w", path, err)
+	}
 	return t, nil
+}
+
+// validate refuses what would start and then let nobody in, or the wrong ones.
+func (t Tokens) validate() error {
+	var problems []error
+	owner := map[string]Role{}
+	for _, r := range secretRoles {
+		secret := t[r]
+		if len(secret) < minSecret {
+			problems = append(problems, fmt.Errorf("role %q has a token of %d characters, at least %d are needed", r, len(secret), minSecret))
+		} else if other, taken := owner[secret]; taken {
+			problems = append(problems, fmt.Errorf("roles %q and %q have the same token", other, r))
+		}
+		owner[secret] = r
+	}
+	for r := range t {
+		if !slices.Contains(secretRoles, r) {
+			problems = append(problems, fmt.Errorf("there is no role %q", r))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 func create(path string) (Tokens, error) {

@@ -2,8 +2,10 @@ package auth_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -33,6 +35,32 @@ func TestTokensAreMadeOnceAndKept(t *testing.T) {
 	}
 	if _, err := auth.LoadOrCreate(path); err == nil {
 		t.Error("a damaged file was taken, or silently replaced")
+	}
+}
+
+// A file that would start a platform whose services refuse each other, or let one role be another, is refused at once.
+func TestTokenFilesThatCannotWorkAreRefused(t *testing.T) {
+	for rule, change := range map[string]func(auth.Tokens){
+		"a role without a token":     func(t auth.Tokens) { delete(t, auth.Service) },
+		"a token that can be tried":  func(t auth.Tokens) { t[auth.SRE] = "short" },
+		"one token for two roles":    func(t auth.Tokens) { t[auth.SRE] = t[auth.Producer] },
+		"a role that does not exist": func(t auth.Tokens) { t["admin"] = t[auth.SRE] + "x" },
+	} {
+		tokens := auth.NewTokens()
+		change(tokens)
+		raw, err := json.Marshal(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "tokens.json")
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := auth.LoadOrCreate(path); err == nil {
+			t.Errorf("%s: taken", rule)
+		} else if strings.Contains(err.Error(), tokens[auth.Producer]) {
+			t.Errorf("%s: the error tells a secret", rule)
+		}
 	}
 }
 
