@@ -76,7 +76,7 @@ func decisionProto(router string, d *forward.Decision) *routerv1.Decision {
 		p.Budget = durationpb.New(d.Budget)
 	}
 	for _, a := range d.Attempts {
-		p.Choices = append(p.Choices, choiceProto(a))
+		p.Choices = append(p.Choices, choiceProto(a, a.Snapshot))
 		if g := a.Choice.Region; g != nil {
 			p.Attempts = append(p.Attempts, &routerv1.Attempt{
 				Region: g.Name, NodeId: g.NodeID, StartOffset: durationpb.New(a.Start), Duration: durationpb.New(a.Duration),
@@ -87,8 +87,9 @@ func decisionProto(router string, d *forward.Decision) *routerv1.Decision {
 	return p
 }
 
-func choiceProto(a forward.Attempt) *routerv1.Choice {
-	e := arbiter.Explain(a.Snapshot, a.Request, a.Draw)
+// choiceProto replays a choice, over its own snapshot or one that was changed.
+func choiceProto(a forward.Attempt, s *arbiter.Snapshot) *routerv1.Choice {
+	e := arbiter.Explain(s, a.Request, a.Draw)
 	p := &routerv1.Choice{
 		Regime: regimeProto(e.Regime), Explanation: e.Sentence, SnapshotVersion: a.Snapshot.Version,
 		SnapshotAge: durationpb.New(a.SnapshotAge), Draw: a.Draw,
@@ -102,6 +103,8 @@ func choiceProto(a forward.Attempt) *routerv1.Choice {
 			Region: g.Name, NodeId: g.NodeID, FilterReason: filterProto(c.Reason), Network: durationpb.New(g.Network),
 			NetworkDeviation: durationpb.New(g.Deviation), Service: durationpb.New(g.Service), Wait: durationpb.New(c.Wait),
 			InFlight: g.InFlight, Parallelism: g.Parallelism, SuccessRate: g.SuccessRate, Expected: durationpb.New(c.Expected),
+			Toll: c.Toll, Utilisation: c.Load, Suspect: g.Suspect, HeldShare: g.Held, FailureTime: durationpb.New(g.FailureTime),
+			NetworkFloor: durationpb.New(g.Floor),
 		})
 	}
 	return p
@@ -113,7 +116,10 @@ func filterProto(r arbiter.Reason) routerv1.FilterReason {
 		arbiter.NoStock:     routerv1.FilterReason_FILTER_REASON_NO_STOCK,
 		arbiter.Draining:    routerv1.FilterReason_FILTER_REASON_DRAINING,
 		arbiter.Unreachable: routerv1.FilterReason_FILTER_REASON_UNREACHABLE,
+		arbiter.Ejected:     routerv1.FilterReason_FILTER_REASON_EJECTED,
 		arbiter.Tried:       routerv1.FilterReason_FILTER_REASON_TRIED,
+		arbiter.TooFar:      routerv1.FilterReason_FILTER_REASON_TOO_FAR,
+		arbiter.Loaded:      routerv1.FilterReason_FILTER_REASON_LOADED,
 	}[r]
 }
 
@@ -124,7 +130,21 @@ func regimeProto(r arbiter.Regime) routerv1.Regime {
 		arbiter.Panic:        routerv1.Regime_REGIME_PANIC,
 		arbiter.LateExpected: routerv1.Regime_REGIME_LATE_EXPECTED,
 		arbiter.None:         routerv1.Regime_REGIME_NONE,
+		arbiter.Spill:        routerv1.Regime_REGIME_SPILL,
+		arbiter.Suspected:    routerv1.Regime_REGIME_SUSPECT,
+		arbiter.Hedge:        routerv1.Regime_REGIME_HEDGE,
+		arbiter.Cold:         routerv1.Regime_REGIME_COLD,
 	}[r]
+}
+
+func changesOf(list []*routerv1.RegionChange) []arbiter.Change {
+	changes := make([]arbiter.Change, 0, len(list))
+	for _, c := range list {
+		changes = append(changes, arbiter.Change{
+			Region: c.GetRegion(), Drained: c.GetDrained(), Slower: c.GetSlower().AsDuration(), WithoutStock: c.GetWithoutStock(),
+		})
+	}
+	return changes
 }
 
 func modeProto(m arbiter.Mode) regionv1.RegionMode {

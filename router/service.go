@@ -18,6 +18,7 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/router/arbiter"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 )
@@ -34,6 +35,7 @@ var (
 	errPageToken        = errors.New("page_token is not one of this method's")
 	errRegionNotFound   = errors.New("no region has this name")
 	errDecisionNotFound = errors.New("no kept decision has this id")
+	errNoChoice         = errors.New("the call ended before a region was chosen")
 	errLastRegion       = errors.New("no other region serves; force it if that is meant")
 	errPeerSilent       = errors.New("the router that made the decision does not answer")
 	errStopping         = errors.New("the router is shutting down")
@@ -110,13 +112,49 @@ func (r *Router) ListMembers(_ context.Context, q *routerv1.ListMembersRequest) 
 
 // ExplainDecision implements rimlight.router.v1.RouterAdminService.
 func (r *Router) ExplainDecision(ctx context.Context, q *routerv1.ExplainDecisionRequest) (*routerv1.ExplainDecisionResponse, error) {
-	id := q.GetDecisionId()
-	if d := r.decisions.find(id); d != nil {
+	if d := r.decisions.find(q.GetDecisionId()); d != nil {
 		return &routerv1.ExplainDecisionResponse{Decision: decisionProto(r.config.Name, d)}, nil
 	}
-	maker, _, _ := strings.Cut(id, "/")
-	if q.GetLocalOnly() || maker == r.config.Name {
-		return nil, toStatus(errDecisionNotFound, rpcerr.Meta("decision_id", id))
+	return askMaker(ctx, r, q.GetDecisionId(), q.GetLocalOnly(),
+		func(ctx context.Context, c routerv1.RouterAdminServiceClient) (*routerv1.ExplainDecisionResponse, error) {
+			return c.ExplainDecision(ctx, &routerv1.ExplainDecisionRequest{DecisionId: q.GetDecisionId(), LocalOnly: true})
+		})
+}
+
+// SimulateDecision implements rimlight.router.v1.RouterAdminService.
+func (r *Router) SimulateDecision(ctx context.Context, q *routerv1.SimulateDecisionRequest) (*routerv1.SimulateDecisionResponse, error) {
+	d := r.decisions.find(q.GetDecisionId())
+	if d == nil {
+		return askMaker(ctx, r, q.GetDecisionId(), q.GetLocalOnly(),
+			func(ctx context.Context, c routerv1.RouterAdminServiceClient) (*routerv1.SimulateDecisionResponse, error) {
+				return c.SimulateDecision(ctx, &routerv1.SimulateDecisionRequest{
+					DecisionId: q.GetDecisionId(), Changes: q.GetChanges(), LocalOnly: true,
+				})
+			})
+	}
+	if len(d.Attempts) == 0 {
+		return nil, toStatus(errNoChoice, rpcerr.Meta("decision_id", d.ID))
+	}
+	first := d.Attempts[0]
+	for _, c := range q.GetChanges() {
+		named := func(g *arbiter.Region) bool { return g.Name == c.GetRegion() }
+		if !slices.ContainsFunc(first.Snapshot.Regions, named) {
+			return nil, toStatus(errRegionNotFound, rpcerr.Meta("region", c.GetRegion()))
+		}
+	}
+	changed := first.Snapshot.With(d.Drop, changesOf(q.GetChanges())...)
+	return &routerv1.SimulateDecisionResponse{
+		Actual: choiceProto(first, first.Snapshot), Simulated: choiceProto(first, changed),
+	}, nil
+}
+
+// askMaker asks the router that made a decision about it.
+func askMaker[T any](
+	ctx context.Context, r *Router, decision string, localOnly bool, ask func(context.Context, routerv1.RouterAdminServiceClient) (*T, error),
+) (*T, error) {
+	maker, _, _ := strings.Cut(decision, "/")
+	if localOnly || maker == r.config.Name {
+		return nil, toStatus(errDecisionNotFound, rpcerr.Meta("decision_id", decision))
 	}
 	for _, p := range r.peerList() {
 		if p.name != maker {
@@ -124,13 +162,13 @@ func (r *Router) ExplainDecision(ctx context.Context, q *routerv1.ExplainDecisio
 		}
 		ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 		defer cancel()
-		answer, err := p.client.ExplainDecision(ctx, &routerv1.ExplainDecisionRequest{DecisionId: id, LocalOnly: true})
+		answer, err := ask(ctx, p.client)
 		if err != nil && rpcerr.Reason(err) == errorsv1.Reason_REASON_UNSPECIFIED {
 			return nil, toStatus(errPeerSilent, rpcerr.Meta("router", maker))
 		}
 		return answer, err
 	}
-	return nil, toStatus(errDecisionNotFound, rpcerr.Meta("decision_id", id))
+	return nil, toStatus(errDecisionNotFound, rpcerr.Meta("decision_id", decision))
 }
 
 // ListDecisions implements rimlight.router.v1.RouterAdminService.
@@ -229,7 +267,7 @@ func toStatus(err error, options ...rpcerr.Option) error {
 		options = append(options, rpcerr.Violation("page_token", err.Error()))
 	case errors.Is(err, errRegionNotFound):
 		code, reason = codes.NotFound, errorsv1.Reason_REASON_REGION_NOT_FOUND
-	case errors.Is(err, errDecisionNotFound):
+	case errors.Is(err, errDecisionNotFound), errors.Is(err, errNoChoice):
 		code, reason = codes.NotFound, errorsv1.Reason_REASON_DECISION_NOT_FOUND
 	case errors.Is(err, errLastRegion):
 		code, reason = codes.FailedPrecondition, errorsv1.Reason_REASON_LAST_REGION

@@ -37,21 +37,8 @@ func explain(out io.Writer, d *routerv1.Decision) error {
 		fmt.Fprintf(out, "The caller had %s ms left.\n", ms(d.GetBudget()))
 	}
 	for i, choice := range d.GetChoices() {
-		fmt.Fprintf(out, "\nAttempt %d (%s): %s\n", i+1, short(choice.GetRegime(), "REGIME_"), choice.GetExplanation())
-		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-		row(w, "", "REGION", "EXPECTED_MS", "NETWORK_MS", "+-", "SERVICE_MS", "WAIT_MS", "IN_FLIGHT", "OK", "NOT CHOSEN BECAUSE")
-		for _, k := range choice.GetCandidates() {
-			mark, why := "", short(k.GetFilterReason(), "FILTER_REASON_")
-			switch {
-			case k.GetNodeId() == choice.GetNodeId():
-				mark, why = "*", ""
-			case k.GetFilterReason() == routerv1.FilterReason_FILTER_REASON_UNSPECIFIED:
-				why = "slower"
-			}
-			row(w, mark, k.GetRegion(), ms(k.GetExpected()), ms(k.GetNetwork()), ms(k.GetNetworkDeviation()), ms(k.GetService()), ms(k.GetWait()),
-				fmt.Sprintf("%d/%d", k.GetInFlight(), k.GetParallelism()), percent(k.GetSuccessRate()), why)
-		}
-		if err := w.Flush(); err != nil {
+		fmt.Fprintf(out, "\nAttempt %d", i+1)
+		if err := explainChoice(out, choice); err != nil {
 			return err
 		}
 		if i < len(d.GetAttempts()) {
@@ -61,6 +48,31 @@ func explain(out io.Writer, d *routerv1.Decision) error {
 		}
 	}
 	return nil
+}
+
+// explainChoice goes on after the choice's name.
+func explainChoice(out io.Writer, choice *routerv1.Choice) error {
+	fmt.Fprintf(out, " (%s): %s\n", short(choice.GetRegime(), "REGIME_"), choice.GetExplanation())
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	row(w, "", "REGION", "EXPECTED_MS", "NETWORK_MS", "+-", "SERVICE_MS", "WAIT_MS", "TOLL", "IN_FLIGHT", "LOAD", "OK", "NOT CHOSEN BECAUSE")
+	for _, k := range choice.GetCandidates() {
+		mark, why := "", short(k.GetFilterReason(), "FILTER_REASON_")
+		switch {
+		case k.GetNodeId() == choice.GetNodeId() && k.GetRegion() == choice.GetRegion():
+			mark, why = "*", ""
+		case k.GetFilterReason() != routerv1.FilterReason_FILTER_REASON_UNSPECIFIED:
+		case k.GetSuspect():
+			why = "suspect"
+		case k.GetHeldShare() > 0:
+			why = "slower or warming up"
+		default:
+			why = "slower"
+		}
+		row(w, mark, k.GetRegion(), ms(k.GetExpected()), ms(k.GetNetwork()), ms(k.GetNetworkDeviation()), ms(k.GetService()), ms(k.GetWait()),
+			fmt.Sprintf("%.1f", k.GetToll()), fmt.Sprintf("%d/%d", k.GetInFlight(), k.GetParallelism()), percent(k.GetUtilisation()),
+			percent(k.GetSuccessRate()), why)
+	}
+	return w.Flush()
 }
 
 func ifSet(reason string) string {

@@ -49,6 +49,7 @@ type commands struct {
 	Members membersCmd `cmd:"" help:"Show the gossip ring."`
 	Matrix  matrixCmd  `cmd:"" help:"Show measured round-trip times, router by region."`
 	Explain explainCmd `cmd:"" help:"Say why a call went where it went."`
+	WhatIf  whatIfCmd  `cmd:"" help:"Say where a call would have gone, had a region been drained, slower or sold out."`
 	Drain   drainCmd   `cmd:"" help:"Take a region out: no new offers, stock goes back."`
 	Cordon  cordonCmd  `cmd:"" help:"Let a region win no new offers, but redeem those it made."`
 	Undrain undrainCmd `cmd:"" help:"Put a region back into service."`

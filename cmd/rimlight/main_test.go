@@ -45,6 +45,8 @@ func TestUsageMistakesExit2AndSayWhat(t *testing.T) {
 		{[]string{"regions", "--tokens", "/does/not/exist"}, "--tokens"},
 		{[]string{"drops", "create", "--channel", "a", "--title", "t", "--units", "1", "--price", "1.234"}, "decimal places"},
 		{[]string{"explain"}, "<id>"},
+		{[]string{"what-if", "r1/x"}, "--drain"},
+		{[]string{"what-if", "r1/x", "--slow", "a=fast"}, "--slow"},
 		{[]string{"router"}, "--region"},
 		{[]string{"purchase", "get", strings.Repeat("0", 32)}, "no receipt"},
 	} {

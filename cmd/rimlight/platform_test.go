@@ -102,6 +102,14 @@ func (p *platform) explains(t *testing.T, decision string, regions []string) {
 			t.Errorf("explain does not name %s: %s", r, out)
 		}
 	}
+	var simulated struct{ Actual, Simulated struct{ Region string } }
+	code, out, errOut = p.verb(t, "what-if", decision, "--drain", regions[0], "--slow", regions[1]+"=1ms")
+	if err := json.Unmarshal([]byte(out), &simulated); code != exitDone || err != nil || simulated.Simulated.Region != regions[1] {
+		t.Errorf("what-if: exit %d, %v, %s%s", code, err, out, errOut)
+	}
+	if code, _, errOut := p.verb(t, "what-if", decision, "--drain", "atlantis"); code != exitRefused || !strings.Contains(errOut, "REGION_NOT_FOUND") {
+		t.Errorf("what if atlantis: exit %d: %s", code, errOut)
+	}
 	if code, _, errOut := p.verb(t, "explain", "europe-west1/nobody-made-this"); code != exitRefused || !strings.Contains(errOut, "DECISION_NOT_FOUND") {
 		t.Errorf("an unknown decision: exit %d: %s", code, errOut)
 	}

@@ -40,6 +40,12 @@ const (
 	FilterReason_FILTER_REASON_UNREACHABLE FilterReason = 4
 	// This call was there already.
 	FilterReason_FILTER_REASON_TRIED FilterReason = 5
+	// Its calls fail although it answers.
+	FilterReason_FILTER_REASON_EJECTED FilterReason = 6
+	// Even its lowest network time of the last ten minutes is longer than what is left.
+	FilterReason_FILTER_REASON_TOO_FAR FilterReason = 7
+	// Too busy, suspect or warming up: it gets no second copies of calls.
+	FilterReason_FILTER_REASON_LOADED FilterReason = 8
 )
 
 // Enum value maps for FilterReason.
@@ -51,6 +57,9 @@ var (
 		3: "FILTER_REASON_DRAINING",
 		4: "FILTER_REASON_UNREACHABLE",
 		5: "FILTER_REASON_TRIED",
+		6: "FILTER_REASON_EJECTED",
+		7: "FILTER_REASON_TOO_FAR",
+		8: "FILTER_REASON_LOADED",
 	}
 	FilterReason_value = map[string]int32{
 		"FILTER_REASON_UNSPECIFIED": 0,
@@ -59,6 +68,9 @@ var (
 		"FILTER_REASON_DRAINING":    3,
 		"FILTER_REASON_UNREACHABLE": 4,
 		"FILTER_REASON_TRIED":       5,
+		"FILTER_REASON_EJECTED":     6,
+		"FILTER_REASON_TOO_FAR":     7,
+		"FILTER_REASON_LOADED":      8,
 	}
 )
 
@@ -99,12 +111,20 @@ const (
 	Regime_REGIME_NORMAL Regime = 1
 	// The region that the caller named, for a read.
 	Regime_REGIME_PREFERRED Regime = 2
-	// Nothing passed the filters but soft ones (stock, reachability): the best of those.
+	// Nothing passed the filters but soft ones (ejection, stock, reachability), or most are ejected: the best of those.
 	Regime_REGIME_PANIC Regime = 3
 	// Nothing fits the remaining budget: the best, late as expected.
 	Regime_REGIME_LATE_EXPECTED Regime = 4
 	// Nothing could be chosen at all.
 	Regime_REGIME_NONE Regime = 5
+	// The best has too little capacity left for all calls: the best that has some.
+	Regime_REGIME_SPILL Regime = 6
+	// The best would be one whose answers are overdue: the next.
+	Regime_REGIME_SUSPECT Regime = 7
+	// A second answer from elsewhere, because the first is late.
+	Regime_REGIME_HEDGE Regime = 8
+	// Nothing was measured yet: by what was remembered.
+	Regime_REGIME_COLD Regime = 9
 )
 
 // Enum value maps for Regime.
@@ -116,6 +136,10 @@ var (
 		3: "REGIME_PANIC",
 		4: "REGIME_LATE_EXPECTED",
 		5: "REGIME_NONE",
+		6: "REGIME_SPILL",
+		7: "REGIME_SUSPECT",
+		8: "REGIME_HEDGE",
+		9: "REGIME_COLD",
 	}
 	Regime_value = map[string]int32{
 		"REGIME_UNSPECIFIED":   0,
@@ -124,6 +148,10 @@ var (
 		"REGIME_PANIC":         3,
 		"REGIME_LATE_EXPECTED": 4,
 		"REGIME_NONE":          5,
+		"REGIME_SPILL":         6,
+		"REGIME_SUSPECT":       7,
+		"REGIME_HEDGE":         8,
+		"REGIME_COLD":          9,
 	}
 )
 
@@ -178,7 +206,19 @@ type Candidate struct {
 	// Share of the last calls that succeeded.
 	SuccessRate float64 `protobuf:"fixed64,10,opt,name=success_rate,json=successRate,proto3" json:"success_rate,omitempty"`
 	// Expected time to an answer, everything counted: what is compared.
-	Expected      *durationpb.Duration `protobuf:"bytes,11,opt,name=expected,proto3" json:"expected,omitempty"`
+	Expected *durationpb.Duration `protobuf:"bytes,11,opt,name=expected,proto3" json:"expected,omitempty"`
+	// How often the wait counts, 1 to 6: whoever waits near saturation delays others.
+	Toll float64 `protobuf:"fixed64,12,opt,name=toll,proto3" json:"toll,omitempty"`
+	// Share of its capacity that its arrivals take, 1 is all of it; 0 when unknown.
+	Utilisation float64 `protobuf:"fixed64,13,opt,name=utilisation,proto3" json:"utilisation,omitempty"`
+	// An answer is overdue and nothing newer came: 400 ms are added.
+	Suspect bool `protobuf:"varint,14,opt,name=suspect,proto3" json:"suspect,omitempty"`
+	// Share of its calls that it is not given yet, because it warms up.
+	HeldShare float64 `protobuf:"fixed64,15,opt,name=held_share,json=heldShare,proto3" json:"held_share,omitempty"`
+	// How long it takes to fail.
+	FailureTime *durationpb.Duration `protobuf:"bytes,16,opt,name=failure_time,json=failureTime,proto3" json:"failure_time,omitempty"`
+	// Lowest network time of the last ten minutes.
+	NetworkFloor  *durationpb.Duration `protobuf:"bytes,17,opt,name=network_floor,json=networkFloor,proto3" json:"network_floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +326,48 @@ func (x *Candidate) GetSuccessRate() float64 {
 func (x *Candidate) GetExpected() *durationpb.Duration {
 	if x != nil {
 		return x.Expected
+	}
+	return nil
+}
+
+func (x *Candidate) GetToll() float64 {
+	if x != nil {
+		return x.Toll
+	}
+	return 0
+}
+
+func (x *Candidate) GetUtilisation() float64 {
+	if x != nil {
+		return x.Utilisation
+	}
+	return 0
+}
+
+func (x *Candidate) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
+	}
+	return false
+}
+
+func (x *Candidate) GetHeldShare() float64 {
+	if x != nil {
+		return x.HeldShare
+	}
+	return 0
+}
+
+func (x *Candidate) GetFailureTime() *durationpb.Duration {
+	if x != nil {
+		return x.FailureTime
+	}
+	return nil
+}
+
+func (x *Candidate) GetNetworkFloor() *durationpb.Duration {
+	if x != nil {
+		return x.NetworkFloor
 	}
 	return nil
 }
@@ -630,7 +712,7 @@ var File_rimlight_router_v1_decision_proto protoreflect.FileDescriptor
 
 const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"!rimlight/router/v1/decision.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\"\xfd\x03\n" +
+	"!rimlight/router/v1/decision.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\"\xea\x05\n" +
 	"\tCandidate\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12E\n" +
@@ -643,7 +725,14 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\vparallelism\x18\t \x01(\rR\vparallelism\x12!\n" +
 	"\fsuccess_rate\x18\n" +
 	" \x01(\x01R\vsuccessRate\x125\n" +
-	"\bexpected\x18\v \x01(\v2\x19.google.protobuf.DurationR\bexpected\"\xbd\x02\n" +
+	"\bexpected\x18\v \x01(\v2\x19.google.protobuf.DurationR\bexpected\x12\x12\n" +
+	"\x04toll\x18\f \x01(\x01R\x04toll\x12 \n" +
+	"\vutilisation\x18\r \x01(\x01R\vutilisation\x12\x18\n" +
+	"\asuspect\x18\x0e \x01(\bR\asuspect\x12\x1d\n" +
+	"\n" +
+	"held_share\x18\x0f \x01(\x01R\theldShare\x12<\n" +
+	"\ffailure_time\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\vfailureTime\x12>\n" +
+	"\rnetwork_floor\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\fnetworkFloor\"\xbd\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12<\n" +
@@ -676,21 +765,28 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\achoices\x18\b \x03(\v2\x1a.rimlight.router.v1.ChoiceR\achoices\x127\n" +
 	"\battempts\x18\t \x03(\v2\x1b.rimlight.router.v1.AttemptR\battempts\x12/\n" +
 	"\x05total\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\x05total*\xba\x01\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x05total*\x8a\x02\n" +
 	"\fFilterReason\x12\x1d\n" +
 	"\x19FILTER_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17FILTER_REASON_RESIDENCY\x10\x01\x12\x1a\n" +
 	"\x16FILTER_REASON_NO_STOCK\x10\x02\x12\x1a\n" +
 	"\x16FILTER_REASON_DRAINING\x10\x03\x12\x1d\n" +
 	"\x19FILTER_REASON_UNREACHABLE\x10\x04\x12\x17\n" +
-	"\x13FILTER_REASON_TRIED\x10\x05*\x86\x01\n" +
+	"\x13FILTER_REASON_TRIED\x10\x05\x12\x19\n" +
+	"\x15FILTER_REASON_EJECTED\x10\x06\x12\x19\n" +
+	"\x15FILTER_REASON_TOO_FAR\x10\a\x12\x18\n" +
+	"\x14FILTER_REASON_LOADED\x10\b*\xcf\x01\n" +
 	"\x06Regime\x12\x16\n" +
 	"\x12REGIME_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rREGIME_NORMAL\x10\x01\x12\x14\n" +
 	"\x10REGIME_PREFERRED\x10\x02\x12\x10\n" +
 	"\fREGIME_PANIC\x10\x03\x12\x18\n" +
 	"\x14REGIME_LATE_EXPECTED\x10\x04\x12\x0f\n" +
-	"\vREGIME_NONE\x10\x05BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
+	"\vREGIME_NONE\x10\x05\x12\x10\n" +
+	"\fREGIME_SPILL\x10\x06\x12\x12\n" +
+	"\x0eREGIME_SUSPECT\x10\a\x12\x10\n" +
+	"\fREGIME_HEDGE\x10\b\x12\x0f\n" +
+	"\vREGIME_COLD\x10\tBAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
 
 var (
 	file_rimlight_router_v1_decision_proto_rawDescOnce sync.Once
@@ -724,23 +820,25 @@ var file_rimlight_router_v1_decision_proto_depIdxs = []int32{
 	6,  // 3: rimlight.router.v1.Candidate.service:type_name -> google.protobuf.Duration
 	6,  // 4: rimlight.router.v1.Candidate.wait:type_name -> google.protobuf.Duration
 	6,  // 5: rimlight.router.v1.Candidate.expected:type_name -> google.protobuf.Duration
-	6,  // 6: rimlight.router.v1.Attempt.start_offset:type_name -> google.protobuf.Duration
-	6,  // 7: rimlight.router.v1.Attempt.duration:type_name -> google.protobuf.Duration
-	7,  // 8: rimlight.router.v1.Attempt.reason:type_name -> rimlight.errors.v1.Reason
-	6,  // 9: rimlight.router.v1.Attempt.residence:type_name -> google.protobuf.Duration
-	2,  // 10: rimlight.router.v1.Choice.candidates:type_name -> rimlight.router.v1.Candidate
-	1,  // 11: rimlight.router.v1.Choice.regime:type_name -> rimlight.router.v1.Regime
-	6,  // 12: rimlight.router.v1.Choice.snapshot_age:type_name -> google.protobuf.Duration
-	8,  // 13: rimlight.router.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	6,  // 14: rimlight.router.v1.Decision.budget:type_name -> google.protobuf.Duration
-	4,  // 15: rimlight.router.v1.Decision.choices:type_name -> rimlight.router.v1.Choice
-	3,  // 16: rimlight.router.v1.Decision.attempts:type_name -> rimlight.router.v1.Attempt
-	6,  // 17: rimlight.router.v1.Decision.total:type_name -> google.protobuf.Duration
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	6,  // 6: rimlight.router.v1.Candidate.failure_time:type_name -> google.protobuf.Duration
+	6,  // 7: rimlight.router.v1.Candidate.network_floor:type_name -> google.protobuf.Duration
+	6,  // 8: rimlight.router.v1.Attempt.start_offset:type_name -> google.protobuf.Duration
+	6,  // 9: rimlight.router.v1.Attempt.duration:type_name -> google.protobuf.Duration
+	7,  // 10: rimlight.router.v1.Attempt.reason:type_name -> rimlight.errors.v1.Reason
+	6,  // 11: rimlight.router.v1.Attempt.residence:type_name -> google.protobuf.Duration
+	2,  // 12: rimlight.router.v1.Choice.candidates:type_name -> rimlight.router.v1.Candidate
+	1,  // 13: rimlight.router.v1.Choice.regime:type_name -> rimlight.router.v1.Regime
+	6,  // 14: rimlight.router.v1.Choice.snapshot_age:type_name -> google.protobuf.Duration
+	8,  // 15: rimlight.router.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	6,  // 16: rimlight.router.v1.Decision.budget:type_name -> google.protobuf.Duration
+	4,  // 17: rimlight.router.v1.Decision.choices:type_name -> rimlight.router.v1.Choice
+	3,  // 18: rimlight.router.v1.Decision.attempts:type_name -> rimlight.router.v1.Attempt
+	6,  // 19: rimlight.router.v1.Decision.total:type_name -> google.protobuf.Duration
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_decision_proto_init() }

@@ -1174,6 +1174,198 @@ func (x *ListDecisionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// What would be different about a region, all of its nodes.
+type RegionChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region.
+	Region string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// It is drained.
+	Drained bool `protobuf:"varint,2,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Each call takes so much longer in it.
+	Slower *durationpb.Duration `protobuf:"bytes,3,opt,name=slower,proto3" json:"slower,omitempty"`
+	// It has no unit of the decision's drop.
+	WithoutStock  bool `protobuf:"varint,4,opt,name=without_stock,json=withoutStock,proto3" json:"without_stock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionChange) Reset() {
+	*x = RegionChange{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionChange) ProtoMessage() {}
+
+func (x *RegionChange) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionChange.ProtoReflect.Descriptor instead.
+func (*RegionChange) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RegionChange) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RegionChange) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *RegionChange) GetSlower() *durationpb.Duration {
+	if x != nil {
+		return x.Slower
+	}
+	return nil
+}
+
+func (x *RegionChange) GetWithoutStock() bool {
+	if x != nil {
+		return x.WithoutStock
+	}
+	return false
+}
+
+// The request of SimulateDecision.
+type SimulateDecisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the response header "rimlight-decision".
+	DecisionId string `protobuf:"bytes,1,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	// What would be different; a region may be named more than once.
+	Changes []*RegionChange `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Ask only this router, not its peers.
+	LocalOnly     bool `protobuf:"varint,3,opt,name=local_only,json=localOnly,proto3" json:"local_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateDecisionRequest) Reset() {
+	*x = SimulateDecisionRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateDecisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateDecisionRequest) ProtoMessage() {}
+
+func (x *SimulateDecisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateDecisionRequest.ProtoReflect.Descriptor instead.
+func (*SimulateDecisionRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SimulateDecisionRequest) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+func (x *SimulateDecisionRequest) GetChanges() []*RegionChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *SimulateDecisionRequest) GetLocalOnly() bool {
+	if x != nil {
+		return x.LocalOnly
+	}
+	return false
+}
+
+// The response of SimulateDecision.
+type SimulateDecisionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first choice as it was.
+	Actual *Choice `protobuf:"bytes,1,opt,name=actual,proto3" json:"actual,omitempty"`
+	// The same choice with the changes: the same snapshot but for them, and the same draw.
+	Simulated     *Choice `protobuf:"bytes,2,opt,name=simulated,proto3" json:"simulated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateDecisionResponse) Reset() {
+	*x = SimulateDecisionResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateDecisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateDecisionResponse) ProtoMessage() {}
+
+func (x *SimulateDecisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateDecisionResponse.ProtoReflect.Descriptor instead.
+func (*SimulateDecisionResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SimulateDecisionResponse) GetActual() *Choice {
+	if x != nil {
+		return x.Actual
+	}
+	return nil
+}
+
+func (x *SimulateDecisionResponse) GetSimulated() *Choice {
+	if x != nil {
+		return x.Simulated
+	}
+	return nil
+}
+
 // The request of SetRegionMode.
 type SetRegionModeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1193,7 +1385,7 @@ type SetRegionModeRequest struct {
 
 func (x *SetRegionModeRequest) Reset() {
 	*x = SetRegionModeRequest{}
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[16]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1397,7 @@ func (x *SetRegionModeRequest) String() string {
 func (*SetRegionModeRequest) ProtoMessage() {}
 
 func (x *SetRegionModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[16]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1410,7 @@ func (x *SetRegionModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRegionModeRequest.ProtoReflect.Descriptor instead.
 func (*SetRegionModeRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetRegionModeRequest) GetRequestId() string {
@@ -1267,7 +1459,7 @@ type SetRegionModeResponse struct {
 
 func (x *SetRegionModeResponse) Reset() {
 	*x = SetRegionModeResponse{}
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[17]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1471,7 @@ func (x *SetRegionModeResponse) String() string {
 func (*SetRegionModeResponse) ProtoMessage() {}
 
 func (x *SetRegionModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[17]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1484,7 @@ func (x *SetRegionModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRegionModeResponse.ProtoReflect.Descriptor instead.
 func (*SetRegionModeResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetRegionModeResponse) GetRegions() []*RegionStatus {
@@ -1394,7 +1586,23 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"{\n" +
 	"\x15ListDecisionsResponse\x12:\n" +
 	"\tdecisions\x18\x01 \x03(\v2\x1c.rimlight.router.v1.DecisionR\tdecisions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdb\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb2\x01\n" +
+	"\fRegionChange\x12!\n" +
+	"\x06region\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06region\x12\x18\n" +
+	"\adrained\x18\x02 \x01(\bR\adrained\x12@\n" +
+	"\x06slower\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x06slower\x12#\n" +
+	"\rwithout_stock\x18\x04 \x01(\bR\fwithoutStock\"\xab\x01\n" +
+	"\x17SimulateDecisionRequest\x12+\n" +
+	"\vdecision_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\n" +
+	"decisionId\x12D\n" +
+	"\achanges\x18\x02 \x03(\v2 .rimlight.router.v1.RegionChangeB\b\xbaH\x05\x92\x01\x02\x10 R\achanges\x12\x1d\n" +
+	"\n" +
+	"local_only\x18\x03 \x01(\bR\tlocalOnly\"\x88\x01\n" +
+	"\x18SimulateDecisionResponse\x122\n" +
+	"\x06actual\x18\x01 \x01(\v2\x1a.rimlight.router.v1.ChoiceR\x06actual\x128\n" +
+	"\tsimulated\x18\x02 \x01(\v2\x1a.rimlight.router.v1.ChoiceR\tsimulated\"\xdb\x01\n" +
 	"\x14SetRegionModeRequest\x12(\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n" +
@@ -1409,14 +1617,15 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"MemberRole\x12\x1b\n" +
 	"\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12MEMBER_ROLE_ROUTER\x10\x01\x12\x16\n" +
-	"\x12MEMBER_ROLE_REGION\x10\x022\xf7\x05\n" +
+	"\x12MEMBER_ROLE_REGION\x10\x022\xeb\x06\n" +
 	"\x12RouterAdminService\x12c\n" +
 	"\vListRegions\x12&.rimlight.router.v1.ListRegionsRequest\x1a'.rimlight.router.v1.ListRegionsResponse\"\x03\x90\x02\x01\x12h\n" +
 	"\fWatchRegions\x12'.rimlight.router.v1.WatchRegionsRequest\x1a(.rimlight.router.v1.WatchRegionsResponse\"\x03\x90\x02\x010\x01\x12f\n" +
 	"\fGetRttMatrix\x12'.rimlight.router.v1.GetRttMatrixRequest\x1a(.rimlight.router.v1.GetRttMatrixResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\vListMembers\x12&.rimlight.router.v1.ListMembersRequest\x1a'.rimlight.router.v1.ListMembersResponse\"\x03\x90\x02\x01\x12o\n" +
 	"\x0fExplainDecision\x12*.rimlight.router.v1.ExplainDecisionRequest\x1a+.rimlight.router.v1.ExplainDecisionResponse\"\x03\x90\x02\x01\x12i\n" +
-	"\rListDecisions\x12(.rimlight.router.v1.ListDecisionsRequest\x1a).rimlight.router.v1.ListDecisionsResponse\"\x03\x90\x02\x01\x12i\n" +
+	"\rListDecisions\x12(.rimlight.router.v1.ListDecisionsRequest\x1a).rimlight.router.v1.ListDecisionsResponse\"\x03\x90\x02\x01\x12r\n" +
+	"\x10SimulateDecision\x12+.rimlight.router.v1.SimulateDecisionRequest\x1a,.rimlight.router.v1.SimulateDecisionResponse\"\x03\x90\x02\x01\x12i\n" +
 	"\rSetRegionMode\x12(.rimlight.router.v1.SetRegionModeRequest\x1a).rimlight.router.v1.SetRegionModeResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
 
 var (
@@ -1432,73 +1641,83 @@ func file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_router_v1_router_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_rimlight_router_v1_router_admin_service_proto_goTypes = []any{
-	(MemberRole)(0),                 // 0: rimlight.router.v1.MemberRole
-	(*RegionStatus)(nil),            // 1: rimlight.router.v1.RegionStatus
-	(*RouterView)(nil),              // 2: rimlight.router.v1.RouterView
-	(*ListRegionsRequest)(nil),      // 3: rimlight.router.v1.ListRegionsRequest
-	(*ListRegionsResponse)(nil),     // 4: rimlight.router.v1.ListRegionsResponse
-	(*WatchRegionsRequest)(nil),     // 5: rimlight.router.v1.WatchRegionsRequest
-	(*WatchRegionsResponse)(nil),    // 6: rimlight.router.v1.WatchRegionsResponse
-	(*GetRttMatrixRequest)(nil),     // 7: rimlight.router.v1.GetRttMatrixRequest
-	(*RttCell)(nil),                 // 8: rimlight.router.v1.RttCell
-	(*GetRttMatrixResponse)(nil),    // 9: rimlight.router.v1.GetRttMatrixResponse
-	(*Member)(nil),                  // 10: rimlight.router.v1.Member
-	(*ListMembersRequest)(nil),      // 11: rimlight.router.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),     // 12: rimlight.router.v1.ListMembersResponse
-	(*ExplainDecisionRequest)(nil),  // 13: rimlight.router.v1.ExplainDecisionRequest
-	(*ExplainDecisionResponse)(nil), // 14: rimlight.router.v1.ExplainDecisionResponse
-	(*ListDecisionsRequest)(nil),    // 15: rimlight.router.v1.ListDecisionsRequest
-	(*ListDecisionsResponse)(nil),   // 16: rimlight.router.v1.ListDecisionsResponse
-	(*SetRegionModeRequest)(nil),    // 17: rimlight.router.v1.SetRegionModeRequest
-	(*SetRegionModeResponse)(nil),   // 18: rimlight.router.v1.SetRegionModeResponse
-	(v1.RegionMode)(0),              // 19: rimlight.region.v1.RegionMode
-	(*durationpb.Duration)(nil),     // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
-	(*v1.DropStock)(nil),            // 22: rimlight.region.v1.DropStock
-	(*Decision)(nil),                // 23: rimlight.router.v1.Decision
+	(MemberRole)(0),                  // 0: rimlight.router.v1.MemberRole
+	(*RegionStatus)(nil),             // 1: rimlight.router.v1.RegionStatus
+	(*RouterView)(nil),               // 2: rimlight.router.v1.RouterView
+	(*ListRegionsRequest)(nil),       // 3: rimlight.router.v1.ListRegionsRequest
+	(*ListRegionsResponse)(nil),      // 4: rimlight.router.v1.ListRegionsResponse
+	(*WatchRegionsRequest)(nil),      // 5: rimlight.router.v1.WatchRegionsRequest
+	(*WatchRegionsResponse)(nil),     // 6: rimlight.router.v1.WatchRegionsResponse
+	(*GetRttMatrixRequest)(nil),      // 7: rimlight.router.v1.GetRttMatrixRequest
+	(*RttCell)(nil),                  // 8: rimlight.router.v1.RttCell
+	(*GetRttMatrixResponse)(nil),     // 9: rimlight.router.v1.GetRttMatrixResponse
+	(*Member)(nil),                   // 10: rimlight.router.v1.Member
+	(*ListMembersRequest)(nil),       // 11: rimlight.router.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),      // 12: rimlight.router.v1.ListMembersResponse
+	(*ExplainDecisionRequest)(nil),   // 13: rimlight.router.v1.ExplainDecisionRequest
+	(*ExplainDecisionResponse)(nil),  // 14: rimlight.router.v1.ExplainDecisionResponse
+	(*ListDecisionsRequest)(nil),     // 15: rimlight.router.v1.ListDecisionsRequest
+	(*ListDecisionsResponse)(nil),    // 16: rimlight.router.v1.ListDecisionsResponse
+	(*RegionChange)(nil),             // 17: rimlight.router.v1.RegionChange
+	(*SimulateDecisionRequest)(nil),  // 18: rimlight.router.v1.SimulateDecisionRequest
+	(*SimulateDecisionResponse)(nil), // 19: rimlight.router.v1.SimulateDecisionResponse
+	(*SetRegionModeRequest)(nil),     // 20: rimlight.router.v1.SetRegionModeRequest
+	(*SetRegionModeResponse)(nil),    // 21: rimlight.router.v1.SetRegionModeResponse
+	(v1.RegionMode)(0),               // 22: rimlight.region.v1.RegionMode
+	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
+	(*v1.DropStock)(nil),             // 25: rimlight.region.v1.DropStock
+	(*Decision)(nil),                 // 26: rimlight.router.v1.Decision
+	(*Choice)(nil),                   // 27: rimlight.router.v1.Choice
 }
 var file_rimlight_router_v1_router_admin_service_proto_depIdxs = []int32{
-	19, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
-	20, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
-	20, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
-	21, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
-	22, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
+	22, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
+	23, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
+	23, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
+	24, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
+	25, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
 	1,  // 5: rimlight.router.v1.RouterView.regions:type_name -> rimlight.router.v1.RegionStatus
 	1,  // 6: rimlight.router.v1.ListRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
 	2,  // 7: rimlight.router.v1.ListRegionsResponse.peers:type_name -> rimlight.router.v1.RouterView
 	1,  // 8: rimlight.router.v1.WatchRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	20, // 9: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
-	20, // 10: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
+	23, // 9: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
+	23, // 10: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
 	8,  // 11: rimlight.router.v1.GetRttMatrixResponse.cells:type_name -> rimlight.router.v1.RttCell
 	0,  // 12: rimlight.router.v1.Member.role:type_name -> rimlight.router.v1.MemberRole
-	19, // 13: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
+	22, // 13: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
 	10, // 14: rimlight.router.v1.ListMembersResponse.members:type_name -> rimlight.router.v1.Member
-	23, // 15: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
-	20, // 16: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
-	23, // 17: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
-	19, // 18: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
-	1,  // 19: rimlight.router.v1.SetRegionModeResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	3,  // 20: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
-	5,  // 21: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
-	7,  // 22: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
-	11, // 23: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
-	13, // 24: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
-	15, // 25: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
-	17, // 26: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
-	4,  // 27: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
-	6,  // 28: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
-	9,  // 29: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
-	12, // 30: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
-	14, // 31: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
-	16, // 32: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
-	18, // 33: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
-	27, // [27:34] is the sub-list for method output_type
-	20, // [20:27] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	26, // 15: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
+	23, // 16: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
+	26, // 17: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
+	23, // 18: rimlight.router.v1.RegionChange.slower:type_name -> google.protobuf.Duration
+	17, // 19: rimlight.router.v1.SimulateDecisionRequest.changes:type_name -> rimlight.router.v1.RegionChange
+	27, // 20: rimlight.router.v1.SimulateDecisionResponse.actual:type_name -> rimlight.router.v1.Choice
+	27, // 21: rimlight.router.v1.SimulateDecisionResponse.simulated:type_name -> rimlight.router.v1.Choice
+	22, // 22: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
+	1,  // 23: rimlight.router.v1.SetRegionModeResponse.regions:type_name -> rimlight.router.v1.RegionStatus
+	3,  // 24: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
+	5,  // 25: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
+	7,  // 26: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
+	11, // 27: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
+	13, // 28: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
+	15, // 29: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
+	18, // 30: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
+	20, // 31: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
+	4,  // 32: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
+	6,  // 33: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
+	9,  // 34: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
+	12, // 35: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
+	14, // 36: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
+	16, // 37: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
+	19, // 38: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
+	21, // 39: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
+	32, // [32:40] is the sub-list for method output_type
+	24, // [24:32] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_router_admin_service_proto_init() }
@@ -1513,7 +1732,7 @@ func file_rimlight_router_v1_router_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_router_v1_router_admin_service_proto_rawDesc), len(file_rimlight_router_v1_router_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

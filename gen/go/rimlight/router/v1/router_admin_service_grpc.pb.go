@@ -19,13 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RouterAdminService_ListRegions_FullMethodName     = "/rimlight.router.v1.RouterAdminService/ListRegions"
-	RouterAdminService_WatchRegions_FullMethodName    = "/rimlight.router.v1.RouterAdminService/WatchRegions"
-	RouterAdminService_GetRttMatrix_FullMethodName    = "/rimlight.router.v1.RouterAdminService/GetRttMatrix"
-	RouterAdminService_ListMembers_FullMethodName     = "/rimlight.router.v1.RouterAdminService/ListMembers"
-	RouterAdminService_ExplainDecision_FullMethodName = "/rimlight.router.v1.RouterAdminService/ExplainDecision"
-	RouterAdminService_ListDecisions_FullMethodName   = "/rimlight.router.v1.RouterAdminService/ListDecisions"
-	RouterAdminService_SetRegionMode_FullMethodName   = "/rimlight.router.v1.RouterAdminService/SetRegionMode"
+	RouterAdminService_ListRegions_FullMethodName      = "/rimlight.router.v1.RouterAdminService/ListRegions"
+	RouterAdminService_WatchRegions_FullMethodName     = "/rimlight.router.v1.RouterAdminService/WatchRegions"
+	RouterAdminService_GetRttMatrix_FullMethodName     = "/rimlight.router.v1.RouterAdminService/GetRttMatrix"
+	RouterAdminService_ListMembers_FullMethodName      = "/rimlight.router.v1.RouterAdminService/ListMembers"
+	RouterAdminService_ExplainDecision_FullMethodName  = "/rimlight.router.v1.RouterAdminService/ExplainDecision"
+	RouterAdminService_ListDecisions_FullMethodName    = "/rimlight.router.v1.RouterAdminService/ListDecisions"
+	RouterAdminService_SimulateDecision_FullMethodName = "/rimlight.router.v1.RouterAdminService/SimulateDecision"
+	RouterAdminService_SetRegionMode_FullMethodName    = "/rimlight.router.v1.RouterAdminService/SetRegionMode"
 )
 
 // RouterAdminServiceClient is the client API for RouterAdminService service.
@@ -46,6 +47,8 @@ type RouterAdminServiceClient interface {
 	ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error)
 	// The asked router's kept decisions, newest first.
 	ListDecisions(ctx context.Context, in *ListDecisionsRequest, opts ...grpc.CallOption) (*ListDecisionsResponse, error)
+	// What a kept decision's first choice would have been, had its regions been different. Changes nothing.
+	SimulateDecision(ctx context.Context, in *SimulateDecisionRequest, opts ...grpc.CallOption) (*SimulateDecisionResponse, error)
 	// Drain, cordon or undrain every node of a region. Role: SRE.
 	SetRegionMode(ctx context.Context, in *SetRegionModeRequest, opts ...grpc.CallOption) (*SetRegionModeResponse, error)
 }
@@ -127,6 +130,16 @@ func (c *routerAdminServiceClient) ListDecisions(ctx context.Context, in *ListDe
 	return out, nil
 }
 
+func (c *routerAdminServiceClient) SimulateDecision(ctx context.Context, in *SimulateDecisionRequest, opts ...grpc.CallOption) (*SimulateDecisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateDecisionResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_SimulateDecision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *routerAdminServiceClient) SetRegionMode(ctx context.Context, in *SetRegionModeRequest, opts ...grpc.CallOption) (*SetRegionModeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetRegionModeResponse)
@@ -155,6 +168,8 @@ type RouterAdminServiceServer interface {
 	ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error)
 	// The asked router's kept decisions, newest first.
 	ListDecisions(context.Context, *ListDecisionsRequest) (*ListDecisionsResponse, error)
+	// What a kept decision's first choice would have been, had its regions been different. Changes nothing.
+	SimulateDecision(context.Context, *SimulateDecisionRequest) (*SimulateDecisionResponse, error)
 	// Drain, cordon or undrain every node of a region. Role: SRE.
 	SetRegionMode(context.Context, *SetRegionModeRequest) (*SetRegionModeResponse, error)
 	mustEmbedUnimplementedRouterAdminServiceServer()
@@ -184,6 +199,9 @@ func (UnimplementedRouterAdminServiceServer) ExplainDecision(context.Context, *E
 }
 func (UnimplementedRouterAdminServiceServer) ListDecisions(context.Context, *ListDecisionsRequest) (*ListDecisionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDecisions not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) SimulateDecision(context.Context, *SimulateDecisionRequest) (*SimulateDecisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SimulateDecision not implemented")
 }
 func (UnimplementedRouterAdminServiceServer) SetRegionMode(context.Context, *SetRegionModeRequest) (*SetRegionModeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetRegionMode not implemented")
@@ -310,6 +328,24 @@ func _RouterAdminService_ListDecisions_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterAdminService_SimulateDecision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateDecisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).SimulateDecision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_SimulateDecision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).SimulateDecision(ctx, req.(*SimulateDecisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RouterAdminService_SetRegionMode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetRegionModeRequest)
 	if err := dec(in); err != nil {
@@ -354,6 +390,10 @@ var RouterAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDecisions",
 			Handler:    _RouterAdminService_ListDecisions_Handler,
+		},
+		{
+			MethodName: "SimulateDecision",
+			Handler:    _RouterAdminService_SimulateDecision_Handler,
 		},
 		{
 			MethodName: "SetRegionMode",

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/router/v1/decision.proto.
  */
 export const file_rimlight_router_v1_decision: GenFile = /*@__PURE__*/
-  fileDesc("CiFyaW1saWdodC9yb3V0ZXIvdjEvZGVjaXNpb24ucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSKHAwoJQ2FuZGlkYXRlEg4KBnJlZ2lvbhgBIAEoCRIPCgdub2RlX2lkGAIgASgJEjcKDWZpbHRlcl9yZWFzb24YAyABKA4yIC5yaW1saWdodC5yb3V0ZXIudjEuRmlsdGVyUmVhc29uEioKB25ldHdvcmsYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SNAoRbmV0d29ya19kZXZpYXRpb24YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKgoHc2VydmljZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhInCgR3YWl0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgIIAEoDRITCgtwYXJhbGxlbGlzbRgJIAEoDRIUCgxzdWNjZXNzX3JhdGUYCiABKAESKwoIZXhwZWN0ZWQYCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24i9wEKB0F0dGVtcHQSDgoGcmVnaW9uGAEgASgJEg8KB25vZGVfaWQYAiABKAkSLwoMc3RhcnRfb2Zmc2V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEisKCGR1cmF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhMKC3N0YXR1c19jb2RlGAUgASgFEioKBnJlYXNvbhgGIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SLAoJcmVzaWRlbmNlGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIvYBCgZDaG9pY2USMQoKY2FuZGlkYXRlcxgBIAMoCzIdLnJpbWxpZ2h0LnJvdXRlci52MS5DYW5kaWRhdGUSDgoGcmVnaW9uGAIgASgJEg8KB25vZGVfaWQYAyABKAkSKgoGcmVnaW1lGAQgASgOMhoucmltbGlnaHQucm91dGVyLnYxLlJlZ2ltZRITCgtleHBsYW5hdGlvbhgFIAEoCRIYChBzbmFwc2hvdF92ZXJzaW9uGAYgASgDEi8KDHNuYXBzaG90X2FnZRgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIMCgRkcmF3GAggASgBIsQCCghEZWNpc2lvbhITCgtkZWNpc2lvbl9pZBgBIAEoCRIOCgZyb3V0ZXIYAiABKAkSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGbWV0aG9kGAQgASgJEg8KB2Ryb3BfaWQYBSABKAkSKQoGYnVkZ2V0GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhcKD3Jlc2lkZW5jeV96b25lcxgHIAMoCRIrCgdjaG9pY2VzGAggAygLMhoucmltbGlnaHQucm91dGVyLnYxLkNob2ljZRItCghhdHRlbXB0cxgJIAMoCzIbLnJpbWxpZ2h0LnJvdXRlci52MS5BdHRlbXB0EigKBXRvdGFsGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKroBCgxGaWx0ZXJSZWFzb24SHQoZRklMVEVSX1JFQVNPTl9VTlNQRUNJRklFRBAAEhsKF0ZJTFRFUl9SRUFTT05fUkVTSURFTkNZEAESGgoWRklMVEVSX1JFQVNPTl9OT19TVE9DSxACEhoKFkZJTFRFUl9SRUFTT05fRFJBSU5JTkcQAxIdChlGSUxURVJfUkVBU09OX1VOUkVBQ0hBQkxFEAQSFwoTRklMVEVSX1JFQVNPTl9UUklFRBAFKoYBCgZSZWdpbWUSFgoSUkVHSU1FX1VOU1BFQ0lGSUVEEAASEQoNUkVHSU1FX05PUk1BTBABEhQKEFJFR0lNRV9QUkVGRVJSRUQQAhIQCgxSRUdJTUVfUEFOSUMQAxIYChRSRUdJTUVfTEFURV9FWFBFQ1RFRBAEEg8KC1JFR0lNRV9OT05FEAVCQVo/Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvcm91dGVyL3YxO3JvdXRlcnYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_errors_v1_reason]);
+  fileDesc("CiFyaW1saWdodC9yb3V0ZXIvdjEvZGVjaXNpb24ucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSKyBAoJQ2FuZGlkYXRlEg4KBnJlZ2lvbhgBIAEoCRIPCgdub2RlX2lkGAIgASgJEjcKDWZpbHRlcl9yZWFzb24YAyABKA4yIC5yaW1saWdodC5yb3V0ZXIudjEuRmlsdGVyUmVhc29uEioKB25ldHdvcmsYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SNAoRbmV0d29ya19kZXZpYXRpb24YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKgoHc2VydmljZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhInCgR3YWl0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgIIAEoDRITCgtwYXJhbGxlbGlzbRgJIAEoDRIUCgxzdWNjZXNzX3JhdGUYCiABKAESKwoIZXhwZWN0ZWQYCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDAoEdG9sbBgMIAEoARITCgt1dGlsaXNhdGlvbhgNIAEoARIPCgdzdXNwZWN0GA4gASgIEhIKCmhlbGRfc2hhcmUYDyABKAESLwoMZmFpbHVyZV90aW1lGBAgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDW5ldHdvcmtfZmxvb3IYESABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24i9wEKB0F0dGVtcHQSDgoGcmVnaW9uGAEgASgJEg8KB25vZGVfaWQYAiABKAkSLwoMc3RhcnRfb2Zmc2V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEisKCGR1cmF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhMKC3N0YXR1c19jb2RlGAUgASgFEioKBnJlYXNvbhgGIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SLAoJcmVzaWRlbmNlGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIvYBCgZDaG9pY2USMQoKY2FuZGlkYXRlcxgBIAMoCzIdLnJpbWxpZ2h0LnJvdXRlci52MS5DYW5kaWRhdGUSDgoGcmVnaW9uGAIgASgJEg8KB25vZGVfaWQYAyABKAkSKgoGcmVnaW1lGAQgASgOMhoucmltbGlnaHQucm91dGVyLnYxLlJlZ2ltZRITCgtleHBsYW5hdGlvbhgFIAEoCRIYChBzbmFwc2hvdF92ZXJzaW9uGAYgASgDEi8KDHNuYXBzaG90X2FnZRgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIMCgRkcmF3GAggASgBIsQCCghEZWNpc2lvbhITCgtkZWNpc2lvbl9pZBgBIAEoCRIOCgZyb3V0ZXIYAiABKAkSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGbWV0aG9kGAQgASgJEg8KB2Ryb3BfaWQYBSABKAkSKQoGYnVkZ2V0GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhcKD3Jlc2lkZW5jeV96b25lcxgHIAMoCRIrCgdjaG9pY2VzGAggAygLMhoucmltbGlnaHQucm91dGVyLnYxLkNob2ljZRItCghhdHRlbXB0cxgJIAMoCzIbLnJpbWxpZ2h0LnJvdXRlci52MS5BdHRlbXB0EigKBXRvdGFsGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKooCCgxGaWx0ZXJSZWFzb24SHQoZRklMVEVSX1JFQVNPTl9VTlNQRUNJRklFRBAAEhsKF0ZJTFRFUl9SRUFTT05fUkVTSURFTkNZEAESGgoWRklMVEVSX1JFQVNPTl9OT19TVE9DSxACEhoKFkZJTFRFUl9SRUFTT05fRFJBSU5JTkcQAxIdChlGSUxURVJfUkVBU09OX1VOUkVBQ0hBQkxFEAQSFwoTRklMVEVSX1JFQVNPTl9UUklFRBAFEhkKFUZJTFRFUl9SRUFTT05fRUpFQ1RFRBAGEhkKFUZJTFRFUl9SRUFTT05fVE9PX0ZBUhAHEhgKFEZJTFRFUl9SRUFTT05fTE9BREVEEAgqzwEKBlJlZ2ltZRIWChJSRUdJTUVfVU5TUEVDSUZJRUQQABIRCg1SRUdJTUVfTk9STUFMEAESFAoQUkVHSU1FX1BSRUZFUlJFRBACEhAKDFJFR0lNRV9QQU5JQxADEhgKFFJFR0lNRV9MQVRFX0VYUEVDVEVEEAQSDwoLUkVHSU1FX05PTkUQBRIQCgxSRUdJTUVfU1BJTEwQBhISCg5SRUdJTUVfU1VTUEVDVBAHEhAKDFJFR0lNRV9IRURHRRAIEg8KC1JFR0lNRV9DT0xEEAlCQVo/Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvcm91dGVyL3YxO3JvdXRlcnYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_errors_v1_reason]);
 
 /**
  * One region node as a decision saw it.
@@ -98,6 +98,48 @@ export type Candidate = Message<"rimlight.router.v1.Candidate"> & {
    * @generated from field: google.protobuf.Duration expected = 11;
    */
   expected?: Duration | undefined;
+
+  /**
+   * How often the wait counts, 1 to 6: whoever waits near saturation delays others.
+   *
+   * @generated from field: double toll = 12;
+   */
+  toll: number;
+
+  /**
+   * Share of its capacity that its arrivals take, 1 is all of it; 0 when unknown.
+   *
+   * @generated from field: double utilisation = 13;
+   */
+  utilisation: number;
+
+  /**
+   * An answer is overdue and nothing newer came: 400 ms are added.
+   *
+   * @generated from field: bool suspect = 14;
+   */
+  suspect: boolean;
+
+  /**
+   * Share of its calls that it is not given yet, because it warms up.
+   *
+   * @generated from field: double held_share = 15;
+   */
+  heldShare: number;
+
+  /**
+   * How long it takes to fail.
+   *
+   * @generated from field: google.protobuf.Duration failure_time = 16;
+   */
+  failureTime?: Duration | undefined;
+
+  /**
+   * Lowest network time of the last ten minutes.
+   *
+   * @generated from field: google.protobuf.Duration network_floor = 17;
+   */
+  networkFloor?: Duration | undefined;
 };
 
 /**
@@ -371,6 +413,27 @@ export enum FilterReason {
    * @generated from enum value: FILTER_REASON_TRIED = 5;
    */
   TRIED = 5,
+
+  /**
+   * Its calls fail although it answers.
+   *
+   * @generated from enum value: FILTER_REASON_EJECTED = 6;
+   */
+  EJECTED = 6,
+
+  /**
+   * Even its lowest network time of the last ten minutes is longer than what is left.
+   *
+   * @generated from enum value: FILTER_REASON_TOO_FAR = 7;
+   */
+  TOO_FAR = 7,
+
+  /**
+   * Too busy, suspect or warming up: it gets no second copies of calls.
+   *
+   * @generated from enum value: FILTER_REASON_LOADED = 8;
+   */
+  LOADED = 8,
 }
 
 /**
@@ -407,7 +470,7 @@ export enum Regime {
   PREFERRED = 2,
 
   /**
-   * Nothing passed the filters but soft ones (stock, reachability): the best of those.
+   * Nothing passed the filters but soft ones (ejection, stock, reachability), or most are ejected: the best of those.
    *
    * @generated from enum value: REGIME_PANIC = 3;
    */
@@ -426,6 +489,34 @@ export enum Regime {
    * @generated from enum value: REGIME_NONE = 5;
    */
   NONE = 5,
+
+  /**
+   * The best has too little capacity left for all calls: the best that has some.
+   *
+   * @generated from enum value: REGIME_SPILL = 6;
+   */
+  SPILL = 6,
+
+  /**
+   * The best would be one whose answers are overdue: the next.
+   *
+   * @generated from enum value: REGIME_SUSPECT = 7;
+   */
+  SUSPECT = 7,
+
+  /**
+   * A second answer from elsewhere, because the first is late.
+   *
+   * @generated from enum value: REGIME_HEDGE = 8;
+   */
+  HEDGE = 8,
+
+  /**
+   * Nothing was measured yet: by what was remembered.
+   *
+   * @generated from enum value: REGIME_COLD = 9;
+   */
+  COLD = 9,
 }
 
 /**

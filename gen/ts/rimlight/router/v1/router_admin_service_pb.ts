@@ -8,7 +8,7 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { DropStock, RegionMode } from "../../region/v1/load_pb.js";
 import { file_rimlight_region_v1_load } from "../../region/v1/load_pb.js";
-import type { Decision } from "./decision_pb.js";
+import type { Choice, Decision } from "./decision_pb.js";
 import { file_rimlight_router_v1_decision } from "./decision_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/router/v1/router_admin_service.proto.
  */
 export const file_rimlight_router_v1_router_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1yaW1saWdodC9yb3V0ZXIvdjEvcm91dGVyX2FkbWluX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSLRAwoMUmVnaW9uU3RhdHVzEgwKBG5hbWUYASABKAkSDwoHbm9kZV9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIRCglyZWFjaGFibGUYBSABKAgSDQoFc2hhcmUYBiABKAESKgoHbmV0d29yaxgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdzZXJ2aWNlGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgJIAEoDRITCgtwYXJhbGxlbGlzbRgKIAEoDRIUCgxzdWNjZXNzX3JhdGUYCyABKAESNAoQbGFzdF9hbnN3ZXJfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoFc3RvY2sYDSADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGA4gASgDEg0KBXpvbmVzGA8gAygJEg8KB3ZlcnNpb24YECABKAkSEgoKbGFzdF9lcnJvchgRIAEoCSJPCgpSb3V0ZXJWaWV3Eg4KBnJvdXRlchgBIAEoCRIxCgdyZWdpb25zGAIgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyJPChJMaXN0UmVnaW9uc1JlcXVlc3QSEgoKbG9jYWxfb25seRgBIAEoCBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSK4AQoTTGlzdFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cxIOCgZyb3V0ZXIYAiABKAkSLQoFcGVlcnMYAyADKAsyHi5yaW1saWdodC5yb3V0ZXIudjEuUm91dGVyVmlldxIWCg5zaWxlbnRfcm91dGVycxgEIAMoCRIXCg9uZXh0X3BhZ2VfdG9rZW4YBSABKAkiFQoTV2F0Y2hSZWdpb25zUmVxdWVzdCJJChRXYXRjaFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyIVChNHZXRSdHRNYXRyaXhSZXF1ZXN0In8KB1J0dENlbGwSDgoGcm91dGVyGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRImCgNydHQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJZGV2aWF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIloKFEdldFJ0dE1hdHJpeFJlc3BvbnNlEioKBWNlbGxzGAEgAygLMhsucmltbGlnaHQucm91dGVyLnYxLlJ0dENlbGwSFgoOc2lsZW50X3JvdXRlcnMYAiADKAki5wEKBk1lbWJlchITCgttZW1iZXJfbmFtZRgBIAEoCRIsCgRyb2xlGAIgASgOMh4ucmltbGlnaHQucm91dGVyLnYxLk1lbWJlclJvbGUSDAoEbmFtZRgDIAEoCRITCgtycGNfYWRkcmVzcxgEIAEoCRIUCgxnb3NzaXBfc3RhdGUYBSABKAkSDwoHdmVyc2lvbhgGIAEoCRIsCgRtb2RlGAcgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDwoHbm9kZV9pZBgIIAEoCRIRCglyZWFjaGFibGUYCSABKAgiOwoSTGlzdE1lbWJlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlsKE0xpc3RNZW1iZXJzUmVzcG9uc2USKwoHbWVtYmVycxgBIAMoCzIaLnJpbWxpZ2h0LnJvdXRlci52MS5NZW1iZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkEKFkV4cGxhaW5EZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSEgoKbG9jYWxfb25seRgCIAEoCCJJChdFeHBsYWluRGVjaXNpb25SZXNwb25zZRIuCghkZWNpc2lvbhgBIAEoCzIcLnJpbWxpZ2h0LnJvdXRlci52MS5EZWNpc2lvbiJ8ChRMaXN0RGVjaXNpb25zUmVxdWVzdBIsCgltaW5fdG90YWwYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDwoHZHJvcF9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJhChVMaXN0RGVjaXNpb25zUmVzcG9uc2USLwoJZGVjaXNpb25zGAEgAygLMhwucmltbGlnaHQucm91dGVyLnYxLkRlY2lzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKHAQoUU2V0UmVnaW9uTW9kZVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIOCgZyZWdpb24YAiABKAkSLAoEbW9kZRgDIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgEIAEoCRINCgVmb3JjZRgFIAEoCCJKChVTZXRSZWdpb25Nb2RlUmVzcG9uc2USMQoHcmVnaW9ucxgBIAMoCzIgLnJpbWxpZ2h0LnJvdXRlci52MS5SZWdpb25TdGF0dXMqWQoKTWVtYmVyUm9sZRIbChdNRU1CRVJfUk9MRV9VTlNQRUNJRklFRBAAEhYKEk1FTUJFUl9ST0xFX1JPVVRFUhABEhYKEk1FTUJFUl9ST0xFX1JFR0lPThACMvcFChJSb3V0ZXJBZG1pblNlcnZpY2USYwoLTGlzdFJlZ2lvbnMSJi5yaW1saWdodC5yb3V0ZXIudjEuTGlzdFJlZ2lvbnNSZXF1ZXN0GicucmltbGlnaHQucm91dGVyLnYxLkxpc3RSZWdpb25zUmVzcG9uc2UiA5ACARJoCgxXYXRjaFJlZ2lvbnMSJy5yaW1saWdodC5yb3V0ZXIudjEuV2F0Y2hSZWdpb25zUmVxdWVzdBooLnJpbWxpZ2h0LnJvdXRlci52MS5XYXRjaFJlZ2lvbnNSZXNwb25zZSIDkAIBMAESZgoMR2V0UnR0TWF0cml4EicucmltbGlnaHQucm91dGVyLnYxLkdldFJ0dE1hdHJpeFJlcXVlc3QaKC5yaW1saWdodC5yb3V0ZXIudjEuR2V0UnR0TWF0cml4UmVzcG9uc2UiA5ACARJjCgtMaXN0TWVtYmVycxImLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0TWVtYmVyc1JlcXVlc3QaJy5yaW1saWdodC5yb3V0ZXIudjEuTGlzdE1lbWJlcnNSZXNwb25zZSIDkAIBEm8KD0V4cGxhaW5EZWNpc2lvbhIqLnJpbWxpZ2h0LnJvdXRlci52MS5FeHBsYWluRGVjaXNpb25SZXF1ZXN0GisucmltbGlnaHQucm91dGVyLnYxLkV4cGxhaW5EZWNpc2lvblJlc3BvbnNlIgOQAgESaQoNTGlzdERlY2lzaW9ucxIoLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0RGVjaXNpb25zUmVxdWVzdBopLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0RGVjaXNpb25zUmVzcG9uc2UiA5ACARJpCg1TZXRSZWdpb25Nb2RlEigucmltbGlnaHQucm91dGVyLnYxLlNldFJlZ2lvbk1vZGVSZXF1ZXN0GikucmltbGlnaHQucm91dGVyLnYxLlNldFJlZ2lvbk1vZGVSZXNwb25zZSIDkAICQkFaP2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3JvdXRlci92MTtyb3V0ZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_load, file_rimlight_router_v1_decision]);
+  fileDesc("Ci1yaW1saWdodC9yb3V0ZXIvdjEvcm91dGVyX2FkbWluX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSLRAwoMUmVnaW9uU3RhdHVzEgwKBG5hbWUYASABKAkSDwoHbm9kZV9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIRCglyZWFjaGFibGUYBSABKAgSDQoFc2hhcmUYBiABKAESKgoHbmV0d29yaxgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdzZXJ2aWNlGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgJIAEoDRITCgtwYXJhbGxlbGlzbRgKIAEoDRIUCgxzdWNjZXNzX3JhdGUYCyABKAESNAoQbGFzdF9hbnN3ZXJfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoFc3RvY2sYDSADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGA4gASgDEg0KBXpvbmVzGA8gAygJEg8KB3ZlcnNpb24YECABKAkSEgoKbGFzdF9lcnJvchgRIAEoCSJPCgpSb3V0ZXJWaWV3Eg4KBnJvdXRlchgBIAEoCRIxCgdyZWdpb25zGAIgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyJPChJMaXN0UmVnaW9uc1JlcXVlc3QSEgoKbG9jYWxfb25seRgBIAEoCBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSK4AQoTTGlzdFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cxIOCgZyb3V0ZXIYAiABKAkSLQoFcGVlcnMYAyADKAsyHi5yaW1saWdodC5yb3V0ZXIudjEuUm91dGVyVmlldxIWCg5zaWxlbnRfcm91dGVycxgEIAMoCRIXCg9uZXh0X3BhZ2VfdG9rZW4YBSABKAkiFQoTV2F0Y2hSZWdpb25zUmVxdWVzdCJJChRXYXRjaFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyIVChNHZXRSdHRNYXRyaXhSZXF1ZXN0In8KB1J0dENlbGwSDgoGcm91dGVyGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRImCgNydHQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJZGV2aWF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIloKFEdldFJ0dE1hdHJpeFJlc3BvbnNlEioKBWNlbGxzGAEgAygLMhsucmltbGlnaHQucm91dGVyLnYxLlJ0dENlbGwSFgoOc2lsZW50X3JvdXRlcnMYAiADKAki5wEKBk1lbWJlchITCgttZW1iZXJfbmFtZRgBIAEoCRIsCgRyb2xlGAIgASgOMh4ucmltbGlnaHQucm91dGVyLnYxLk1lbWJlclJvbGUSDAoEbmFtZRgDIAEoCRITCgtycGNfYWRkcmVzcxgEIAEoCRIUCgxnb3NzaXBfc3RhdGUYBSABKAkSDwoHdmVyc2lvbhgGIAEoCRIsCgRtb2RlGAcgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDwoHbm9kZV9pZBgIIAEoCRIRCglyZWFjaGFibGUYCSABKAgiOwoSTGlzdE1lbWJlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlsKE0xpc3RNZW1iZXJzUmVzcG9uc2USKwoHbWVtYmVycxgBIAMoCzIaLnJpbWxpZ2h0LnJvdXRlci52MS5NZW1iZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkEKFkV4cGxhaW5EZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSEgoKbG9jYWxfb25seRgCIAEoCCJJChdFeHBsYWluRGVjaXNpb25SZXNwb25zZRIuCghkZWNpc2lvbhgBIAEoCzIcLnJpbWxpZ2h0LnJvdXRlci52MS5EZWNpc2lvbiJ8ChRMaXN0RGVjaXNpb25zUmVxdWVzdBIsCgltaW5fdG90YWwYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDwoHZHJvcF9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJhChVMaXN0RGVjaXNpb25zUmVzcG9uc2USLwoJZGVjaXNpb25zGAEgAygLMhwucmltbGlnaHQucm91dGVyLnYxLkRlY2lzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJxCgxSZWdpb25DaGFuZ2USDgoGcmVnaW9uGAEgASgJEg8KB2RyYWluZWQYAiABKAgSKQoGc2xvd2VyGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhUKDXdpdGhvdXRfc3RvY2sYBCABKAgidQoXU2ltdWxhdGVEZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSMQoHY2hhbmdlcxgCIAMoCzIgLnJpbWxpZ2h0LnJvdXRlci52MS5SZWdpb25DaGFuZ2USEgoKbG9jYWxfb25seRgDIAEoCCJ1ChhTaW11bGF0ZURlY2lzaW9uUmVzcG9uc2USKgoGYWN0dWFsGAEgASgLMhoucmltbGlnaHQucm91dGVyLnYxLkNob2ljZRItCglzaW11bGF0ZWQYAiABKAsyGi5yaW1saWdodC5yb3V0ZXIudjEuQ2hvaWNlIocBChRTZXRSZWdpb25Nb2RlUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIsCgRtb2RlGAMgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDgoGcmVhc29uGAQgASgJEg0KBWZvcmNlGAUgASgIIkoKFVNldFJlZ2lvbk1vZGVSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cypZCgpNZW1iZXJSb2xlEhsKF01FTUJFUl9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSTUVNQkVSX1JPTEVfUk9VVEVSEAESFgoSTUVNQkVSX1JPTEVfUkVHSU9OEAIy6wYKElJvdXRlckFkbWluU2VydmljZRJjCgtMaXN0UmVnaW9ucxImLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0UmVnaW9uc1JlcXVlc3QaJy5yaW1saWdodC5yb3V0ZXIudjEuTGlzdFJlZ2lvbnNSZXNwb25zZSIDkAIBEmgKDFdhdGNoUmVnaW9ucxInLnJpbWxpZ2h0LnJvdXRlci52MS5XYXRjaFJlZ2lvbnNSZXF1ZXN0GigucmltbGlnaHQucm91dGVyLnYxLldhdGNoUmVnaW9uc1Jlc3BvbnNlIgOQAgEwARJmCgxHZXRSdHRNYXRyaXgSJy5yaW1saWdodC5yb3V0ZXIudjEuR2V0UnR0TWF0cml4UmVxdWVzdBooLnJpbWxpZ2h0LnJvdXRlci52MS5HZXRSdHRNYXRyaXhSZXNwb25zZSIDkAIBEmMKC0xpc3RNZW1iZXJzEiYucmltbGlnaHQucm91dGVyLnYxLkxpc3RNZW1iZXJzUmVxdWVzdBonLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0TWVtYmVyc1Jlc3BvbnNlIgOQAgESbwoPRXhwbGFpbkRlY2lzaW9uEioucmltbGlnaHQucm91dGVyLnYxLkV4cGxhaW5EZWNpc2lvblJlcXVlc3QaKy5yaW1saWdodC5yb3V0ZXIudjEuRXhwbGFpbkRlY2lzaW9uUmVzcG9uc2UiA5ACARJpCg1MaXN0RGVjaXNpb25zEigucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXF1ZXN0GikucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXNwb25zZSIDkAIBEnIKEFNpbXVsYXRlRGVjaXNpb24SKy5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlcXVlc3QaLC5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlc3BvbnNlIgOQAgESaQoNU2V0UmVnaW9uTW9kZRIoLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVxdWVzdBopLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVzcG9uc2UiA5ACAkJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yb3V0ZXIvdjE7cm91dGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_load, file_rimlight_router_v1_decision]);
 
 /**
  * One region node as a router sees it.
@@ -637,6 +637,111 @@ export const ListDecisionsResponseSchema: GenMessage<ListDecisionsResponse> = /*
   messageDesc(file_rimlight_router_v1_router_admin_service, 15);
 
 /**
+ * What would be different about a region, all of its nodes.
+ *
+ * @generated from message rimlight.router.v1.RegionChange
+ */
+export type RegionChange = Message<"rimlight.router.v1.RegionChange"> & {
+  /**
+   * The region.
+   *
+   * @generated from field: string region = 1;
+   */
+  region: string;
+
+  /**
+   * It is drained.
+   *
+   * @generated from field: bool drained = 2;
+   */
+  drained: boolean;
+
+  /**
+   * Each call takes so much longer in it.
+   *
+   * @generated from field: google.protobuf.Duration slower = 3;
+   */
+  slower?: Duration | undefined;
+
+  /**
+   * It has no unit of the decision's drop.
+   *
+   * @generated from field: bool without_stock = 4;
+   */
+  withoutStock: boolean;
+};
+
+/**
+ * Describes the message rimlight.router.v1.RegionChange.
+ * Use `create(RegionChangeSchema)` to create a new message.
+ */
+export const RegionChangeSchema: GenMessage<RegionChange> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 16);
+
+/**
+ * The request of SimulateDecision.
+ *
+ * @generated from message rimlight.router.v1.SimulateDecisionRequest
+ */
+export type SimulateDecisionRequest = Message<"rimlight.router.v1.SimulateDecisionRequest"> & {
+  /**
+   * From the response header "rimlight-decision".
+   *
+   * @generated from field: string decision_id = 1;
+   */
+  decisionId: string;
+
+  /**
+   * What would be different; a region may be named more than once.
+   *
+   * @generated from field: repeated rimlight.router.v1.RegionChange changes = 2;
+   */
+  changes: RegionChange[];
+
+  /**
+   * Ask only this router, not its peers.
+   *
+   * @generated from field: bool local_only = 3;
+   */
+  localOnly: boolean;
+};
+
+/**
+ * Describes the message rimlight.router.v1.SimulateDecisionRequest.
+ * Use `create(SimulateDecisionRequestSchema)` to create a new message.
+ */
+export const SimulateDecisionRequestSchema: GenMessage<SimulateDecisionRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 17);
+
+/**
+ * The response of SimulateDecision.
+ *
+ * @generated from message rimlight.router.v1.SimulateDecisionResponse
+ */
+export type SimulateDecisionResponse = Message<"rimlight.router.v1.SimulateDecisionResponse"> & {
+  /**
+   * The first choice as it was.
+   *
+   * @generated from field: rimlight.router.v1.Choice actual = 1;
+   */
+  actual?: Choice | undefined;
+
+  /**
+   * The same choice with the changes: the same snapshot but for them, and the same draw.
+   *
+   * @generated from field: rimlight.router.v1.Choice simulated = 2;
+   */
+  simulated?: Choice | undefined;
+};
+
+/**
+ * Describes the message rimlight.router.v1.SimulateDecisionResponse.
+ * Use `create(SimulateDecisionResponseSchema)` to create a new message.
+ */
+export const SimulateDecisionResponseSchema: GenMessage<SimulateDecisionResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 18);
+
+/**
  * The request of SetRegionMode.
  *
  * @generated from message rimlight.router.v1.SetRegionModeRequest
@@ -683,7 +788,7 @@ export type SetRegionModeRequest = Message<"rimlight.router.v1.SetRegionModeRequ
  * Use `create(SetRegionModeRequestSchema)` to create a new message.
  */
 export const SetRegionModeRequestSchema: GenMessage<SetRegionModeRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_router_v1_router_admin_service, 16);
+  messageDesc(file_rimlight_router_v1_router_admin_service, 19);
 
 /**
  * The response of SetRegionMode.
@@ -704,7 +809,7 @@ export type SetRegionModeResponse = Message<"rimlight.router.v1.SetRegionModeRes
  * Use `create(SetRegionModeResponseSchema)` to create a new message.
  */
 export const SetRegionModeResponseSchema: GenMessage<SetRegionModeResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_router_v1_router_admin_service, 17);
+  messageDesc(file_rimlight_router_v1_router_admin_service, 20);
 
 /**
  * What a member of the ring is.
@@ -805,6 +910,16 @@ export const RouterAdminService: GenService<{
     methodKind: "unary";
     input: typeof ListDecisionsRequestSchema;
     output: typeof ListDecisionsResponseSchema;
+  },
+  /**
+   * What a kept decision's first choice would have been, had its regions been different. Changes nothing.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.SimulateDecision
+   */
+  simulateDecision: {
+    methodKind: "unary";
+    input: typeof SimulateDecisionRequestSchema;
+    output: typeof SimulateDecisionResponseSchema;
   },
   /**
    * Drain, cordon or undrain every node of a region. Role: SRE.
