@@ -14,7 +14,6 @@ type call struct {
 	outstanding int8
 	restricted  bool
 	retried     bool
-	hedged      bool
 	over        bool
 	last        Verdict
 }
@@ -355,7 +354,7 @@ func (r *run) dispatch(id int32, g int) {
 		r.q.push(event{at: r.now + took, kind: deliver, id: n})
 	}
 	r.q.push(event{at: r.now + millis(tryMillis), kind: tryOver, id: n})
-	if rt.hedges != nil && !c.hedged && !c.retried {
+	if rt.hedges != nil && !c.retried {
 		if after := rt.hedges.HedgeAfter(r.now, g, r.ask(c, true)); after > 0 {
 			r.q.push(event{at: r.now + after, kind: hedgeDue, id: n})
 		}
@@ -367,7 +366,7 @@ func (r *run) hedge(id int32) {
 	a := &r.attempts[id]
 	c := &r.calls[a.call]
 	rt := &r.routers[a.router]
-	if a.over || c.over || c.hedged || rt.hedges == nil {
+	if a.over || c.over || c.retried || rt.hedges == nil {
 		return
 	}
 	ask := r.ask(c, true)
@@ -375,7 +374,7 @@ func (r *run) hedge(id int32) {
 		return
 	}
 	if g := rt.hedges.HedgePick(r.now, int(a.region), ask); g >= 0 {
-		c.hedged = true
+		c.retried = true // a call has two attempts, however they come
 		r.dispatch(a.call, g)
 	}
 }
