@@ -21,7 +21,7 @@ type simCmd struct {
 	Parts    bool    `help:"A row per part of a scenario as well."`
 	Capacity float64 `help:"Multiply every region's capacity, and the calls with it." default:"1"`
 	Half     uint64  `help:"Keep a random half of the matrix's regions, drawn by this number." placeholder:"NUMBER"`
-	Output   string  `short:"o" help:"table or json." enum:"table,json" default:"table"`
+	Output   string  `short:"o" help:"table, json, or markdown: rimlight beside the best rival and the bound." enum:"table,json,markdown" default:"table"`
 }
 
 func (c *simCmd) Run(s *streams) error {
@@ -37,7 +37,10 @@ func (c *simCmd) Run(s *streams) error {
 	if err != nil {
 		return usageError{err.Error()}
 	}
-	if c.Output == "json" {
+	switch c.Output {
+	case "markdown":
+		return sim.Markdown(s.out, rows)
+	case "json":
 		raw, err := json.Marshal(map[string][]sim.Row{"rows": rows})
 		if err != nil {
 			return fmt.Errorf("encoding the rows: %w", err)

@@ -7,9 +7,13 @@ import (
 
 const (
 	refusal   = 200 * time.Microsecond // what saying no takes
-	memory    = time.Second            // of what a region reports about itself
+	memory    = time.Second            // of a region's recent residence and errors, which some rivals ask for
 	drainsIn  = 2 * time.Second        // from the announcement of a drain to the first refusal
 	announced = 500 * time.Millisecond // until every router knows
+
+	// As region/load.go measures itself: a change shows after about ten calls, arrivals look back two seconds.
+	serviceWeight    = 0.1
+	arrivalSmoothing = 2 * time.Second
 )
 
 // region is an M/G/c queue: FIFO, bounded, with what it knows about itself.
@@ -20,9 +24,9 @@ type region struct {
 	head    int
 	serving []int32
 
-	service  smooth // ms of work
-	stay     smooth // ms inside
-	errors   smooth // 0 or 1
+	service  float64 // ms of work, smoothed
+	stay     smooth  // ms inside
+	errors   smooth  // 0 or 1
 	arrivals float64
 	last     time.Duration
 }
@@ -45,16 +49,31 @@ func (s *smooth) add(now time.Duration, x float64) {
 }
 
 func (g *region) arrive(now time.Duration) {
-	g.arrivals = g.arrivals*math.Exp(-float64(now-g.last)/float64(memory)) + 1/memory.Seconds()
+	g.arrivals = g.rate(now) + 1/arrivalSmoothing.Seconds()
 	g.last = now
+}
+
+func (g *region) rate(now time.Duration) float64 {
+	return g.arrivals * math.Exp(-float64(now-g.last)/float64(arrivalSmoothing))
+}
+
+// worked takes in a residence. With more calls inside than slots, the rest of it was queueing.
+func (g *region) worked(residence float64) {
+	if inside := len(g.serving) + g.waiting(); inside > g.slots {
+		residence *= float64(g.slots) / float64(inside)
+	}
+	if g.service == 0 {
+		g.service = residence
+		return
+	}
+	g.service += serviceWeight * (residence - g.service)
 }
 
 func (g *region) waiting() int { return len(g.queue) - g.head }
 
 func (g *region) report(now time.Duration) *Report {
-	rate := g.arrivals * math.Exp(-float64(now-g.last)/float64(memory))
-	return &Report{InFlight: len(g.serving) + g.waiting(), Parallelism: g.slots, Service: millis(g.service.mean),
-		Recent: millis(g.stay.mean), Arrivals: rate, Errors: g.errors.mean}
+	return &Report{InFlight: len(g.serving) + g.waiting(), Parallelism: g.slots, Service: millis(g.service),
+		Recent: millis(g.stay.mean), Arrivals: g.rate(now), Errors: g.errors.mean}
 }
 
 // reach handles an attempt's arrival at its region.
@@ -154,6 +173,7 @@ func (r *run) finished(id int32) {
 		return
 	}
 	g := &r.regions[a.region]
+	g.worked(toMillis(r.now - a.arrived))
 	for i, other := range g.serving {
 		if other == id {
 			g.serving[i] = g.serving[len(g.serving)-1]
@@ -161,7 +181,6 @@ func (r *run) finished(id int32) {
 			break
 		}
 	}
-	g.service.add(r.now, a.work)
 	g.stay.add(r.now, toMillis(r.now-a.arrived))
 	g.errors.add(r.now, 0)
 	for g.waiting() > 0 && len(g.serving) < g.slots {

@@ -125,7 +125,7 @@ func TestErlangsC(t *testing.T) {
 func TestTheBoundIsNotBeaten(t *testing.T) {
 	for _, s := range scenarios(t) {
 		for k := range s.Parts {
-			w, err := build(s, &s.Parts[k], Options{Matrix: wan.Default(), Capacity: 0.5})
+			w, err := build(s, &s.Parts[k], Options{Matrix: wan.Default(), Capacity: 0.25})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -32,6 +32,9 @@ type Row struct {
 	Over200High float64 `json:"share_over_200ms_high"`
 	MeanLow     float64 `json:"mean_ms_low"`
 	MeanHigh    float64 `json:"mean_ms_high"`
+
+	Part     bool `json:"part,omitempty"`     // of a scenario only
+	Overload bool `json:"overload,omitempty"` // beyond all capacity: reported apart
 }
 
 // Suite is what to play.
@@ -115,6 +118,7 @@ func (s *Suite) Run() ([]Row, error) {
 				}))
 			}
 			for _, row := range group {
+				row.Part, row.Overload = g > 0, scenario.Overload
 				row.Regret = row.Mean - group[len(group)-1].Mean
 				if slices.Contains(names, row.Policy) {
 					rows = append(rows, row)
