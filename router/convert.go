@@ -103,7 +103,7 @@ func choiceProto(a forward.Attempt, s *arbiter.Snapshot) *routerv1.Choice {
 			Region: g.Name, NodeId: g.NodeID, FilterReason: filterProto(c.Reason), Network: durationpb.New(g.Network),
 			NetworkDeviation: durationpb.New(g.Deviation), Service: durationpb.New(g.Service), Wait: durationpb.New(c.Wait),
 			InFlight: g.InFlight, Parallelism: g.Parallelism, SuccessRate: g.SuccessRate, Expected: durationpb.New(c.Expected),
-			Toll: c.Toll, Utilisation: c.Load, Suspect: g.Suspect, HeldShare: g.Held, FailureTime: durationpb.New(g.FailureTime),
+			Utilisation: c.Load, Suspect: g.Suspect, HeldShare: g.Held, FailureTime: durationpb.New(g.FailureTime),
 			NetworkFloor: durationpb.New(g.Floor),
 		})
 	}

@@ -54,7 +54,7 @@ func explain(out io.Writer, d *routerv1.Decision) error {
 func explainChoice(out io.Writer, choice *routerv1.Choice) error {
 	fmt.Fprintf(out, " (%s): %s\n", short(choice.GetRegime(), "REGIME_"), choice.GetExplanation())
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	row(w, "", "REGION", "EXPECTED_MS", "NETWORK_MS", "+-", "SERVICE_MS", "WAIT_MS", "TOLL", "IN_FLIGHT", "LOAD", "OK", "NOT CHOSEN BECAUSE")
+	row(w, "", "REGION", "EXPECTED_MS", "NETWORK_MS", "+-", "SERVICE_MS", "WAIT_MS", "IN_FLIGHT", "LOAD", "OK", "NOT CHOSEN BECAUSE")
 	for _, k := range choice.GetCandidates() {
 		mark, why := "", short(k.GetFilterReason(), "FILTER_REASON_")
 		switch {
@@ -69,7 +69,7 @@ func explainChoice(out io.Writer, choice *routerv1.Choice) error {
 			why = "slower"
 		}
 		row(w, mark, k.GetRegion(), ms(k.GetExpected()), ms(k.GetNetwork()), ms(k.GetNetworkDeviation()), ms(k.GetService()), ms(k.GetWait()),
-			fmt.Sprintf("%.1f", k.GetToll()), fmt.Sprintf("%d/%d", k.GetInFlight(), k.GetParallelism()), percent(k.GetUtilisation()),
+			fmt.Sprintf("%d/%d", k.GetInFlight(), k.GetParallelism()), percent(k.GetUtilisation()),
 			percent(k.GetSuccessRate()), why)
 	}
 	return w.Flush()

@@ -9,11 +9,10 @@
 // decision is explained by replaying it. Pick scans all nodes: there are few of them and they are oceans apart, so a
 // random sample of two would often miss the near one.
 //
-// The predicted time to an answer is L = n + S + k*W: network n there and back, service S, and the wait
-// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once, with the toll k that rises near saturation:
-// whoever joins a long queue also delays everybody behind him. A suspect node's L is 400 ms longer. What is compared is
-// the expected time E = s*L + (1-s)*(f + 2*min L of the others), which charges a node for the share 1-s of its calls that
-// fail after f and must go elsewhere.
+// The predicted time to an answer is L = n + S + W: network n there and back, service S, and the wait
+// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once. A suspect node's L is 400 ms longer. What is
+// compared is the expected time E = s*L + (1-s)*(f + 2*min L of the others), which charges a node for the share 1-s of
+// its calls that fail after f and must go elsewhere.
 //
 // A Node keeps those terms for one region node: it is fed with calls, answers and probes, and turned into a row of a
 // snapshot. The package measures nothing, keeps no clock, probes nobody and knows no protocol: router/measure does.
@@ -80,6 +79,7 @@ type Region struct {
 	Arrivals    float64       // calls per second that reach it, from all routers, by its own word
 	SuccessRate float64       // s: share of the last calls that it answered, 0 to 1
 	FailureTime time.Duration // f: how long it takes to fail; less than L counts as L
+	Tail        time.Duration // 98th percentile of what its answers take beyond n and the predicted wait; 0 while unknown
 }
 
 // Utilisation is rho, the share of its capacity that a node's arrivals take: above 1 its queue grows without end. 0 when
@@ -91,10 +91,12 @@ func (g *Region) Utilisation() float64 {
 	return math.Min(g.Arrivals*clamp(g.Service).Seconds()/float64(g.Parallelism), mostUtilisation)
 }
 
-// Late is the predicted 95th percentile of a node's answer: a viewer who waited so long should hedge. The network counts
-// as normal (1.645 deviations are 2 mean deviations), the service as exponential (its 95th percentile is 3 means).
+// Late is the predicted 98th percentile of a node's answer: a viewer who waited so long should hedge. Until it was seen
+// often enough, the network counts as normal (2.05 deviations are 2.6 mean deviations) and the service as exponential
+// (its 98th percentile is 3.9 means). At the 95th percentile a calm platform spent its whole budget on hedges that lost
+// (103 of 103), and had none left for a region that dies.
 func (g *Region) Late() time.Duration {
-	return network(g) + 2*clamp(g.Deviation) + 3*clamp(g.Service) + wait(g)
+	return network(g) + wait(g) + max(3*clamp(g.Deviation)+4*clamp(g.Service), clamp(g.Tail))
 }
 
 // Snapshot is everything that a choice looks at. Immutable.
@@ -174,7 +176,6 @@ type Candidate struct {
 	Region   *Region
 	Reason   Reason
 	Wait     time.Duration // W
-	Toll     float64       // k, 1 to 6
 	Load     float64       // rho; 0 when unknown
 	Expected time.Duration // E; of a filtered candidate, what it would be
 }

@@ -17,7 +17,7 @@ func Explain(s *Snapshot, r Request, draw float64) Explanation {
 	for i, g := range s.Regions {
 		reason, _ := judge(g, &r)
 		e.Candidates = append(e.Candidates, Candidate{
-			Region: g, Reason: reason, Wait: wait(g), Toll: toll(g), Load: g.Utilisation(), Expected: scores[i].expected,
+			Region: g, Reason: reason, Wait: wait(g), Load: g.Utilisation(), Expected: scores[i].expected,
 		})
 	}
 	e.Sentence = e.sentence(&r)
@@ -50,9 +50,6 @@ func (e *Explanation) sentence(r *Request) string {
 		fmt.Fprintf(&b, "%s is expected to answer soonest", g.Name)
 	}
 	fmt.Fprintf(&b, ": %s = %s network + %s service + %s wait", ms(chosen.Expected), ms(network(g)), ms(clamp(g.Service)), ms(chosen.Wait))
-	if chosen.Wait > 0 && chosen.Toll > 1 {
-		fmt.Fprintf(&b, " counted %.1f times at %.0f %% of its capacity", chosen.Toll, 100*chosen.Load)
-	}
 	if g.Suspect {
 		fmt.Fprintf(&b, " + %s for overdue answers", ms(suspicion))
 	}

@@ -15,7 +15,7 @@ const (
 	Broken                 // no answer
 	Ignored                // the caller went away or asked for nonsense: says nothing
 	Shed                   // it was too busy: lowers the success rate, and is no defect
-	Outrun                 // another node's answer came first: nothing yet, but it still owes one
+	Outrun                 // it is late and another node's answer came first: it still owes one
 )
 
 // String is the verdict in the words of the metrics.
@@ -70,6 +70,7 @@ type Node struct {
 	network Network
 	service Service // of a backend that does not report its own
 	failure Service // f
+	tail    Tail    // of answers, beyond the network and the wait
 	health  *Health
 
 	load     Load
@@ -121,6 +122,9 @@ func (n *Node) Heard(now time.Duration, o Outcome) {
 	switch o.Verdict {
 	case Good:
 		n.health.Good(now)
+		if o.Timed {
+			n.tail.Observe(n.beyond(o.Elapsed))
+		}
 		n.timed(now, o)
 	case Failed:
 		n.health.Failed(now)
@@ -128,7 +132,10 @@ func (n *Node) Heard(now time.Duration, o Outcome) {
 		n.health.Shed(now)
 	case Broken:
 		n.health.Broken(now)
-	case Ignored, Outrun:
+	case Outrun:
+		n.tail.AtLeast(n.beyond(o.Elapsed))
+		return
+	case Ignored:
 		return
 	}
 	if o.Verdict != Good {
@@ -174,6 +181,11 @@ func (n *Node) timed(now time.Duration, o Outcome) {
 	}
 }
 
+// beyond is what an answer took beyond the network and the wait that the last report predicts.
+func (n *Node) beyond(elapsed time.Duration) time.Duration {
+	return elapsed - n.network.Value() - wait(&Region{Service: n.load.Service, InFlight: n.load.InFlight, Parallelism: n.load.Parallelism})
+}
+
 // report takes in a load. A call that was sent less than a round trip ago was not there yet when the node counted.
 func (n *Node) report(now time.Duration, load *Load) {
 	if load != nil {
@@ -207,6 +219,7 @@ func (n *Node) Measure(now time.Duration, g *Region) {
 	g.Ejected, g.Held = n.health.Ejected(now), n.health.Held(now)
 	g.Network, g.Deviation, g.Floor = n.network.Value(), n.network.Deviation(), n.network.Floor()
 	g.Service, g.SuccessRate, g.FailureTime = n.service.Value(), n.health.Rate(now), n.failure.Value()
+	g.Tail = n.tail.Value()
 	if n.reported || n.saved {
 		g.Service, g.Parallelism, g.Arrivals = n.load.Service, n.load.Parallelism, n.load.Arrivals
 		g.InFlight = n.load.InFlight + uint32(n.queue.total)

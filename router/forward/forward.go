@@ -12,7 +12,7 @@
 //
 // A call is tried at most twice, the second time at another node, and only if its method's idempotency_level allows it
 // and the caller has seen nothing yet: after the first attempt failed, or beside it when a unary answer is later than its
-// predicted 95th percentile (a hedge, always in another region; the first good answer ends the other attempt). If both
+// predicted 98th percentile (a hedge, always in another region; the first good answer ends the other attempt). If both
 // attempts fail, the more telling status is answered. A retried or hedged redemption carries the same token; SOLD_OUT from the second node is answered even if the first one's answer was lost, since the
 // token still finds the purchase at the verifier.
 //
@@ -63,11 +63,11 @@ type Config struct {
 	// less. Default 250 ms. Half retries calls that a garbage collection held up; double leaves a viewer waiting longer
 	// for a node that died silently.
 	AttemptFloor time.Duration
-	// HedgeFloor is the least time before a late answer is asked for a second time elsewhere; else the predicted 95th
+	// HedgeFloor is the least time before a late answer is asked for a second time elsewhere; else the predicted 98th
 	// percentile says when. Default 10 ms. Half doubles calls that a busy scheduler held up.
 	HedgeFloor time.Duration
 	// HedgeShare is how many hedges a router may make per call, from 0 to 1; 40 may be saved up. Default 0.05; negative:
-	// none. Double helps little: a healthy platform hedges one call in a hundred.
+	// none. Less than 0.02 leaves nothing saved up for a region that dies: a calm platform hedges one call in fifty.
 	HedgeShare float64
 	// MaxMessageBytes is the largest message taken from a backend. Default 4 MiB.
 	MaxMessageBytes int

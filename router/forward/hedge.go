@@ -16,8 +16,11 @@ const (
 	hedgesUntil = 0.85
 )
 
-// errOutrun ends an attempt because the other one was answered.
-var errOutrun = errors.New("another region answered first")
+// What ends an attempt because the other one is over.
+var (
+	errOutrun    = errors.New("another region answered first")       // it was late
+	errNotNeeded = errors.New("the first region answered after all") // it was a hedge, and says nothing about the node
+)
 
 // bucket bounds the hedges to a share of the calls, whatever happens to the regions.
 type bucket struct {
@@ -81,7 +84,7 @@ func (c *call) race(ctx context.Context, n *node, request *frame.Frame) (first, 
 		return first, attempted{}
 	}
 	if !first.r.retry { // it was answered, or nobody else can help
-		endHedge(errOutrun)
+		endHedge(errNotNeeded)
 	}
 	<-over // and so hedged and the decision are ours again
 	if hedged.n != nil {

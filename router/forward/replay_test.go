@@ -40,7 +40,7 @@ func (m *moody) load(r *mathrand.Rand) *regionv1.LoadReport {
 	service := time.Duration(1+r.IntN(8)) * ms
 	return &regionv1.LoadReport{
 		Residence: durationpb.New(service), ServiceTime: durationpb.New(service), InFlight: uint32(r.IntN(8)), Parallelism: 4,
-		ArrivalsPerSecond: r.Float64() * 1.3 * 4 / service.Seconds(),
+		ArrivalsPerSecond: r.Float64() * 2 * 4 / service.Seconds(),
 	}
 }
 

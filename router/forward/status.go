@@ -49,6 +49,8 @@ func judge(ctx context.Context, err error, region string, elapsed, patience time
 	switch {
 	case context.Cause(ctx) == errOutrun:
 		return result{err: ended(ctx), weight: silent, verdict: measure.Outrun}
+	case context.Cause(ctx) == errNotNeeded:
+		return result{err: ended(ctx), weight: silent, verdict: measure.Ignored}
 	case ctx.Err() == context.Canceled:
 		return result{err: ended(ctx), weight: late, verdict: measure.Ignored}
 	case ctx.Err() == context.DeadlineExceeded:
@@ -133,7 +135,7 @@ func ended(ctx context.Context) error {
 	switch {
 	case ctx.Err() == context.DeadlineExceeded:
 		return deadlineExceeded()
-	case context.Cause(ctx) == errOutrun:
+	case context.Cause(ctx) == errOutrun, context.Cause(ctx) == errNotNeeded:
 		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "Another region answered first.")
 	}
 	return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")

@@ -18,7 +18,7 @@ const (
 	Broken  = arbiter.Broken  // no answer: lowers the success rate, and three in a row mean unreachable
 	Ignored = arbiter.Ignored // the caller went away or asked for nonsense: says nothing
 	Shed    = arbiter.Shed    // it is too busy: lowers the success rate
-	Outrun  = arbiter.Outrun  // another node answered first: says nothing, but it still owes its answer
+	Outrun  = arbiter.Outrun  // it is late and another node answered first: it still owes its answer
 )
 
 // Outcome is how one call at a node went.

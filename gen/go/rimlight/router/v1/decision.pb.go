@@ -207,18 +207,16 @@ type Candidate struct {
 	SuccessRate float64 `protobuf:"fixed64,10,opt,name=success_rate,json=successRate,proto3" json:"success_rate,omitempty"`
 	// Expected time to an answer, everything counted: what is compared.
 	Expected *durationpb.Duration `protobuf:"bytes,11,opt,name=expected,proto3" json:"expected,omitempty"`
-	// How often the wait counts, 1 to 6: whoever waits near saturation delays others.
-	Toll float64 `protobuf:"fixed64,12,opt,name=toll,proto3" json:"toll,omitempty"`
 	// Share of its capacity that its arrivals take, 1 is all of it; 0 when unknown.
-	Utilisation float64 `protobuf:"fixed64,13,opt,name=utilisation,proto3" json:"utilisation,omitempty"`
+	Utilisation float64 `protobuf:"fixed64,12,opt,name=utilisation,proto3" json:"utilisation,omitempty"`
 	// An answer is overdue and nothing newer came: 400 ms are added.
-	Suspect bool `protobuf:"varint,14,opt,name=suspect,proto3" json:"suspect,omitempty"`
+	Suspect bool `protobuf:"varint,13,opt,name=suspect,proto3" json:"suspect,omitempty"`
 	// Share of its calls that it is not given yet, because it warms up.
-	HeldShare float64 `protobuf:"fixed64,15,opt,name=held_share,json=heldShare,proto3" json:"held_share,omitempty"`
+	HeldShare float64 `protobuf:"fixed64,14,opt,name=held_share,json=heldShare,proto3" json:"held_share,omitempty"`
 	// How long it takes to fail.
-	FailureTime *durationpb.Duration `protobuf:"bytes,16,opt,name=failure_time,json=failureTime,proto3" json:"failure_time,omitempty"`
+	FailureTime *durationpb.Duration `protobuf:"bytes,15,opt,name=failure_time,json=failureTime,proto3" json:"failure_time,omitempty"`
 	// Lowest network time of the last ten minutes.
-	NetworkFloor  *durationpb.Duration `protobuf:"bytes,17,opt,name=network_floor,json=networkFloor,proto3" json:"network_floor,omitempty"`
+	NetworkFloor  *durationpb.Duration `protobuf:"bytes,16,opt,name=network_floor,json=networkFloor,proto3" json:"network_floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,13 +326,6 @@ func (x *Candidate) GetExpected() *durationpb.Duration {
 		return x.Expected
 	}
 	return nil
-}
-
-func (x *Candidate) GetToll() float64 {
-	if x != nil {
-		return x.Toll
-	}
-	return 0
 }
 
 func (x *Candidate) GetUtilisation() float64 {
@@ -712,7 +703,7 @@ var File_rimlight_router_v1_decision_proto protoreflect.FileDescriptor
 
 const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"!rimlight/router/v1/decision.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\"\xea\x05\n" +
+	"!rimlight/router/v1/decision.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\"\xd6\x05\n" +
 	"\tCandidate\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12E\n" +
@@ -725,14 +716,13 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\vparallelism\x18\t \x01(\rR\vparallelism\x12!\n" +
 	"\fsuccess_rate\x18\n" +
 	" \x01(\x01R\vsuccessRate\x125\n" +
-	"\bexpected\x18\v \x01(\v2\x19.google.protobuf.DurationR\bexpected\x12\x12\n" +
-	"\x04toll\x18\f \x01(\x01R\x04toll\x12 \n" +
-	"\vutilisation\x18\r \x01(\x01R\vutilisation\x12\x18\n" +
-	"\asuspect\x18\x0e \x01(\bR\asuspect\x12\x1d\n" +
+	"\bexpected\x18\v \x01(\v2\x19.google.protobuf.DurationR\bexpected\x12 \n" +
+	"\vutilisation\x18\f \x01(\x01R\vutilisation\x12\x18\n" +
+	"\asuspect\x18\r \x01(\bR\asuspect\x12\x1d\n" +
 	"\n" +
-	"held_share\x18\x0f \x01(\x01R\theldShare\x12<\n" +
-	"\ffailure_time\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\vfailureTime\x12>\n" +
-	"\rnetwork_floor\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\fnetworkFloor\"\xbd\x02\n" +
+	"held_share\x18\x0e \x01(\x01R\theldShare\x12<\n" +
+	"\ffailure_time\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vfailureTime\x12>\n" +
+	"\rnetwork_floor\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\fnetworkFloor\"\xbd\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12<\n" +
