@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -47,9 +48,9 @@ func judge(ctx context.Context, err error, region string, elapsed, patience time
 	}
 	st := status.Convert(err)
 	switch {
-	case context.Cause(ctx) == errOutrun:
+	case errors.Is(context.Cause(ctx), errOutrun):
 		return result{err: ended(ctx), weight: silent, verdict: measure.Outrun}
-	case context.Cause(ctx) == errNotNeeded:
+	case errors.Is(context.Cause(ctx), errNotNeeded):
 		return result{err: ended(ctx), weight: silent, verdict: measure.Ignored}
 	case ctx.Err() == context.Canceled:
 		return result{err: ended(ctx), weight: late, verdict: measure.Ignored}
@@ -135,7 +136,7 @@ func ended(ctx context.Context) error {
 	switch {
 	case ctx.Err() == context.DeadlineExceeded:
 		return deadlineExceeded()
-	case context.Cause(ctx) == errOutrun, context.Cause(ctx) == errNotNeeded:
+	case errors.Is(context.Cause(ctx), errOutrun), errors.Is(context.Cause(ctx), errNotNeeded):
 		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "Another region answered first.")
 	}
 	return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")
