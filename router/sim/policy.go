@@ -40,6 +40,7 @@ type Outcome struct {
 	Verdict Verdict
 	Total   time.Duration
 	Report  *Report // nil without an answer
+	Hedge   bool    // it was the second copy of a call
 }
 
 // Ask is one choice to make.

@@ -187,6 +187,9 @@ func (p *rimlight) Done(now time.Duration, i int, o Outcome) {
 		end.Verdict = arbiter.Broken
 	case Cancelled:
 		end.Verdict = arbiter.Outrun
+		if o.Hedge { // it was not needed, and says nothing about its region
+			end.Verdict = arbiter.Ignored
+		}
 	}
 	n.Done(now, now-o.Total, end)
 	p.touch(now, i)
@@ -227,7 +230,7 @@ func (p *rimlight) ProbeEvery(i int) time.Duration {
 	return probeEvery
 }
 
-// HedgeAfter is the predicted 95th percentile.
+// HedgeAfter is when an answer is late, as the picker predicts it.
 func (p *rimlight) HedgeAfter(_ time.Duration, i int, _ Ask) time.Duration {
 	p.tokens = math.Min(p.tokens+hedgeShare, hedgeBurst)
 	if p.rows[i] == nil {

@@ -24,6 +24,7 @@ type attempt struct {
 	router     int32
 	region     int32
 	probe      bool
+	hedge      bool
 	over       bool // the router does not wait any more
 	dead       bool // it went down with its region
 	generation int32
@@ -333,10 +334,10 @@ func (r *run) send(id int32, hedge bool) {
 		}
 		return
 	}
-	r.dispatch(id, g)
+	r.dispatch(id, g, false)
 }
 
-func (r *run) dispatch(id int32, g int) {
+func (r *run) dispatch(id int32, g int, hedge bool) {
 	c := &r.calls[id]
 	rt := &r.routers[c.router]
 	if r.out.counts(c.at) {
@@ -348,7 +349,7 @@ func (r *run) dispatch(id int32, g int) {
 	c.tried |= bit(g)
 	c.outstanding++
 	n := int32(len(r.attempts))
-	r.attempts = append(r.attempts, attempt{call: id, router: c.router, region: int32(g), sent: r.now, generation: rt.generation})
+	r.attempts = append(r.attempts, attempt{call: id, router: c.router, region: int32(g), hedge: hedge, sent: r.now, generation: rt.generation})
 	rt.policy.Sent(r.now, g)
 	if took, swallowed := r.path(int(c.router), g, true, r.attempts[n].message()); !swallowed {
 		r.q.push(event{at: r.now + took, kind: deliver, id: n})
@@ -375,7 +376,7 @@ func (r *run) hedge(id int32) {
 	}
 	if g := rt.hedges.HedgePick(r.now, int(a.region), ask); g >= 0 {
 		c.retried = true // a call has two attempts, however they come
-		r.dispatch(a.call, g)
+		r.dispatch(a.call, g, true)
 	}
 }
 
@@ -414,7 +415,7 @@ func (r *run) give(id int32, v Verdict) {
 	}
 	rt := &r.routers[a.router]
 	if rt.generation == a.generation { // else the process that sent it is gone
-		rt.policy.Done(r.now, int(a.region), Outcome{Verdict: v, Total: r.now - a.sent, Report: a.report})
+		rt.policy.Done(r.now, int(a.region), Outcome{Verdict: v, Total: r.now - a.sent, Report: a.report, Hedge: a.hedge})
 	}
 }
 
