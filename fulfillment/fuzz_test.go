@@ -58,7 +58,7 @@ func FuzzRequests(f *testing.F) {
 		m := methods[int(method)%len(methods)]
 		in, out := message(t, m.Input()), message(t, m.Output())
 		if proto.Unmarshal(raw, in) != nil {
-			t.Skip("no such message")
+			return // no message of this type: the listener refuses it before any handler
 		}
 		err := l.conn.Invoke(t.Context(), "/"+string(m.Parent().FullName())+"/"+string(m.Name()), in, out)
 		if code := status.Code(err); code == codes.Internal || code == codes.Unknown || err != nil && rpcerr.Info(err) == nil {

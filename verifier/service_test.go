@@ -250,7 +250,7 @@ func FuzzGenuineNonsense(f *testing.F) {
 	f.Add(uint32(0), "018f0000-0000-7000-8000-000000000000", int64(1)<<62, int32(-1), int64(-5), "", []byte(nil))
 	f.Fuzz(func(t *testing.T, serial uint32, lease string, seconds int64, nanos int32, price int64, reference string, details []byte) {
 		if !utf8.ValidString(lease) || !utf8.ValidString(reference) {
-			t.Skip("no protobuf string")
+			return // no protobuf string: it cannot arrive
 		}
 		w.t = t
 		defer func() { w.t = f }() // the cleanup is f's
