@@ -159,8 +159,6 @@ func members(m mask, into []int) []int {
 	return into
 }
 
-func count(m mask) int { return bits.OnesCount64(uint64(m)) }
-
 const (
 	// Envoy's defaults (api/envoy/config/cluster/v3/outlier_detection.proto): consecutive_5xx 5, base_ejection_time 30 s,
 	// multiplied by how often it happened. Its max_ejection_percent of 10 % ejects one host of six; half is kinder here.

@@ -51,7 +51,6 @@ type world struct {
 	measure time.Duration   // from when calls count
 	event   time.Duration   // the first thing that happens; -1: nothing
 	origins []string        // router: where it is
-	half    [2][]bool       // routers of either half
 	mean    float64         // ms of work per call
 	cells   map[string]flow // the bound's plans
 }
