@@ -22,8 +22,8 @@ build: ## Build bin/rimlight.
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/rimlight ./cmd/rimlight
 
 .PHONY: run
-run: ## Run the whole platform on this machine.
-	go run ./cmd/rimlight dev
+run: build ## Build, and run the whole platform on this machine.
+	bin/rimlight dev
 
 .PHONY: test
 test: ## Run every test; names what was skipped, and why.
