@@ -6,7 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty)
-FUZZTIME ?= 10s
+FUZZTIME ?= 20000x
 BENCHTIME ?= 1s
 
 TOOLS := .tools
@@ -37,7 +37,7 @@ race: ## Run the short tests of concurrent packages under the race detector (nee
 	go test -race -short $$($(RACE_PACKAGES))
 
 .PHONY: fuzz
-fuzz: ## Run each fuzz target for FUZZTIME (10s).
+fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).
 	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}' | \
 	while read -r package target; do \
 		echo "fuzzing $$package $$target for $(FUZZTIME)"; \
