@@ -49,7 +49,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(ON)"}}
-	write, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate&"+q.Encode())
+	write, err := openCaching("file:" + path + "?_txlock=immediate&" + q.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
@@ -58,7 +58,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
 	}
 	q.Add("_pragma", "query_only(ON)")
-	read, err := sql.Open("sqlite", "file:"+path+"?"+q.Encode())
+	read, err := openCaching("file:" + path + "?" + q.Encode())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s for reading: %w", path, err), write.Close())
 	}
@@ -85,7 +85,7 @@ func assertDurable(ctx context.Context, db *sql.DB) error {
 // OpenMemory makes a database that lives as long as the DB: for tests in virtual time, where a closed and reopened
 // service is given the same DB again.
 func OpenMemory(context.Context) (*DB, error) {
-	db, err := sql.Open("sqlite", "file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
+	db, err := openCaching("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
 	if err != nil {
 		return nil, fmt.Errorf("opening a database in memory: %w", err)
 	}
