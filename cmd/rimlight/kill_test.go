@@ -172,7 +172,7 @@ func TestKillARegionUnderLoad(t *testing.T) {
 		offers = append(offers, p.dial(t, p.Routers[0], auth.Viewer).offers)
 	}
 	audience := viewers.New(viewers.Config{
-		Offers: offers, PerMinute: 1200, AbandonRate: 0.3, Payments: []string{"tp_ok", "tp_ok", "tp_ok", "tp_decline", "tp_500_once"}, Keep: true,
+		Origins: []viewers.Origin{{Offers: offers}}, PerMinute: 1200, AbandonRate: 0.3, Payments: []string{"tp_ok", "tp_ok", "tp_ok", "tp_decline", "tp_500_once"}, Keep: true,
 	})
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan struct{})

@@ -54,7 +54,8 @@ type commands struct {
 	Cordon  cordonCmd  `cmd:"" help:"Let a region win no new offers, but redeem those it made."`
 	Undrain undrainCmd `cmd:"" help:"Put a region back into service."`
 
-	Sim simCmd `cmd:"" help:"Play the arbitration scenarios over a matrix: plan capacity, compare policies."`
+	Load loadCmd `cmd:"" help:"Play viewers and measure from tap to receipt."`
+	Sim  simCmd  `cmd:"" help:"Play the arbitration scenarios over a matrix: plan capacity, compare policies."`
 
 	Config  kong.ConfigFlag  `help:"Read flags from this JSON file." placeholder:"FILE"`
 	Version kong.VersionFlag `help:"Print the version."`
@@ -107,13 +108,26 @@ type streams struct {
 
 // progress tells people what a long command waits for; a pipe or a file hears nothing of it.
 func (s *streams) progress(text string) {
-	f, ok := s.err.(*os.File)
-	if !ok {
-		return
-	}
-	if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+	if terminal(s.err) {
 		fmt.Fprintln(s.err, text)
 	}
+}
+
+// live replaces the terminal's last line; a pipe or a file hears nothing of it.
+func (s *streams) live(text string) {
+	if terminal(s.err) {
+		fmt.Fprintf(s.err, "\r\x1b[K%s", text)
+	}
+}
+
+// terminal tells whether somebody watches: progress in a pipe is noise.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // refusal is a typed no that is not a status: the command has printed what there is to say in its result.

@@ -29,10 +29,8 @@ func (c *simCmd) Run(s *streams) error {
 	if err != nil {
 		return err
 	}
-	if terminal(s.err) {
-		suite.Progress = func(done, all int) { fmt.Fprintf(s.err, "\r%d of %d runs", done, all) }
-		defer fmt.Fprintln(s.err)
-	}
+	suite.Progress = func(done, all int) { s.live(fmt.Sprintf("%d of %d runs", done, all)) }
+	defer s.live("")
 	rows, err := suite.Run()
 	if err != nil {
 		return usageError{err.Error()}
@@ -107,14 +105,4 @@ func fromFile(name string, read func(io.Reader) error) error {
 		return usageError{fmt.Sprintf("%s: %v", name, err)}
 	}
 	return nil
-}
-
-// terminal tells whether somebody watches: progress in a pipe is noise.
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -7,6 +7,7 @@
 package buyer
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,14 +32,18 @@ const (
 	RegionHeader   = "rimlight-region"
 )
 
-// callTries bounds how often one unary call is made. With the server's RetryInfo of 300 ms that is about two seconds,
+// DefaultTries bounds how often one unary call is made. With the server's RetryInfo of 300 ms that is about two seconds,
 // longer than fulfillment needs to move a unit between regions.
-const callTries = 8
+const DefaultTries = 8
 
 // quietRetry is the mean wait before a repeat when nobody said how long: a few round trips around the world.
 const quietRetry = 200 * time.Millisecond
 
 var errStreamEnded = errors.New("the stream ended before the purchase was final")
+
+// StepVerify names the step in which the receipt was verified: with the call before it, that is what a viewer waits for
+// after the tap.
+const StepVerify = "verify receipt"
 
 // Step is one thing that happened on the way, with the time that the viewer waited for it.
 type Step struct {
@@ -95,9 +100,14 @@ type Buyer struct {
 	Offers offerv1.OfferServiceClient
 	// OnCall, if set, hears every attempt of a unary call and every broken stream (err nil: it succeeded).
 	OnCall func(method string, took time.Duration, err error)
+	// Tries is how often one unary call is made at most, from 1. 0: DefaultTries.
+	Tries int
 
 	keys token.Keys
 }
+
+// Prepare fetches the public keys, as a page does when it loads: a purchase without it does so after its first receipt.
+func (b *Buyer) Prepare(ctx context.Context) error { return b.fetchKeys(ctx) }
 
 // NewSession makes a viewer session id.
 func NewSession() []byte {
@@ -123,7 +133,7 @@ func (b *Buyer) Buy(ctx context.Context, req Request) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	if err := b.step(ctx, res, "verify receipt", func(context.Context, ...grpc.CallOption) error { return b.verifyReceipt(ctx, req, res) }); err != nil {
+	if err := b.step(ctx, res, StepVerify, func(context.Context, ...grpc.CallOption) error { return b.verifyReceipt(ctx, req, res) }); err != nil {
 		return res, err
 	}
 	hints.PreferredRegion = res.Region
@@ -211,7 +221,7 @@ func (b *Buyer) step(ctx context.Context, res *Result, name string, call func(co
 		}
 		s.Decision, s.Region = first(header, DecisionHeader), first(header, RegionHeader)
 		wait, again := retryAfter(err)
-		if !again || s.Tries == callTries || sleep(ctx, wait) != nil {
+		if !again || s.Tries >= cmp.Or(b.Tries, DefaultTries) || sleep(ctx, wait) != nil {
 			break
 		}
 	}

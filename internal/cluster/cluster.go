@@ -292,7 +292,7 @@ func (c *Cluster) show() error {
 			}
 		}
 		c.Audience = viewers.New(viewers.Config{
-			Offers: offers, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
+			Origins: []viewers.Origin{{Name: "dev", Offers: offers}}, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
 		})
 		c.audience = append(c.audience, process.Stage{Name: "viewers", Run: func(ctx context.Context) error {
 			if err := c.Ready(ctx); err != nil {

@@ -95,10 +95,14 @@ func (c *counting) ClaimOffer(_ context.Context, req *offerv1.ClaimOfferRequest,
 	return nil, errClosed
 }
 
+func (c *counting) ListKeys(context.Context, *offerv1.ListKeysRequest, ...grpc.CallOption) (*offerv1.ListKeysResponse, error) {
+	return nil, errClosed
+}
+
 func TestACrowdComesToEveryScarceDrop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := make(chan string, 2*demoBurst)
-		crowd := viewers.New(viewers.Config{Offers: []offerv1.OfferServiceClient{&counting{drops: seen}}})
+		crowd := viewers.New(viewers.Config{Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{&counting{drops: seen}}}}})
 		catalog := &planned{}
 		demoFor(t, catalog, crowd, 3*time.Minute-time.Second)
 		synctest.Wait()

@@ -1,8 +1,8 @@
 // Package viewers plays an audience: open-loop arrivals that watch the drops, ask for offers, abandon half of them, tap,
 // and follow what they bought, each over the same client code as `rimlight buy`.
 //
-//	arrivals (per minute, and bursts) ──> viewer ──> buyer.Buy over one of the routers
-//	                                         └─────> Stats: what every call ended with
+//	arrivals (per minute, and bursts) ──> viewer ──> buyer.Buy over one way in of its origin
+//	                                         └─────> Stats: what every call ended with, how long every tap took
 //
 // Open loop means that a slow platform does not slow the arrivals down. It is a load and a witness, not a model of
 // people: arrivals are spread evenly with jitter, and every viewer makes up its mind once.
@@ -30,22 +30,38 @@ const MaxPerMinute = 60_000
 
 // Config is the audience.
 type Config struct {
-	// Offers are the ways in; each viewer takes one at random.
-	Offers []offerv1.OfferServiceClient
+	// Origins are where viewers come from; each viewer comes from one at random. At least one.
+	Origins []Origin
+	// Channel, if set, is the only one that is watched.
+	Channel string
 	// PerMinute is how many viewers arrive; 0: only bursts. More than MaxPerMinute arrive as if it were that.
 	PerMinute int
+	// Duration is for how long they arrive; 0: until the context ends.
+	Duration time.Duration
 	// AbandonRate is the share of offers that nobody redeems, 0 to 1.
 	AbandonRate float64
 	// Payments are references, one chosen at random by each viewer. Empty: "tp_ok".
 	Payments []string
+	// DeclineRate is the share of purchases whose payment is declined for good, 0 to 1, whatever Payments say.
+	DeclineRate float64
+	// Tries is how often a viewer makes one call at most. 0: buyer.DefaultTries.
+	Tries int
 	// Think is the longest that a viewer looks at an offer before the tap.
 	Think time.Duration
 	// Patience bounds one viewer's whole visit; 0: 3 min.
 	Patience time.Duration
-	// Keep remembers every receipt and every tap's time, for tests and reports; a platform that runs for days must not.
+	// Keep remembers every receipt, for tests; a platform that runs for days must not.
 	Keep bool
 	// Log hears about purchases that end in an error at debug, without saying whose.
 	Log *slog.Logger
+}
+
+// Origin is a place that viewers come from.
+type Origin struct {
+	// Name is for reports.
+	Name string
+	// Offers are the ways in from there, with that place's last mile; each viewer takes one at random. At least one.
+	Offers []offerv1.OfferServiceClient
 }
 
 // Stats is what the audience saw. Counters only grow.
@@ -57,9 +73,15 @@ type Stats struct {
 	Calls map[string]map[string]int
 	// Unverified receipts or outcomes. Must stay 0.
 	Unverified int
-	// Receipts by purchase id, and the time from each tap to its receipt. Only with Config.Keep.
-	Receipts     map[string]string
-	TapToReceipt []time.Duration
+	// Receipts by purchase id. Only with Config.Keep.
+	Receipts map[string]string
+	// Taps by origin and method: from the tap to the verified receipt, repeats included.
+	Taps map[TapKey]*Latency
+}
+
+// TapKey tells taps apart: two round trips with an offer on the screen, or one that decides and redeems.
+type TapKey struct {
+	Origin, Method string
 }
 
 // Audience is a running audience.
@@ -86,6 +108,7 @@ func New(cfg Config) *Audience {
 	}
 	return &Audience{cfg: cfg, drops: map[string]*offerv1.Drop{}, stats: Stats{
 		Outcomes: map[offerv1.PurchaseState]int{}, Calls: map[string]map[string]int{}, Receipts: map[string]string{},
+		Taps: map[TapKey]*Latency{},
 	}}
 }
 
@@ -94,7 +117,10 @@ func (a *Audience) Stats() Stats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.stats
-	s.Outcomes, s.Receipts, s.TapToReceipt = maps.Clone(s.Outcomes), maps.Clone(s.Receipts), slices.Clone(s.TapToReceipt)
+	s.Outcomes, s.Receipts, s.Taps = maps.Clone(s.Outcomes), maps.Clone(s.Receipts), map[TapKey]*Latency{}
+	for key, taps := range a.stats.Taps {
+		s.Taps[key] = taps.clone()
+	}
 	s.Calls = map[string]map[string]int{}
 	for method, endings := range a.stats.Calls {
 		s.Calls[method] = maps.Clone(endings)
@@ -102,23 +128,34 @@ func (a *Audience) Stats() Stats {
 	return s
 }
 
-// Run watches the drops and lets viewers arrive until ctx ends, then waits for those inside.
+// Run watches the drops and lets viewers arrive until ctx ends or Config.Duration is over, then waits for those inside.
 func (a *Audience) Run(ctx context.Context) error {
-	var watching sync.WaitGroup
-	watching.Go(func() { a.watchDrops(ctx) })
+	watching, stopWatching := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { a.watchDrops(watching) })
+	defer watcher.Wait()
+	defer stopWatching()
 	defer a.visits.Wait()
-	defer watching.Wait()
-	if a.cfg.PerMinute <= 0 {
-		<-ctx.Done()
-		return nil
+	var over <-chan time.Time // never, without a duration
+	if a.cfg.Duration > 0 {
+		over = time.After(a.cfg.Duration)
 	}
-	gap := time.Minute / time.Duration(min(a.cfg.PerMinute, MaxPerMinute))
+	var arrival <-chan time.Time
+	gap := time.Minute
+	if a.cfg.PerMinute > 0 {
+		gap /= time.Duration(min(a.cfg.PerMinute, MaxPerMinute))
+	}
 	for {
+		if a.cfg.PerMinute > 0 {
+			arrival = time.After(gap/2 + rand.N(gap))
+		}
 		select {
-		case <-time.After(gap/2 + rand.N(gap)):
+		case <-arrival:
 			if d := a.openDrop(); d != nil {
 				a.visit(ctx, d)
 			}
+		case <-over:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
@@ -146,13 +183,21 @@ func (a *Audience) visit(ctx context.Context, drop *offerv1.Drop) {
 }
 
 func (a *Audience) shop(ctx context.Context, drop *offerv1.Drop) {
-	b := &buyer.Buyer{Offers: a.cfg.Offers[rand.IntN(len(a.cfg.Offers))], OnCall: func(method string, _ time.Duration, err error) {
+	origin := a.cfg.Origins[rand.IntN(len(a.cfg.Origins))]
+	b := &buyer.Buyer{Offers: origin.Offers[rand.IntN(len(origin.Offers))], Tries: a.cfg.Tries, OnCall: func(method string, _ time.Duration, err error) {
 		if ctx.Err() == nil { // a visit cut short by the end of the show says nothing about the platform
 			a.count(method, err)
 		}
 	}}
+	payment := a.cfg.Payments[rand.IntN(len(a.cfg.Payments))]
+	if rand.Float64() < a.cfg.DeclineRate {
+		payment = "tp_decline"
+	}
+	if err := b.Prepare(ctx); err != nil {
+		a.cfg.Log.Debug("a viewer goes on without the public keys", "error", err) // the purchase fetches them again
+	}
 	req := buyer.Request{
-		Drop: drop, PaymentReference: a.cfg.Payments[rand.IntN(len(a.cfg.Payments))],
+		Drop: drop, PaymentReference: payment,
 		Think: rand.N(a.cfg.Think + 1), Abandon: rand.Float64() < a.cfg.AbandonRate,
 	}
 	req.Claim = !req.Abandon && rand.IntN(4) == 0
@@ -171,8 +216,8 @@ func (a *Audience) shop(ctx context.Context, drop *offerv1.Drop) {
 		a.stats.Accepted++
 		if a.cfg.Keep {
 			a.stats.Receipts[res.PurchaseID] = res.Receipt
-			a.stats.TapToReceipt = append(a.stats.TapToReceipt, tapToReceipt(res.Steps))
 		}
+		a.stats.tapped(origin.Name, res.Steps)
 	}
 	if errors.Is(err, buyer.ErrUnverified) {
 		a.stats.Unverified++
@@ -182,15 +227,6 @@ func (a *Audience) shop(ctx context.Context, drop *offerv1.Drop) {
 	} else if ctx.Err() == nil {
 		a.cfg.Log.Debug("a viewer's purchase ended early", "error", err)
 	}
-}
-
-func tapToReceipt(steps []buyer.Step) time.Duration {
-	for _, s := range steps {
-		if s.Name == "RedeemOffer" || s.Name == "ClaimOffer" {
-			return s.Duration
-		}
-	}
-	return 0
 }
 
 func (a *Audience) count(method string, err error) {
@@ -220,7 +256,7 @@ func (a *Audience) watchDrops(ctx context.Context) {
 }
 
 func (a *Audience) watchOnce(ctx context.Context) error {
-	stream, err := a.cfg.Offers[0].WatchDrops(ctx, &offerv1.WatchDropsRequest{Hints: &offerv1.RoutingHints{}})
+	stream, err := a.cfg.Origins[0].Offers[0].WatchDrops(ctx, &offerv1.WatchDropsRequest{Hints: &offerv1.RoutingHints{}, ChannelId: a.cfg.Channel})
 	if err != nil {
 		return err
 	}
@@ -241,6 +277,13 @@ func (a *Audience) watchOnce(ctx context.Context) error {
 		}
 		a.mu.Unlock()
 	}
+}
+
+// Drops are those that it has seen, in no order.
+func (a *Audience) Drops() []*offerv1.Drop {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.drops))
 }
 
 // openDrop picks one that can be bought, at random.

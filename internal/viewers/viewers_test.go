@@ -26,7 +26,7 @@ func TestAnAbsurdNumberOfViewersIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		a := viewers.New(viewers.Config{Offers: []offerv1.OfferServiceClient{closed{}}, PerMinute: math.MaxInt})
+		a := viewers.New(viewers.Config{Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{closed{}}}}, PerMinute: math.MaxInt})
 		if err := a.Run(ctx); err != nil {
 			t.Error(err)
 		}
