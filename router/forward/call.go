@@ -27,6 +27,7 @@ type call struct {
 	arrived  time.Time
 	request  arbiter.Request // Tried grows
 	awaited  bool            // the answer is due within a predictable time
+	foreign  bool            // of somebody else's service
 	decision *Decision
 	recorded bool
 }
@@ -87,6 +88,7 @@ func (c *call) choose(ctx context.Context) *node {
 		}
 		c.attempt().Code = codes.Unavailable
 		c.attempt().Reason = errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE
+		c.attempt().Verdict = measure.Broken
 	}
 }
 
@@ -118,8 +120,9 @@ func (c *call) tell(n *node, r result, timed bool) {
 func (c *call) keep(n *node, r result) {
 	a := &c.decision.Attempts[n.attempt]
 	a.Duration = r.took
-	a.Code, a.Reason = status.Code(r.err), rpcerr.Reason(r.err)
-	a.Residence = loadIn(r.trailer).GetResidence().AsDuration()
+	a.Code, a.Reason, a.Verdict = status.Code(r.err), rpcerr.Reason(r.err), r.verdict
+	load := loadIn(r.trailer)
+	a.Residence, a.Service = load.GetResidence().AsDuration(), load.GetServiceTime().AsDuration()
 }
 
 // patience is how long an answer may take before it is no answer: four times what is predicted, with its spread.
@@ -151,13 +154,17 @@ func (c *call) retries(ctx context.Context, r result) bool {
 	return true
 }
 
-// record hands the decision over, once.
-func (c *call) record() {
+// record hands the decision over, once, with what the caller is answered.
+func (c *call) record(answered error) {
 	if c.recorded {
 		return
 	}
+	c.decision.Code, c.decision.Reason = status.Code(answered), rpcerr.Reason(answered)
 	c.recorded = true
 	c.decision.Total = time.Since(c.arrived)
+	if !c.foreign {
+		c.decision.Ours = c.decision.Total
+	}
 	c.f.answered(c.label, c.decision.Total)
 	c.f.deps.Record(c.decision)
 }
@@ -186,7 +193,7 @@ func (c *call) nobody(stream grpc.ServerStream, failed result) error {
 	if failed.err != nil {
 		none = failed.err
 	}
-	c.record()
+	c.record(none)
 	return cmp.Or(c.prepare(stream, nil, failed), none)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	"github.com/rimlight/rimlight/router/arbiter"
+	"github.com/rimlight/rimlight/router/measure"
 )
 
 // Decision is one arbitrated call: enough to replay every choice and to tell what came of it.
@@ -19,6 +20,11 @@ type Decision struct {
 	Zones    []string
 	Attempts []Attempt     // in their order; the last may have found nobody to ask
 	Total    time.Duration // arrival to answer, or to a stream's first message
+	// Ours is the part of Total that the platform is judged by: all of it, but of a forwarded service's stream only what
+	// passed since its caller had sent everything.
+	Ours   time.Duration
+	Code   codes.Code // what the caller was answered, as far as it is known with the first message
+	Reason errorsv1.Reason
 }
 
 // Attempt is one choice and what came of it. Its Choice.Region is nil when nobody was asked.
@@ -33,5 +39,7 @@ type Attempt struct {
 	Duration  time.Duration // until the answer, or a stream's first message
 	Code      codes.Code
 	Reason    errorsv1.Reason
+	Verdict   measure.Verdict
 	Residence time.Duration // inside the node, by its own word; 0 if it did not say
+	Service   time.Duration // the part of it that was work, by its own word
 }

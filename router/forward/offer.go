@@ -26,13 +26,13 @@ func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error
 		return received(ctx, err)
 	}
 	c := f.newCall(ctx, name, m.label, m.kind, ReadHints(request.Payload))
-	defer c.record()
 	c.awaited = !m.stream
 	if m.stream {
 		return c.serverStream(stream, m, request)
 	}
 	ctx, cancel, err := f.budget(ctx)
 	if err != nil {
+		c.record(err)
 		return err
 	}
 	defer cancel()
@@ -86,8 +86,8 @@ func (c *call) unary(ctx context.Context, stream grpc.ServerStream, m method, re
 			failed = a.r
 			continue
 		}
-		c.record()
 		r := heavier(failed, a.r)
+		c.record(r.err)
 		if err := c.prepare(stream, a.n, r); err != nil || r.err != nil {
 			return cmp.Or(err, r.err)
 		}

@@ -40,7 +40,7 @@ func (f *Forwarder) transparent(stream grpc.ServerStream, name string) error {
 	defer cancel(nil)
 	service, _ := splitMethod(name)
 	c := f.newCall(ctx, name, service, arbiter.Other, Hints{})
-	defer c.record()
+	c.foreign = true
 
 	var failed result
 	for attempt := 1; ; attempt++ {
@@ -56,6 +56,7 @@ func (f *Forwarder) transparent(stream grpc.ServerStream, name string) error {
 		r.took = time.Since(c.arrived) - n.start
 		c.note(n, r, false)
 		if attempt == maxAttempts || !c.retries(ctx, r) {
+			c.record(r.err)
 			return cmp.Or(c.prepare(stream, n, r), r.err)
 		}
 		failed = r
@@ -72,7 +73,7 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 	r.first = func() {
 		begun = true
 		c.noteForeign(n, nil, measure.Good, r.sinceHalfClose())
-		c.record()
+		c.record(nil)
 	}
 	err := r.run()
 	verdict := foreignVerdict(ctx, err)
@@ -82,6 +83,7 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 	switch {
 	case !begun:
 		c.noteForeign(n, err, verdict, r.sinceHalfClose())
+		c.record(err)
 	case verdict != measure.Good:
 		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: verdict, Late: true})
 	}
@@ -93,7 +95,8 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 func (c *call) noteForeign(n *node, err error, verdict measure.Verdict, sinceHalfClose time.Duration) {
 	a := &c.decision.Attempts[n.attempt]
 	a.Duration = time.Since(c.arrived) - n.start
-	a.Code, a.Reason = status.Code(err), rpcerr.Reason(err)
+	a.Code, a.Reason, a.Verdict = status.Code(err), rpcerr.Reason(err), verdict
+	c.decision.Ours = sinceHalfClose
 	o := measure.Outcome{Verdict: verdict, Sent: n.sent}
 	if verdict == measure.Good {
 		o.Total = sinceHalfClose

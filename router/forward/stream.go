@@ -37,8 +37,8 @@ func (c *call) serverStream(stream grpc.ServerStream, m method, request *frame.F
 			failed = r
 			continue
 		}
-		c.record()
 		r = heavier(failed, r)
+		c.record(r.err)
 		return cmp.Or(c.prepare(stream, n, r), r.err)
 	}
 }
@@ -69,7 +69,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 	}
 	header, _ := upstream.Header() // a message came, so it did
 	c.note(n, result{verdict: measure.Good, took: time.Since(start)}, false)
-	c.record()
+	c.record(nil)
 	if err := c.prepare(stream, n, result{header: header}); err != nil {
 		return result{err: err}, true
 	}

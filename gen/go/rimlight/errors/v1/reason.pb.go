@@ -82,6 +82,10 @@ const (
 	Reason_REASON_OVERLOADED Reason = 35
 	// The mode change would leave nobody to serve. Metadata: region. FAILED_PRECONDITION.
 	Reason_REASON_LAST_REGION Reason = 36
+	// Faults are injected only where the platform was started with --drills. FAILED_PRECONDITION.
+	Reason_REASON_DRILLS_OFF Reason = 37
+	// This platform cannot break in that way: a kill needs a node with a process of its own. FAILED_PRECONDITION.
+	Reason_REASON_FAULT_NOT_POSSIBLE Reason = 38
 	// The deadline ended before an answer. DEADLINE_EXCEEDED.
 	Reason_REASON_DEADLINE_EXCEEDED Reason = 40
 	// The call arrived with less time than the service's floor. Metadata: remaining_ms, floor_ms. DEADLINE_EXCEEDED.
@@ -150,6 +154,8 @@ var (
 		34: "REASON_DRAINING",
 		35: "REASON_OVERLOADED",
 		36: "REASON_LAST_REGION",
+		37: "REASON_DRILLS_OFF",
+		38: "REASON_FAULT_NOT_POSSIBLE",
 		40: "REASON_DEADLINE_EXCEEDED",
 		41: "REASON_DEADLINE_BELOW_FLOOR",
 		42: "REASON_CANCELLED",
@@ -197,6 +203,8 @@ var (
 		"REASON_DRAINING":             34,
 		"REASON_OVERLOADED":           35,
 		"REASON_LAST_REGION":          36,
+		"REASON_DRILLS_OFF":           37,
+		"REASON_FAULT_NOT_POSSIBLE":   38,
 		"REASON_DEADLINE_EXCEEDED":    40,
 		"REASON_DEADLINE_BELOW_FLOOR": 41,
 		"REASON_CANCELLED":            42,
@@ -249,7 +257,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc4\t\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xfa\t\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -278,7 +286,9 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x1bREASON_UPSTREAM_UNREACHABLE\x10!\x12\x13\n" +
 	"\x0fREASON_DRAINING\x10\"\x12\x15\n" +
 	"\x11REASON_OVERLOADED\x10#\x12\x16\n" +
-	"\x12REASON_LAST_REGION\x10$\x12\x1c\n" +
+	"\x12REASON_LAST_REGION\x10$\x12\x15\n" +
+	"\x11REASON_DRILLS_OFF\x10%\x12\x1d\n" +
+	"\x19REASON_FAULT_NOT_POSSIBLE\x10&\x12\x1c\n" +
 	"\x18REASON_DEADLINE_EXCEEDED\x10(\x12\x1f\n" +
 	"\x1bREASON_DEADLINE_BELOW_FLOOR\x10)\x12\x14\n" +
 	"\x10REASON_CANCELLED\x10*\x12\x1a\n" +

@@ -322,7 +322,11 @@ type ModeChanged struct {
 	// Why.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// When.
-	ChangeTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
+	ChangeTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
+	// When the mode below comes back by itself; absent: never.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// What comes back then.
+	ThenMode      RegionMode `protobuf:"varint,5,opt,name=then_mode,json=thenMode,proto3,enum=rimlight.region.v1.RegionMode" json:"then_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +380,20 @@ func (x *ModeChanged) GetChangeTime() *timestamppb.Timestamp {
 		return x.ChangeTime
 	}
 	return nil
+}
+
+func (x *ModeChanged) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *ModeChanged) GetThenMode() RegionMode {
+	if x != nil {
+		return x.ThenMode
+	}
+	return RegionMode_REGION_MODE_UNSPECIFIED
 }
 
 // Part of JournalRecord.
@@ -498,12 +516,15 @@ const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"?\n" +
 	"\bReturned\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x18\n" +
-	"\aserials\x18\x02 \x03(\rR\aserials\"\x96\x01\n" +
+	"\aserials\x18\x02 \x03(\rR\aserials\"\x90\x02\n" +
 	"\vModeChanged\x122\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12;\n" +
 	"\vchange_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"changeTime\"^\n" +
+	"changeTime\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12;\n" +
+	"\tthen_mode\x18\x05 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\bthenMode\"^\n" +
 	"\vOutcomeSeen\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\x03R\x06cursor\x127\n" +
 	"\bpurchase\x18\x02 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"=\n" +
@@ -547,13 +568,15 @@ var file_rimlight_region_v1_journal_proto_depIdxs = []int32{
 	5,  // 6: rimlight.region.v1.JournalRecord.keys:type_name -> rimlight.region.v1.KeysSeen
 	8,  // 7: rimlight.region.v1.ModeChanged.mode:type_name -> rimlight.region.v1.RegionMode
 	9,  // 8: rimlight.region.v1.ModeChanged.change_time:type_name -> google.protobuf.Timestamp
-	10, // 9: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
-	11, // 10: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 9: rimlight.region.v1.ModeChanged.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: rimlight.region.v1.ModeChanged.then_mode:type_name -> rimlight.region.v1.RegionMode
+	10, // 11: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
+	11, // 12: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_region_v1_journal_proto_init() }

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -91,7 +92,11 @@ type ProbeResponse struct {
 	// The program's version.
 	Version string `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
 	// The node's clock.
-	NodeTime      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=node_time,json=nodeTime,proto3" json:"node_time,omitempty"`
+	NodeTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=node_time,json=nodeTime,proto3" json:"node_time,omitempty"`
+	// When the mode goes back by itself; absent: it stays.
+	ModeExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=mode_expire_time,json=modeExpireTime,proto3" json:"mode_expire_time,omitempty"`
+	// Faults that are injected on purpose.
+	Faults        []*Fault `protobuf:"bytes,12,rep,name=faults,proto3" json:"faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +201,20 @@ func (x *ProbeResponse) GetNodeTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ProbeResponse) GetModeExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ModeExpireTime
+	}
+	return nil
+}
+
+func (x *ProbeResponse) GetFaults() []*Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 // The request of SetMode.
 type SetModeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -204,7 +223,9 @@ type SetModeRequest struct {
 	// Why, for the log.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Random, the same over retries.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// After this time the mode before comes back by itself, even over a restart. Absent: never.
+	ExpireAfter   *durationpb.Duration `protobuf:"bytes,4,opt,name=expire_after,json=expireAfter,proto3" json:"expire_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +279,13 @@ func (x *SetModeRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *SetModeRequest) GetExpireAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ExpireAfter
+	}
+	return nil
 }
 
 // The response of SetMode.
@@ -315,13 +343,132 @@ func (x *SetModeResponse) GetMode() RegionMode {
 	return RegionMode_REGION_MODE_UNSPECIFIED
 }
 
+// The request of SetFault.
+type SetFaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What breaks; one of the same kind that lasts is replaced.
+	Kind FaultKind `protobuf:"varint,1,opt,name=kind,proto3,enum=rimlight.region.v1.FaultKind" json:"kind,omitempty"`
+	// For how long; 0 heals it.
+	Duration *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Of a brownout: how much longer each call takes.
+	AddedTime *durationpb.Duration `protobuf:"bytes,3,opt,name=added_time,json=addedTime,proto3" json:"added_time,omitempty"`
+	// Of errors: the share of calls that fail, 0 to 1.
+	ErrorShare    float64 `protobuf:"fixed64,4,opt,name=error_share,json=errorShare,proto3" json:"error_share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFaultRequest) Reset() {
+	*x = SetFaultRequest{}
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFaultRequest) ProtoMessage() {}
+
+func (x *SetFaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFaultRequest.ProtoReflect.Descriptor instead.
+func (*SetFaultRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SetFaultRequest) GetKind() FaultKind {
+	if x != nil {
+		return x.Kind
+	}
+	return FaultKind_FAULT_KIND_UNSPECIFIED
+}
+
+func (x *SetFaultRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *SetFaultRequest) GetAddedTime() *durationpb.Duration {
+	if x != nil {
+		return x.AddedTime
+	}
+	return nil
+}
+
+func (x *SetFaultRequest) GetErrorShare() float64 {
+	if x != nil {
+		return x.ErrorShare
+	}
+	return 0
+}
+
+// The response of SetFault.
+type SetFaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is injected now.
+	Faults        []*Fault `protobuf:"bytes,1,rep,name=faults,proto3" json:"faults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFaultResponse) Reset() {
+	*x = SetFaultResponse{}
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFaultResponse) ProtoMessage() {}
+
+func (x *SetFaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFaultResponse.ProtoReflect.Descriptor instead.
+func (*SetFaultResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SetFaultResponse) GetFaults() []*Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 var File_rimlight_region_v1_region_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\n" +
-	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
+	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
 	"\fProbeRequest\x12\x1f\n" +
-	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\x92\x03\n" +
+	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\x8b\x04\n" +
 	"\rProbeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
@@ -334,19 +481,35 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\x10catalog_revision\x18\b \x01(\x03R\x0fcatalogRevision\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x127\n" +
 	"\tnode_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\bnodeTime\"\x9c\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\bnodeTime\x12D\n" +
+	"\x10mode_expire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0emodeExpireTime\x121\n" +
+	"\x06faults\x18\f \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\"\xec\x01\n" +
 	"\x0eSetModeRequest\x12>\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04mode\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12(\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\"\x8a\x01\n" +
+	"request_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12N\n" +
+	"\fexpire_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xf5$2\x02\b\x01R\vexpireAfter\"\x8a\x01\n" +
 	"\x0fSetModeResponse\x12C\n" +
 	"\rprevious_mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\fpreviousMode\x122\n" +
-	"\x04mode\x18\x02 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode2\xbb\x01\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode\"\x98\x02\n" +
+	"\x0fSetFaultRequest\x12=\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.rimlight.region.v1.FaultKindB\n" +
+	"\xbaH\a\x82\x01\x04\x18\x01\x18\x02R\x04kind\x12D\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\bduration\x12F\n" +
+	"\n" +
+	"added_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\taddedTime\x128\n" +
+	"\verror_share\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\n" +
+	"errorShare\"E\n" +
+	"\x10SetFaultResponse\x121\n" +
+	"\x06faults\x18\x01 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults2\x97\x02\n" +
 	"\rRegionService\x12Q\n" +
 	"\x05Probe\x12 .rimlight.region.v1.ProbeRequest\x1a!.rimlight.region.v1.ProbeResponse\"\x03\x90\x02\x01\x12W\n" +
-	"\aSetMode\x12\".rimlight.region.v1.SetModeRequest\x1a#.rimlight.region.v1.SetModeResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
+	"\aSetMode\x12\".rimlight.region.v1.SetModeRequest\x1a#.rimlight.region.v1.SetModeResponse\"\x03\x90\x02\x02\x12Z\n" +
+	"\bSetFault\x12#.rimlight.region.v1.SetFaultRequest\x1a$.rimlight.region.v1.SetFaultResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
 
 var (
 	file_rimlight_region_v1_region_service_proto_rawDescOnce sync.Once
@@ -360,34 +523,48 @@ func file_rimlight_region_v1_region_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_region_v1_region_service_proto_rawDescData
 }
 
-var file_rimlight_region_v1_region_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_rimlight_region_v1_region_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_rimlight_region_v1_region_service_proto_goTypes = []any{
 	(*ProbeRequest)(nil),          // 0: rimlight.region.v1.ProbeRequest
 	(*ProbeResponse)(nil),         // 1: rimlight.region.v1.ProbeResponse
 	(*SetModeRequest)(nil),        // 2: rimlight.region.v1.SetModeRequest
 	(*SetModeResponse)(nil),       // 3: rimlight.region.v1.SetModeResponse
-	(RegionMode)(0),               // 4: rimlight.region.v1.RegionMode
-	(*LoadReport)(nil),            // 5: rimlight.region.v1.LoadReport
-	(*DropStock)(nil),             // 6: rimlight.region.v1.DropStock
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*SetFaultRequest)(nil),       // 4: rimlight.region.v1.SetFaultRequest
+	(*SetFaultResponse)(nil),      // 5: rimlight.region.v1.SetFaultResponse
+	(RegionMode)(0),               // 6: rimlight.region.v1.RegionMode
+	(*LoadReport)(nil),            // 7: rimlight.region.v1.LoadReport
+	(*DropStock)(nil),             // 8: rimlight.region.v1.DropStock
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Fault)(nil),                 // 10: rimlight.region.v1.Fault
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(FaultKind)(0),                // 12: rimlight.region.v1.FaultKind
 }
 var file_rimlight_region_v1_region_service_proto_depIdxs = []int32{
-	4, // 0: rimlight.region.v1.ProbeResponse.mode:type_name -> rimlight.region.v1.RegionMode
-	5, // 1: rimlight.region.v1.ProbeResponse.load:type_name -> rimlight.region.v1.LoadReport
-	6, // 2: rimlight.region.v1.ProbeResponse.stock:type_name -> rimlight.region.v1.DropStock
-	7, // 3: rimlight.region.v1.ProbeResponse.node_time:type_name -> google.protobuf.Timestamp
-	4, // 4: rimlight.region.v1.SetModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
-	4, // 5: rimlight.region.v1.SetModeResponse.previous_mode:type_name -> rimlight.region.v1.RegionMode
-	4, // 6: rimlight.region.v1.SetModeResponse.mode:type_name -> rimlight.region.v1.RegionMode
-	0, // 7: rimlight.region.v1.RegionService.Probe:input_type -> rimlight.region.v1.ProbeRequest
-	2, // 8: rimlight.region.v1.RegionService.SetMode:input_type -> rimlight.region.v1.SetModeRequest
-	1, // 9: rimlight.region.v1.RegionService.Probe:output_type -> rimlight.region.v1.ProbeResponse
-	3, // 10: rimlight.region.v1.RegionService.SetMode:output_type -> rimlight.region.v1.SetModeResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	6,  // 0: rimlight.region.v1.ProbeResponse.mode:type_name -> rimlight.region.v1.RegionMode
+	7,  // 1: rimlight.region.v1.ProbeResponse.load:type_name -> rimlight.region.v1.LoadReport
+	8,  // 2: rimlight.region.v1.ProbeResponse.stock:type_name -> rimlight.region.v1.DropStock
+	9,  // 3: rimlight.region.v1.ProbeResponse.node_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: rimlight.region.v1.ProbeResponse.mode_expire_time:type_name -> google.protobuf.Timestamp
+	10, // 5: rimlight.region.v1.ProbeResponse.faults:type_name -> rimlight.region.v1.Fault
+	6,  // 6: rimlight.region.v1.SetModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
+	11, // 7: rimlight.region.v1.SetModeRequest.expire_after:type_name -> google.protobuf.Duration
+	6,  // 8: rimlight.region.v1.SetModeResponse.previous_mode:type_name -> rimlight.region.v1.RegionMode
+	6,  // 9: rimlight.region.v1.SetModeResponse.mode:type_name -> rimlight.region.v1.RegionMode
+	12, // 10: rimlight.region.v1.SetFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
+	11, // 11: rimlight.region.v1.SetFaultRequest.duration:type_name -> google.protobuf.Duration
+	11, // 12: rimlight.region.v1.SetFaultRequest.added_time:type_name -> google.protobuf.Duration
+	10, // 13: rimlight.region.v1.SetFaultResponse.faults:type_name -> rimlight.region.v1.Fault
+	0,  // 14: rimlight.region.v1.RegionService.Probe:input_type -> rimlight.region.v1.ProbeRequest
+	2,  // 15: rimlight.region.v1.RegionService.SetMode:input_type -> rimlight.region.v1.SetModeRequest
+	4,  // 16: rimlight.region.v1.RegionService.SetFault:input_type -> rimlight.region.v1.SetFaultRequest
+	1,  // 17: rimlight.region.v1.RegionService.Probe:output_type -> rimlight.region.v1.ProbeResponse
+	3,  // 18: rimlight.region.v1.RegionService.SetMode:output_type -> rimlight.region.v1.SetModeResponse
+	5,  // 19: rimlight.region.v1.RegionService.SetFault:output_type -> rimlight.region.v1.SetFaultResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_region_v1_region_service_proto_init() }
@@ -395,6 +572,7 @@ func file_rimlight_region_v1_region_service_proto_init() {
 	if File_rimlight_region_v1_region_service_proto != nil {
 		return
 	}
+	file_rimlight_region_v1_fault_proto_init()
 	file_rimlight_region_v1_load_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -402,7 +580,7 @@ func file_rimlight_region_v1_region_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_region_v1_region_service_proto_rawDesc), len(file_rimlight_region_v1_region_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RegionService_Probe_FullMethodName   = "/rimlight.region.v1.RegionService/Probe"
-	RegionService_SetMode_FullMethodName = "/rimlight.region.v1.RegionService/SetMode"
+	RegionService_Probe_FullMethodName    = "/rimlight.region.v1.RegionService/Probe"
+	RegionService_SetMode_FullMethodName  = "/rimlight.region.v1.RegionService/SetMode"
+	RegionService_SetFault_FullMethodName = "/rimlight.region.v1.RegionService/SetFault"
 )
 
 // RegionServiceClient is the client API for RegionService service.
@@ -33,6 +34,9 @@ type RegionServiceClient interface {
 	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
 	// Change what the node does. Journaled before it is answered, so it survives a restart. Role: SRE.
 	SetMode(ctx context.Context, in *SetModeRequest, opts ...grpc.CallOption) (*SetModeResponse, error)
+	// Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
+	// --drills. Not journaled: a restart heals it. Role: SRE.
+	SetFault(ctx context.Context, in *SetFaultRequest, opts ...grpc.CallOption) (*SetFaultResponse, error)
 }
 
 type regionServiceClient struct {
@@ -63,6 +67,16 @@ func (c *regionServiceClient) SetMode(ctx context.Context, in *SetModeRequest, o
 	return out, nil
 }
 
+func (c *regionServiceClient) SetFault(ctx context.Context, in *SetFaultRequest, opts ...grpc.CallOption) (*SetFaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetFaultResponse)
+	err := c.cc.Invoke(ctx, RegionService_SetFault_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RegionServiceServer is the server API for RegionService service.
 // All implementations must embed UnimplementedRegionServiceServer
 // for forward compatibility.
@@ -73,6 +87,9 @@ type RegionServiceServer interface {
 	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
 	// Change what the node does. Journaled before it is answered, so it survives a restart. Role: SRE.
 	SetMode(context.Context, *SetModeRequest) (*SetModeResponse, error)
+	// Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
+	// --drills. Not journaled: a restart heals it. Role: SRE.
+	SetFault(context.Context, *SetFaultRequest) (*SetFaultResponse, error)
 	mustEmbedUnimplementedRegionServiceServer()
 }
 
@@ -88,6 +105,9 @@ func (UnimplementedRegionServiceServer) Probe(context.Context, *ProbeRequest) (*
 }
 func (UnimplementedRegionServiceServer) SetMode(context.Context, *SetModeRequest) (*SetModeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetMode not implemented")
+}
+func (UnimplementedRegionServiceServer) SetFault(context.Context, *SetFaultRequest) (*SetFaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetFault not implemented")
 }
 func (UnimplementedRegionServiceServer) mustEmbedUnimplementedRegionServiceServer() {}
 func (UnimplementedRegionServiceServer) testEmbeddedByValue()                       {}
@@ -146,6 +166,24 @@ func _RegionService_SetMode_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RegionService_SetFault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetFaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegionServiceServer).SetFault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RegionService_SetFault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegionServiceServer).SetFault(ctx, req.(*SetFaultRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RegionService_ServiceDesc is the grpc.ServiceDesc for RegionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +198,10 @@ var RegionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetMode",
 			Handler:    _RegionService_SetMode_Handler,
+		},
+		{
+			MethodName: "SetFault",
+			Handler:    _RegionService_SetFault_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -114,7 +114,21 @@ type RegionStatus struct {
 	// Its program's version.
 	Version string `protobuf:"bytes,16,opt,name=version,proto3" json:"version,omitempty"`
 	// Why the last probe failed, if it did.
-	LastError     string `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastError string `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// What half of this router's attempts there took at most, over the last minute; absent without any.
+	Median *durationpb.Duration `protobuf:"bytes,18,opt,name=median,proto3" json:"median,omitempty"`
+	// The same of 99 %.
+	P99 *durationpb.Duration `protobuf:"bytes,19,opt,name=p99,proto3" json:"p99,omitempty"`
+	// Share of late attempts there in the last five seconds, over the fleet.
+	LateShare float64 `protobuf:"fixed64,20,opt,name=late_share,json=lateShare,proto3" json:"late_share,omitempty"`
+	// Its calls fail, so that it is given none for now.
+	Ejected bool `protobuf:"varint,21,opt,name=ejected,proto3" json:"ejected,omitempty"`
+	// Answers are overdue.
+	Suspect bool `protobuf:"varint,22,opt,name=suspect,proto3" json:"suspect,omitempty"`
+	// When its mode goes back by itself; absent: it stays.
+	ModeExpireTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=mode_expire_time,json=modeExpireTime,proto3" json:"mode_expire_time,omitempty"`
+	// Faults that are injected on purpose.
+	Faults        []*v1.Fault `protobuf:"bytes,24,rep,name=faults,proto3" json:"faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +280,55 @@ func (x *RegionStatus) GetLastError() string {
 		return x.LastError
 	}
 	return ""
+}
+
+func (x *RegionStatus) GetMedian() *durationpb.Duration {
+	if x != nil {
+		return x.Median
+	}
+	return nil
+}
+
+func (x *RegionStatus) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+func (x *RegionStatus) GetLateShare() float64 {
+	if x != nil {
+		return x.LateShare
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetEjected() bool {
+	if x != nil {
+		return x.Ejected
+	}
+	return false
+}
+
+func (x *RegionStatus) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
+	}
+	return false
+}
+
+func (x *RegionStatus) GetModeExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ModeExpireTime
+	}
+	return nil
+}
+
+func (x *RegionStatus) GetFaults() []*v1.Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
 }
 
 // One router's view.
@@ -736,8 +799,14 @@ type Member struct {
 	Mode v1.RegionMode `protobuf:"varint,7,opt,name=mode,proto3,enum=rimlight.region.v1.RegionMode" json:"mode,omitempty"`
 	// The node's id, for a region's node.
 	NodeId string `protobuf:"bytes,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// The node answers this router's probes.
-	Reachable     bool `protobuf:"varint,9,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// The node answers this router's probes and calls.
+	Reachable bool `protobuf:"varint,9,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// What its last probe found, for a region's node: answers or silent. Of a router: whether it tells its counts.
+	ProbeState string `protobuf:"bytes,10,opt,name=probe_state,json=probeState,proto3" json:"probe_state,omitempty"`
+	// What its calls found, for a region's node: good, suspect, ejected, unreachable, or unused without any.
+	CallState string `protobuf:"bytes,11,opt,name=call_state,json=callState,proto3" json:"call_state,omitempty"`
+	// How the three views contradict each other, in one sentence; empty if they do not.
+	Disagreement  string `protobuf:"bytes,12,opt,name=disagreement,proto3" json:"disagreement,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -833,6 +902,27 @@ func (x *Member) GetReachable() bool {
 		return x.Reachable
 	}
 	return false
+}
+
+func (x *Member) GetProbeState() string {
+	if x != nil {
+		return x.ProbeState
+	}
+	return ""
+}
+
+func (x *Member) GetCallState() string {
+	if x != nil {
+		return x.CallState
+	}
+	return ""
+}
+
+func (x *Member) GetDisagreement() string {
+	if x != nil {
+		return x.Disagreement
+	}
+	return ""
 }
 
 // The request of ListMembers.
@@ -1056,7 +1146,11 @@ type ListDecisionsRequest struct {
 	// At most this many; 0 means 50.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the last page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only calls that failed, whoever was to blame.
+	FailedOnly bool `protobuf:"varint,5,opt,name=failed_only,json=failedOnly,proto3" json:"failed_only,omitempty"`
+	// Only calls with an attempt in this region. Empty: all.
+	Region        string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1209,20 @@ func (x *ListDecisionsRequest) GetPageSize() int32 {
 func (x *ListDecisionsRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListDecisionsRequest) GetFailedOnly() bool {
+	if x != nil {
+		return x.FailedOnly
+	}
+	return false
+}
+
+func (x *ListDecisionsRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
 	}
 	return ""
 }
@@ -1378,7 +1486,11 @@ type SetRegionModeRequest struct {
 	// Why, for the log and the others.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Even if it is the last region that serves.
-	Force         bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	// After this time the mode before comes back by itself: each node sees to that, even over a restart. Absent: never.
+	ExpireAfter *durationpb.Duration `protobuf:"bytes,6,opt,name=expire_after,json=expireAfter,proto3" json:"expire_after,omitempty"`
+	// Change nothing; only predict.
+	DryRun        bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1448,18 +1560,124 @@ func (x *SetRegionModeRequest) GetForce() bool {
 	return false
 }
 
+func (x *SetRegionModeRequest) GetExpireAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ExpireAfter
+	}
+	return nil
+}
+
+func (x *SetRegionModeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// What a region is predicted to carry, by playing the fleet's kept decisions of the last minute again.
+type LoadPrediction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region.
+	Region string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// Share of the calls that it wins now, 0 to 1.
+	Share float64 `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Share that it would win.
+	PredictedShare float64 `protobuf:"fixed64,3,opt,name=predicted_share,json=predictedShare,proto3" json:"predicted_share,omitempty"`
+	// Share of its capacity that its arrivals take now, 1 is all of it; 0 when unknown.
+	Utilisation float64 `protobuf:"fixed64,4,opt,name=utilisation,proto3" json:"utilisation,omitempty"`
+	// Share that they would take.
+	PredictedUtilisation float64 `protobuf:"fixed64,5,opt,name=predicted_utilisation,json=predictedUtilisation,proto3" json:"predicted_utilisation,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *LoadPrediction) Reset() {
+	*x = LoadPrediction{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadPrediction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadPrediction) ProtoMessage() {}
+
+func (x *LoadPrediction) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadPrediction.ProtoReflect.Descriptor instead.
+func (*LoadPrediction) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LoadPrediction) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *LoadPrediction) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *LoadPrediction) GetPredictedShare() float64 {
+	if x != nil {
+		return x.PredictedShare
+	}
+	return 0
+}
+
+func (x *LoadPrediction) GetUtilisation() float64 {
+	if x != nil {
+		return x.Utilisation
+	}
+	return 0
+}
+
+func (x *LoadPrediction) GetPredictedUtilisation() float64 {
+	if x != nil {
+		return x.PredictedUtilisation
+	}
+	return 0
+}
+
 // The response of SetRegionMode.
 type SetRegionModeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The region's nodes after the change.
-	Regions       []*RegionStatus `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	// The region's nodes after the change, or now if it was a dry run.
+	Regions []*RegionStatus `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	// What the regions carry with the change; only of a dry run. By name.
+	Predictions []*LoadPrediction `protobuf:"bytes,2,rep,name=predictions,proto3" json:"predictions,omitempty"`
+	// How many calls the prediction is made of.
+	PredictedFromCalls int64 `protobuf:"varint,3,opt,name=predicted_from_calls,json=predictedFromCalls,proto3" json:"predicted_from_calls,omitempty"`
+	// Calls among them that no region could serve.
+	UnservedCalls int64 `protobuf:"varint,4,opt,name=unserved_calls,json=unservedCalls,proto3" json:"unserved_calls,omitempty"`
+	// Peers that did not answer within 500 ms: their calls are not in the prediction.
+	SilentRouters []string `protobuf:"bytes,5,rep,name=silent_routers,json=silentRouters,proto3" json:"silent_routers,omitempty"`
+	// The change would leave nobody to serve, and needs force.
+	LastRegion    bool `protobuf:"varint,6,opt,name=last_region,json=lastRegion,proto3" json:"last_region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetRegionModeResponse) Reset() {
 	*x = SetRegionModeResponse{}
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1689,7 @@ func (x *SetRegionModeResponse) String() string {
 func (*SetRegionModeResponse) ProtoMessage() {}
 
 func (x *SetRegionModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[20]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1702,7 @@ func (x *SetRegionModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRegionModeResponse.ProtoReflect.Descriptor instead.
 func (*SetRegionModeResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{20}
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetRegionModeResponse) GetRegions() []*RegionStatus {
@@ -1494,11 +1712,737 @@ func (x *SetRegionModeResponse) GetRegions() []*RegionStatus {
 	return nil
 }
 
+func (x *SetRegionModeResponse) GetPredictions() []*LoadPrediction {
+	if x != nil {
+		return x.Predictions
+	}
+	return nil
+}
+
+func (x *SetRegionModeResponse) GetPredictedFromCalls() int64 {
+	if x != nil {
+		return x.PredictedFromCalls
+	}
+	return 0
+}
+
+func (x *SetRegionModeResponse) GetUnservedCalls() int64 {
+	if x != nil {
+		return x.UnservedCalls
+	}
+	return 0
+}
+
+func (x *SetRegionModeResponse) GetSilentRouters() []string {
+	if x != nil {
+		return x.SilentRouters
+	}
+	return nil
+}
+
+func (x *SetRegionModeResponse) GetLastRegion() bool {
+	if x != nil {
+		return x.LastRegion
+	}
+	return false
+}
+
+// The request of ListSlips.
+type ListSlipsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those that last.
+	ActiveOnly bool `protobuf:"varint,1,opt,name=active_only,json=activeOnly,proto3" json:"active_only,omitempty"`
+	// At most this many; 0 means 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSlipsRequest) Reset() {
+	*x = ListSlipsRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSlipsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSlipsRequest) ProtoMessage() {}
+
+func (x *ListSlipsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSlipsRequest.ProtoReflect.Descriptor instead.
+func (*ListSlipsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListSlipsRequest) GetActiveOnly() bool {
+	if x != nil {
+		return x.ActiveOnly
+	}
+	return false
+}
+
+func (x *ListSlipsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSlipsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListSlips.
+type ListSlipsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Slips []*Slip `protobuf:"bytes,1,rep,name=slips,proto3" json:"slips,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The fleet's windows now, those with calls.
+	Windows []*SlipWindow `protobuf:"bytes,3,rep,name=windows,proto3" json:"windows,omitempty"`
+	// Routers whose counts are missing in the windows.
+	SilentRouters []string `protobuf:"bytes,4,rep,name=silent_routers,json=silentRouters,proto3" json:"silent_routers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSlipsResponse) Reset() {
+	*x = ListSlipsResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSlipsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSlipsResponse) ProtoMessage() {}
+
+func (x *ListSlipsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSlipsResponse.ProtoReflect.Descriptor instead.
+func (*ListSlipsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListSlipsResponse) GetSlips() []*Slip {
+	if x != nil {
+		return x.Slips
+	}
+	return nil
+}
+
+func (x *ListSlipsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListSlipsResponse) GetWindows() []*SlipWindow {
+	if x != nil {
+		return x.Windows
+	}
+	return nil
+}
+
+func (x *ListSlipsResponse) GetSilentRouters() []string {
+	if x != nil {
+		return x.SilentRouters
+	}
+	return nil
+}
+
+// The request of WatchSlips.
+type WatchSlipsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the last message, to go on from there. Empty, or no longer known: from a snapshot on.
+	ResumeToken   string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSlipsRequest) Reset() {
+	*x = WatchSlipsRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSlipsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSlipsRequest) ProtoMessage() {}
+
+func (x *WatchSlipsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSlipsRequest.ProtoReflect.Descriptor instead.
+func (*WatchSlipsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WatchSlipsRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// Slips at one moment.
+type SlipSnapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Slips         []*Slip `protobuf:"bytes,1,rep,name=slips,proto3" json:"slips,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlipSnapshot) Reset() {
+	*x = SlipSnapshot{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlipSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlipSnapshot) ProtoMessage() {}
+
+func (x *SlipSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlipSnapshot.ProtoReflect.Descriptor instead.
+func (*SlipSnapshot) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SlipSnapshot) GetSlips() []*Slip {
+	if x != nil {
+		return x.Slips
+	}
+	return nil
+}
+
+// One message of WatchSlips.
+type WatchSlipsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is new.
+	//
+	// Types that are valid to be assigned to Update:
+	//
+	//	*WatchSlipsResponse_Snapshot
+	//	*WatchSlipsResponse_Changed
+	Update isWatchSlipsResponse_Update `protobuf_oneof:"update"`
+	// Resumes after this message.
+	ResumeToken   string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSlipsResponse) Reset() {
+	*x = WatchSlipsResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSlipsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSlipsResponse) ProtoMessage() {}
+
+func (x *WatchSlipsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSlipsResponse.ProtoReflect.Descriptor instead.
+func (*WatchSlipsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchSlipsResponse) GetUpdate() isWatchSlipsResponse_Update {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *WatchSlipsResponse) GetSnapshot() *SlipSnapshot {
+	if x != nil {
+		if x, ok := x.Update.(*WatchSlipsResponse_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *WatchSlipsResponse) GetChanged() *Slip {
+	if x != nil {
+		if x, ok := x.Update.(*WatchSlipsResponse_Changed); ok {
+			return x.Changed
+		}
+	}
+	return nil
+}
+
+func (x *WatchSlipsResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type isWatchSlipsResponse_Update interface {
+	isWatchSlipsResponse_Update()
+}
+
+type WatchSlipsResponse_Snapshot struct {
+	// All that are kept: the first message, unless the watch was resumed.
+	Snapshot *SlipSnapshot `protobuf:"bytes,1,opt,name=snapshot,proto3,oneof"`
+}
+
+type WatchSlipsResponse_Changed struct {
+	// One that began, changed or ended.
+	Changed *Slip `protobuf:"bytes,2,opt,name=changed,proto3,oneof"`
+}
+
+func (*WatchSlipsResponse_Snapshot) isWatchSlipsResponse_Update() {}
+
+func (*WatchSlipsResponse_Changed) isWatchSlipsResponse_Update() {}
+
+// The request of GetWindows.
+type GetWindowsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWindowsRequest) Reset() {
+	*x = GetWindowsRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWindowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWindowsRequest) ProtoMessage() {}
+
+func (x *GetWindowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWindowsRequest.ProtoReflect.Descriptor instead.
+func (*GetWindowsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{27}
+}
+
+// The response of GetWindows.
+type GetWindowsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The router.
+	Router string `protobuf:"bytes,1,opt,name=router,proto3" json:"router,omitempty"`
+	// Its windows with calls.
+	Windows       []*WindowCounts `protobuf:"bytes,2,rep,name=windows,proto3" json:"windows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWindowsResponse) Reset() {
+	*x = GetWindowsResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWindowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWindowsResponse) ProtoMessage() {}
+
+func (x *GetWindowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWindowsResponse.ProtoReflect.Descriptor instead.
+func (*GetWindowsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetWindowsResponse) GetRouter() string {
+	if x != nil {
+		return x.Router
+	}
+	return ""
+}
+
+func (x *GetWindowsResponse) GetWindows() []*WindowCounts {
+	if x != nil {
+		return x.Windows
+	}
+	return nil
+}
+
+// The request of ListAuditEntries.
+type ListAuditEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ask only this router, not its peers.
+	LocalOnly bool `protobuf:"varint,1,opt,name=local_only,json=localOnly,proto3" json:"local_only,omitempty"`
+	// At most this many; 0 means 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditEntriesRequest) Reset() {
+	*x = ListAuditEntriesRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEntriesRequest) ProtoMessage() {}
+
+func (x *ListAuditEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEntriesRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListAuditEntriesRequest) GetLocalOnly() bool {
+	if x != nil {
+		return x.LocalOnly
+	}
+	return false
+}
+
+func (x *ListAuditEntriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditEntriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListAuditEntries.
+type ListAuditEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Entries []*AuditEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Peers that did not answer within 500 ms.
+	SilentRouters []string `protobuf:"bytes,3,rep,name=silent_routers,json=silentRouters,proto3" json:"silent_routers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditEntriesResponse) Reset() {
+	*x = ListAuditEntriesResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEntriesResponse) ProtoMessage() {}
+
+func (x *ListAuditEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEntriesResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListAuditEntriesResponse) GetEntries() []*AuditEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListAuditEntriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListAuditEntriesResponse) GetSilentRouters() []string {
+	if x != nil {
+		return x.SilentRouters
+	}
+	return nil
+}
+
+// The request of InjectFault.
+type InjectFaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random, the same over retries.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The region.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// What breaks.
+	Kind v1.FaultKind `protobuf:"varint,3,opt,name=kind,proto3,enum=rimlight.region.v1.FaultKind" json:"kind,omitempty"`
+	// For how long. One of the same kind that lasts is replaced.
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Of a brownout: how much longer each viewer's call takes. Absent: 500 ms.
+	AddedTime *durationpb.Duration `protobuf:"bytes,5,opt,name=added_time,json=addedTime,proto3" json:"added_time,omitempty"`
+	// Of errors: the share of viewers' calls that fail, 0 to 1. 0: all.
+	ErrorShare float64 `protobuf:"fixed64,6,opt,name=error_share,json=errorShare,proto3" json:"error_share,omitempty"`
+	// Why, for the audit log.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectFaultRequest) Reset() {
+	*x = InjectFaultRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectFaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectFaultRequest) ProtoMessage() {}
+
+func (x *InjectFaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectFaultRequest.ProtoReflect.Descriptor instead.
+func (*InjectFaultRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *InjectFaultRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *InjectFaultRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *InjectFaultRequest) GetKind() v1.FaultKind {
+	if x != nil {
+		return x.Kind
+	}
+	return v1.FaultKind(0)
+}
+
+func (x *InjectFaultRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *InjectFaultRequest) GetAddedTime() *durationpb.Duration {
+	if x != nil {
+		return x.AddedTime
+	}
+	return nil
+}
+
+func (x *InjectFaultRequest) GetErrorShare() float64 {
+	if x != nil {
+		return x.ErrorShare
+	}
+	return 0
+}
+
+func (x *InjectFaultRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// The response of InjectFault.
+type InjectFaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is injected in the region now.
+	Faults        []*v1.Fault `protobuf:"bytes,1,rep,name=faults,proto3" json:"faults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectFaultResponse) Reset() {
+	*x = InjectFaultResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectFaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectFaultResponse) ProtoMessage() {}
+
+func (x *InjectFaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectFaultResponse.ProtoReflect.Descriptor instead.
+func (*InjectFaultResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *InjectFaultResponse) GetFaults() []*v1.Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 var File_rimlight_router_v1_router_admin_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/region/v1/load.proto\x1a!rimlight/router/v1/decision.proto\"\xf4\x04\n" +
+	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\x1a\x1erimlight/router/v1/audit.proto\x1a!rimlight/router/v1/decision.proto\x1a\x1drimlight/router/v1/slip.proto\"\xa0\a\n" +
 	"\fRegionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -1519,7 +2463,15 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\x05zones\x18\x0f \x03(\tR\x05zones\x12\x18\n" +
 	"\aversion\x18\x10 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x11 \x01(\tR\tlastError\"`\n" +
+	"last_error\x18\x11 \x01(\tR\tlastError\x121\n" +
+	"\x06median\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\x06median\x12+\n" +
+	"\x03p99\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\x03p99\x12\x1d\n" +
+	"\n" +
+	"late_share\x18\x14 \x01(\x01R\tlateShare\x12\x18\n" +
+	"\aejected\x18\x15 \x01(\bR\aejected\x12\x18\n" +
+	"\asuspect\x18\x16 \x01(\bR\asuspect\x12D\n" +
+	"\x10mode_expire_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x0emodeExpireTime\x121\n" +
+	"\x06faults\x18\x18 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\"`\n" +
 	"\n" +
 	"RouterView\x12\x16\n" +
 	"\x06router\x18\x01 \x01(\tR\x06router\x12:\n" +
@@ -1548,7 +2500,7 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\tdeviation\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tdeviation\"p\n" +
 	"\x14GetRttMatrixResponse\x121\n" +
 	"\x05cells\x18\x01 \x03(\v2\x1b.rimlight.router.v1.RttCellR\x05cells\x12%\n" +
-	"\x0esilent_routers\x18\x02 \x03(\tR\rsilentRouters\"\xba\x02\n" +
+	"\x0esilent_routers\x18\x02 \x03(\tR\rsilentRouters\"\x9e\x03\n" +
 	"\x06Member\x12\x1f\n" +
 	"\vmember_name\x18\x01 \x01(\tR\n" +
 	"memberName\x122\n" +
@@ -1560,7 +2512,13 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x122\n" +
 	"\x04mode\x18\a \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode\x12\x17\n" +
 	"\anode_id\x18\b \x01(\tR\x06nodeId\x12\x1c\n" +
-	"\treachable\x18\t \x01(\bR\treachable\"f\n" +
+	"\treachable\x18\t \x01(\bR\treachable\x12\x1f\n" +
+	"\vprobe_state\x18\n" +
+	" \x01(\tR\n" +
+	"probeState\x12\x1d\n" +
+	"\n" +
+	"call_state\x18\v \x01(\tR\tcallState\x12\"\n" +
+	"\fdisagreement\x18\f \x01(\tR\fdisagreement\"f\n" +
 	"\x12ListMembersRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
@@ -1576,14 +2534,17 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\n" +
 	"local_only\x18\x02 \x01(\bR\tlocalOnly\"S\n" +
 	"\x17ExplainDecisionResponse\x128\n" +
-	"\bdecision\x18\x01 \x01(\v2\x1c.rimlight.router.v1.DecisionR\bdecision\"\xc2\x01\n" +
+	"\bdecision\x18\x01 \x01(\v2\x1c.rimlight.router.v1.DecisionR\bdecision\"\x84\x02\n" +
 	"\x14ListDecisionsRequest\x126\n" +
 	"\tmin_total\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bminTotal\x12 \n" +
 	"\adrop_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12'\n" +
 	"\tpage_size\x18\x03 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"{\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\x12\x1f\n" +
+	"\vfailed_only\x18\x05 \x01(\bR\n" +
+	"failedOnly\x12\x1f\n" +
+	"\x06region\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\"{\n" +
 	"\x15ListDecisionsResponse\x12:\n" +
 	"\tdecisions\x18\x01 \x03(\v2\x1c.rimlight.router.v1.DecisionR\tdecisions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb2\x01\n" +
@@ -1602,7 +2563,7 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"local_only\x18\x03 \x01(\bR\tlocalOnly\"\x88\x01\n" +
 	"\x18SimulateDecisionResponse\x122\n" +
 	"\x06actual\x18\x01 \x01(\v2\x1a.rimlight.router.v1.ChoiceR\x06actual\x128\n" +
-	"\tsimulated\x18\x02 \x01(\v2\x1a.rimlight.router.v1.ChoiceR\tsimulated\"\xdb\x01\n" +
+	"\tsimulated\x18\x02 \x01(\v2\x1a.rimlight.router.v1.ChoiceR\tsimulated\"\xc4\x02\n" +
 	"\x14SetRegionModeRequest\x12(\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n" +
@@ -1610,14 +2571,80 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04mode\x12 \n" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12\x14\n" +
-	"\x05force\x18\x05 \x01(\bR\x05force\"S\n" +
+	"\x05force\x18\x05 \x01(\bR\x05force\x12N\n" +
+	"\fexpire_after\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xf5$2\x02\b\x01R\vexpireAfter\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\"\xbe\x01\n" +
+	"\x0eLoadPrediction\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x01R\x05share\x12'\n" +
+	"\x0fpredicted_share\x18\x03 \x01(\x01R\x0epredictedShare\x12 \n" +
+	"\vutilisation\x18\x04 \x01(\x01R\vutilisation\x123\n" +
+	"\x15predicted_utilisation\x18\x05 \x01(\x01R\x14predictedUtilisation\"\xba\x02\n" +
 	"\x15SetRegionModeResponse\x12:\n" +
-	"\aregions\x18\x01 \x03(\v2 .rimlight.router.v1.RegionStatusR\aregions*Y\n" +
+	"\aregions\x18\x01 \x03(\v2 .rimlight.router.v1.RegionStatusR\aregions\x12D\n" +
+	"\vpredictions\x18\x02 \x03(\v2\".rimlight.router.v1.LoadPredictionR\vpredictions\x120\n" +
+	"\x14predicted_from_calls\x18\x03 \x01(\x03R\x12predictedFromCalls\x12%\n" +
+	"\x0eunserved_calls\x18\x04 \x01(\x03R\runservedCalls\x12%\n" +
+	"\x0esilent_routers\x18\x05 \x03(\tR\rsilentRouters\x12\x1f\n" +
+	"\vlast_region\x18\x06 \x01(\bR\n" +
+	"lastRegion\"\x85\x01\n" +
+	"\x10ListSlipsRequest\x12\x1f\n" +
+	"\vactive_only\x18\x01 \x01(\bR\n" +
+	"activeOnly\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xcc\x01\n" +
+	"\x11ListSlipsResponse\x12.\n" +
+	"\x05slips\x18\x01 \x03(\v2\x18.rimlight.router.v1.SlipR\x05slips\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x128\n" +
+	"\awindows\x18\x03 \x03(\v2\x1e.rimlight.router.v1.SlipWindowR\awindows\x12%\n" +
+	"\x0esilent_routers\x18\x04 \x03(\tR\rsilentRouters\"@\n" +
+	"\x11WatchSlipsRequest\x12+\n" +
+	"\fresume_token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\vresumeToken\">\n" +
+	"\fSlipSnapshot\x12.\n" +
+	"\x05slips\x18\x01 \x03(\v2\x18.rimlight.router.v1.SlipR\x05slips\"\xb7\x01\n" +
+	"\x12WatchSlipsResponse\x12>\n" +
+	"\bsnapshot\x18\x01 \x01(\v2 .rimlight.router.v1.SlipSnapshotH\x00R\bsnapshot\x124\n" +
+	"\achanged\x18\x02 \x01(\v2\x18.rimlight.router.v1.SlipH\x00R\achanged\x12!\n" +
+	"\fresume_token\x18\x03 \x01(\tR\vresumeTokenB\b\n" +
+	"\x06update\"\x13\n" +
+	"\x11GetWindowsRequest\"h\n" +
+	"\x12GetWindowsResponse\x12\x16\n" +
+	"\x06router\x18\x01 \x01(\tR\x06router\x12:\n" +
+	"\awindows\x18\x02 \x03(\v2 .rimlight.router.v1.WindowCountsR\awindows\"\x8a\x01\n" +
+	"\x17ListAuditEntriesRequest\x12\x1d\n" +
+	"\n" +
+	"local_only\x18\x01 \x01(\bR\tlocalOnly\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xa3\x01\n" +
+	"\x18ListAuditEntriesResponse\x128\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.rimlight.router.v1.AuditEntryR\aentries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12%\n" +
+	"\x0esilent_routers\x18\x03 \x03(\tR\rsilentRouters\"\x8c\x03\n" +
+	"\x12InjectFaultRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n" +
+	"\x06region\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06region\x12=\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x1d.rimlight.region.v1.FaultKindB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12F\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\bduration\x12F\n" +
+	"\n" +
+	"added_time\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\taddedTime\x128\n" +
+	"\verror_share\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\n" +
+	"errorShare\x12 \n" +
+	"\x06reason\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\"H\n" +
+	"\x13InjectFaultResponse\x121\n" +
+	"\x06faults\x18\x01 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults*Y\n" +
 	"\n" +
 	"MemberRole\x12\x1b\n" +
 	"\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12MEMBER_ROLE_ROUTER\x10\x01\x12\x16\n" +
-	"\x12MEMBER_ROLE_REGION\x10\x022\xeb\x06\n" +
+	"\x12MEMBER_ROLE_REGION\x10\x022\xe9\n" +
+	"\n" +
 	"\x12RouterAdminService\x12c\n" +
 	"\vListRegions\x12&.rimlight.router.v1.ListRegionsRequest\x1a'.rimlight.router.v1.ListRegionsResponse\"\x03\x90\x02\x01\x12h\n" +
 	"\fWatchRegions\x12'.rimlight.router.v1.WatchRegionsRequest\x1a(.rimlight.router.v1.WatchRegionsResponse\"\x03\x90\x02\x010\x01\x12f\n" +
@@ -1626,7 +2653,14 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\x0fExplainDecision\x12*.rimlight.router.v1.ExplainDecisionRequest\x1a+.rimlight.router.v1.ExplainDecisionResponse\"\x03\x90\x02\x01\x12i\n" +
 	"\rListDecisions\x12(.rimlight.router.v1.ListDecisionsRequest\x1a).rimlight.router.v1.ListDecisionsResponse\"\x03\x90\x02\x01\x12r\n" +
 	"\x10SimulateDecision\x12+.rimlight.router.v1.SimulateDecisionRequest\x1a,.rimlight.router.v1.SimulateDecisionResponse\"\x03\x90\x02\x01\x12i\n" +
-	"\rSetRegionMode\x12(.rimlight.router.v1.SetRegionModeRequest\x1a).rimlight.router.v1.SetRegionModeResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
+	"\rSetRegionMode\x12(.rimlight.router.v1.SetRegionModeRequest\x1a).rimlight.router.v1.SetRegionModeResponse\"\x03\x90\x02\x02\x12]\n" +
+	"\tListSlips\x12$.rimlight.router.v1.ListSlipsRequest\x1a%.rimlight.router.v1.ListSlipsResponse\"\x03\x90\x02\x01\x12b\n" +
+	"\n" +
+	"WatchSlips\x12%.rimlight.router.v1.WatchSlipsRequest\x1a&.rimlight.router.v1.WatchSlipsResponse\"\x03\x90\x02\x010\x01\x12`\n" +
+	"\n" +
+	"GetWindows\x12%.rimlight.router.v1.GetWindowsRequest\x1a&.rimlight.router.v1.GetWindowsResponse\"\x03\x90\x02\x01\x12r\n" +
+	"\x10ListAuditEntries\x12+.rimlight.router.v1.ListAuditEntriesRequest\x1a,.rimlight.router.v1.ListAuditEntriesResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\vInjectFault\x12&.rimlight.router.v1.InjectFaultRequest\x1a'.rimlight.router.v1.InjectFaultResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
 
 var (
 	file_rimlight_router_v1_router_admin_service_proto_rawDescOnce sync.Once
@@ -1641,7 +2675,7 @@ func file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_router_v1_router_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_rimlight_router_v1_router_admin_service_proto_goTypes = []any{
 	(MemberRole)(0),                  // 0: rimlight.router.v1.MemberRole
 	(*RegionStatus)(nil),             // 1: rimlight.router.v1.RegionStatus
@@ -1664,60 +2698,105 @@ var file_rimlight_router_v1_router_admin_service_proto_goTypes = []any{
 	(*SimulateDecisionRequest)(nil),  // 18: rimlight.router.v1.SimulateDecisionRequest
 	(*SimulateDecisionResponse)(nil), // 19: rimlight.router.v1.SimulateDecisionResponse
 	(*SetRegionModeRequest)(nil),     // 20: rimlight.router.v1.SetRegionModeRequest
-	(*SetRegionModeResponse)(nil),    // 21: rimlight.router.v1.SetRegionModeResponse
-	(v1.RegionMode)(0),               // 22: rimlight.region.v1.RegionMode
-	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
-	(*v1.DropStock)(nil),             // 25: rimlight.region.v1.DropStock
-	(*Decision)(nil),                 // 26: rimlight.router.v1.Decision
-	(*Choice)(nil),                   // 27: rimlight.router.v1.Choice
+	(*LoadPrediction)(nil),           // 21: rimlight.router.v1.LoadPrediction
+	(*SetRegionModeResponse)(nil),    // 22: rimlight.router.v1.SetRegionModeResponse
+	(*ListSlipsRequest)(nil),         // 23: rimlight.router.v1.ListSlipsRequest
+	(*ListSlipsResponse)(nil),        // 24: rimlight.router.v1.ListSlipsResponse
+	(*WatchSlipsRequest)(nil),        // 25: rimlight.router.v1.WatchSlipsRequest
+	(*SlipSnapshot)(nil),             // 26: rimlight.router.v1.SlipSnapshot
+	(*WatchSlipsResponse)(nil),       // 27: rimlight.router.v1.WatchSlipsResponse
+	(*GetWindowsRequest)(nil),        // 28: rimlight.router.v1.GetWindowsRequest
+	(*GetWindowsResponse)(nil),       // 29: rimlight.router.v1.GetWindowsResponse
+	(*ListAuditEntriesRequest)(nil),  // 30: rimlight.router.v1.ListAuditEntriesRequest
+	(*ListAuditEntriesResponse)(nil), // 31: rimlight.router.v1.ListAuditEntriesResponse
+	(*InjectFaultRequest)(nil),       // 32: rimlight.router.v1.InjectFaultRequest
+	(*InjectFaultResponse)(nil),      // 33: rimlight.router.v1.InjectFaultResponse
+	(v1.RegionMode)(0),               // 34: rimlight.region.v1.RegionMode
+	(*durationpb.Duration)(nil),      // 35: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 36: google.protobuf.Timestamp
+	(*v1.DropStock)(nil),             // 37: rimlight.region.v1.DropStock
+	(*v1.Fault)(nil),                 // 38: rimlight.region.v1.Fault
+	(*Decision)(nil),                 // 39: rimlight.router.v1.Decision
+	(*Choice)(nil),                   // 40: rimlight.router.v1.Choice
+	(*Slip)(nil),                     // 41: rimlight.router.v1.Slip
+	(*SlipWindow)(nil),               // 42: rimlight.router.v1.SlipWindow
+	(*WindowCounts)(nil),             // 43: rimlight.router.v1.WindowCounts
+	(*AuditEntry)(nil),               // 44: rimlight.router.v1.AuditEntry
+	(v1.FaultKind)(0),                // 45: rimlight.region.v1.FaultKind
 }
 var file_rimlight_router_v1_router_admin_service_proto_depIdxs = []int32{
-	22, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
-	23, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
-	23, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
-	24, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
-	25, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
-	1,  // 5: rimlight.router.v1.RouterView.regions:type_name -> rimlight.router.v1.RegionStatus
-	1,  // 6: rimlight.router.v1.ListRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	2,  // 7: rimlight.router.v1.ListRegionsResponse.peers:type_name -> rimlight.router.v1.RouterView
-	1,  // 8: rimlight.router.v1.WatchRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	23, // 9: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
-	23, // 10: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
-	8,  // 11: rimlight.router.v1.GetRttMatrixResponse.cells:type_name -> rimlight.router.v1.RttCell
-	0,  // 12: rimlight.router.v1.Member.role:type_name -> rimlight.router.v1.MemberRole
-	22, // 13: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
-	10, // 14: rimlight.router.v1.ListMembersResponse.members:type_name -> rimlight.router.v1.Member
-	26, // 15: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
-	23, // 16: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
-	26, // 17: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
-	23, // 18: rimlight.router.v1.RegionChange.slower:type_name -> google.protobuf.Duration
-	17, // 19: rimlight.router.v1.SimulateDecisionRequest.changes:type_name -> rimlight.router.v1.RegionChange
-	27, // 20: rimlight.router.v1.SimulateDecisionResponse.actual:type_name -> rimlight.router.v1.Choice
-	27, // 21: rimlight.router.v1.SimulateDecisionResponse.simulated:type_name -> rimlight.router.v1.Choice
-	22, // 22: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
-	1,  // 23: rimlight.router.v1.SetRegionModeResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	3,  // 24: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
-	5,  // 25: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
-	7,  // 26: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
-	11, // 27: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
-	13, // 28: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
-	15, // 29: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
-	18, // 30: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
-	20, // 31: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
-	4,  // 32: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
-	6,  // 33: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
-	9,  // 34: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
-	12, // 35: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
-	14, // 36: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
-	16, // 37: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
-	19, // 38: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
-	21, // 39: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	34, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
+	35, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
+	35, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
+	36, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
+	37, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
+	35, // 5: rimlight.router.v1.RegionStatus.median:type_name -> google.protobuf.Duration
+	35, // 6: rimlight.router.v1.RegionStatus.p99:type_name -> google.protobuf.Duration
+	36, // 7: rimlight.router.v1.RegionStatus.mode_expire_time:type_name -> google.protobuf.Timestamp
+	38, // 8: rimlight.router.v1.RegionStatus.faults:type_name -> rimlight.region.v1.Fault
+	1,  // 9: rimlight.router.v1.RouterView.regions:type_name -> rimlight.router.v1.RegionStatus
+	1,  // 10: rimlight.router.v1.ListRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
+	2,  // 11: rimlight.router.v1.ListRegionsResponse.peers:type_name -> rimlight.router.v1.RouterView
+	1,  // 12: rimlight.router.v1.WatchRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
+	35, // 13: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
+	35, // 14: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
+	8,  // 15: rimlight.router.v1.GetRttMatrixResponse.cells:type_name -> rimlight.router.v1.RttCell
+	0,  // 16: rimlight.router.v1.Member.role:type_name -> rimlight.router.v1.MemberRole
+	34, // 17: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
+	10, // 18: rimlight.router.v1.ListMembersResponse.members:type_name -> rimlight.router.v1.Member
+	39, // 19: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
+	35, // 20: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
+	39, // 21: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
+	35, // 22: rimlight.router.v1.RegionChange.slower:type_name -> google.protobuf.Duration
+	17, // 23: rimlight.router.v1.SimulateDecisionRequest.changes:type_name -> rimlight.router.v1.RegionChange
+	40, // 24: rimlight.router.v1.SimulateDecisionResponse.actual:type_name -> rimlight.router.v1.Choice
+	40, // 25: rimlight.router.v1.SimulateDecisionResponse.simulated:type_name -> rimlight.router.v1.Choice
+	34, // 26: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
+	35, // 27: rimlight.router.v1.SetRegionModeRequest.expire_after:type_name -> google.protobuf.Duration
+	1,  // 28: rimlight.router.v1.SetRegionModeResponse.regions:type_name -> rimlight.router.v1.RegionStatus
+	21, // 29: rimlight.router.v1.SetRegionModeResponse.predictions:type_name -> rimlight.router.v1.LoadPrediction
+	41, // 30: rimlight.router.v1.ListSlipsResponse.slips:type_name -> rimlight.router.v1.Slip
+	42, // 31: rimlight.router.v1.ListSlipsResponse.windows:type_name -> rimlight.router.v1.SlipWindow
+	41, // 32: rimlight.router.v1.SlipSnapshot.slips:type_name -> rimlight.router.v1.Slip
+	26, // 33: rimlight.router.v1.WatchSlipsResponse.snapshot:type_name -> rimlight.router.v1.SlipSnapshot
+	41, // 34: rimlight.router.v1.WatchSlipsResponse.changed:type_name -> rimlight.router.v1.Slip
+	43, // 35: rimlight.router.v1.GetWindowsResponse.windows:type_name -> rimlight.router.v1.WindowCounts
+	44, // 36: rimlight.router.v1.ListAuditEntriesResponse.entries:type_name -> rimlight.router.v1.AuditEntry
+	45, // 37: rimlight.router.v1.InjectFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
+	35, // 38: rimlight.router.v1.InjectFaultRequest.duration:type_name -> google.protobuf.Duration
+	35, // 39: rimlight.router.v1.InjectFaultRequest.added_time:type_name -> google.protobuf.Duration
+	38, // 40: rimlight.router.v1.InjectFaultResponse.faults:type_name -> rimlight.region.v1.Fault
+	3,  // 41: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
+	5,  // 42: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
+	7,  // 43: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
+	11, // 44: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
+	13, // 45: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
+	15, // 46: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
+	18, // 47: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
+	20, // 48: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
+	23, // 49: rimlight.router.v1.RouterAdminService.ListSlips:input_type -> rimlight.router.v1.ListSlipsRequest
+	25, // 50: rimlight.router.v1.RouterAdminService.WatchSlips:input_type -> rimlight.router.v1.WatchSlipsRequest
+	28, // 51: rimlight.router.v1.RouterAdminService.GetWindows:input_type -> rimlight.router.v1.GetWindowsRequest
+	30, // 52: rimlight.router.v1.RouterAdminService.ListAuditEntries:input_type -> rimlight.router.v1.ListAuditEntriesRequest
+	32, // 53: rimlight.router.v1.RouterAdminService.InjectFault:input_type -> rimlight.router.v1.InjectFaultRequest
+	4,  // 54: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
+	6,  // 55: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
+	9,  // 56: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
+	12, // 57: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
+	14, // 58: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
+	16, // 59: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
+	19, // 60: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
+	22, // 61: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
+	24, // 62: rimlight.router.v1.RouterAdminService.ListSlips:output_type -> rimlight.router.v1.ListSlipsResponse
+	27, // 63: rimlight.router.v1.RouterAdminService.WatchSlips:output_type -> rimlight.router.v1.WatchSlipsResponse
+	29, // 64: rimlight.router.v1.RouterAdminService.GetWindows:output_type -> rimlight.router.v1.GetWindowsResponse
+	31, // 65: rimlight.router.v1.RouterAdminService.ListAuditEntries:output_type -> rimlight.router.v1.ListAuditEntriesResponse
+	33, // 66: rimlight.router.v1.RouterAdminService.InjectFault:output_type -> rimlight.router.v1.InjectFaultResponse
+	54, // [54:67] is the sub-list for method output_type
+	41, // [41:54] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_router_admin_service_proto_init() }
@@ -1725,14 +2804,20 @@ func file_rimlight_router_v1_router_admin_service_proto_init() {
 	if File_rimlight_router_v1_router_admin_service_proto != nil {
 		return
 	}
+	file_rimlight_router_v1_audit_proto_init()
 	file_rimlight_router_v1_decision_proto_init()
+	file_rimlight_router_v1_slip_proto_init()
+	file_rimlight_router_v1_router_admin_service_proto_msgTypes[26].OneofWrappers = []any{
+		(*WatchSlipsResponse_Snapshot)(nil),
+		(*WatchSlipsResponse_Changed)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_router_v1_router_admin_service_proto_rawDesc), len(file_rimlight_router_v1_router_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

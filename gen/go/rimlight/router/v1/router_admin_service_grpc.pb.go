@@ -27,6 +27,11 @@ const (
 	RouterAdminService_ListDecisions_FullMethodName    = "/rimlight.router.v1.RouterAdminService/ListDecisions"
 	RouterAdminService_SimulateDecision_FullMethodName = "/rimlight.router.v1.RouterAdminService/SimulateDecision"
 	RouterAdminService_SetRegionMode_FullMethodName    = "/rimlight.router.v1.RouterAdminService/SetRegionMode"
+	RouterAdminService_ListSlips_FullMethodName        = "/rimlight.router.v1.RouterAdminService/ListSlips"
+	RouterAdminService_WatchSlips_FullMethodName       = "/rimlight.router.v1.RouterAdminService/WatchSlips"
+	RouterAdminService_GetWindows_FullMethodName       = "/rimlight.router.v1.RouterAdminService/GetWindows"
+	RouterAdminService_ListAuditEntries_FullMethodName = "/rimlight.router.v1.RouterAdminService/ListAuditEntries"
+	RouterAdminService_InjectFault_FullMethodName      = "/rimlight.router.v1.RouterAdminService/InjectFault"
 )
 
 // RouterAdminServiceClient is the client API for RouterAdminService service.
@@ -49,8 +54,18 @@ type RouterAdminServiceClient interface {
 	ListDecisions(ctx context.Context, in *ListDecisionsRequest, opts ...grpc.CallOption) (*ListDecisionsResponse, error)
 	// What a kept decision's first choice would have been, had its regions been different. Changes nothing.
 	SimulateDecision(ctx context.Context, in *SimulateDecisionRequest, opts ...grpc.CallOption) (*SimulateDecisionResponse, error)
-	// Drain, cordon or undrain every node of a region. Role: SRE.
+	// Drain, cordon or undrain every node of a region. Audited. Role: SRE.
 	SetRegionMode(ctx context.Context, in *SetRegionModeRequest, opts ...grpc.CallOption) (*SetRegionModeResponse, error)
+	// Times in which too many calls were late, newest first, over the whole fleet.
+	ListSlips(ctx context.Context, in *ListSlipsRequest, opts ...grpc.CallOption) (*ListSlipsResponse, error)
+	// The same as they begin, change and end.
+	WatchSlips(ctx context.Context, in *WatchSlipsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSlipsResponse], error)
+	// This router's own counts: its peers add them up.
+	GetWindows(ctx context.Context, in *GetWindowsRequest, opts ...grpc.CallOption) (*GetWindowsResponse, error)
+	// What operators changed through the fleet's routers, newest first. Role: SRE.
+	ListAuditEntries(ctx context.Context, in *ListAuditEntriesRequest, opts ...grpc.CallOption) (*ListAuditEntriesResponse, error)
+	// Break a region for a while, to practise. Refused unless the platform was started with --drills. Audited. Role: SRE.
+	InjectFault(ctx context.Context, in *InjectFaultRequest, opts ...grpc.CallOption) (*InjectFaultResponse, error)
 }
 
 type routerAdminServiceClient struct {
@@ -150,6 +165,65 @@ func (c *routerAdminServiceClient) SetRegionMode(ctx context.Context, in *SetReg
 	return out, nil
 }
 
+func (c *routerAdminServiceClient) ListSlips(ctx context.Context, in *ListSlipsRequest, opts ...grpc.CallOption) (*ListSlipsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSlipsResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_ListSlips_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerAdminServiceClient) WatchSlips(ctx context.Context, in *WatchSlipsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSlipsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RouterAdminService_ServiceDesc.Streams[1], RouterAdminService_WatchSlips_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSlipsRequest, WatchSlipsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterAdminService_WatchSlipsClient = grpc.ServerStreamingClient[WatchSlipsResponse]
+
+func (c *routerAdminServiceClient) GetWindows(ctx context.Context, in *GetWindowsRequest, opts ...grpc.CallOption) (*GetWindowsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetWindowsResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_GetWindows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerAdminServiceClient) ListAuditEntries(ctx context.Context, in *ListAuditEntriesRequest, opts ...grpc.CallOption) (*ListAuditEntriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditEntriesResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_ListAuditEntries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerAdminServiceClient) InjectFault(ctx context.Context, in *InjectFaultRequest, opts ...grpc.CallOption) (*InjectFaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InjectFaultResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_InjectFault_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterAdminServiceServer is the server API for RouterAdminService service.
 // All implementations must embed UnimplementedRouterAdminServiceServer
 // for forward compatibility.
@@ -170,8 +244,18 @@ type RouterAdminServiceServer interface {
 	ListDecisions(context.Context, *ListDecisionsRequest) (*ListDecisionsResponse, error)
 	// What a kept decision's first choice would have been, had its regions been different. Changes nothing.
 	SimulateDecision(context.Context, *SimulateDecisionRequest) (*SimulateDecisionResponse, error)
-	// Drain, cordon or undrain every node of a region. Role: SRE.
+	// Drain, cordon or undrain every node of a region. Audited. Role: SRE.
 	SetRegionMode(context.Context, *SetRegionModeRequest) (*SetRegionModeResponse, error)
+	// Times in which too many calls were late, newest first, over the whole fleet.
+	ListSlips(context.Context, *ListSlipsRequest) (*ListSlipsResponse, error)
+	// The same as they begin, change and end.
+	WatchSlips(*WatchSlipsRequest, grpc.ServerStreamingServer[WatchSlipsResponse]) error
+	// This router's own counts: its peers add them up.
+	GetWindows(context.Context, *GetWindowsRequest) (*GetWindowsResponse, error)
+	// What operators changed through the fleet's routers, newest first. Role: SRE.
+	ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error)
+	// Break a region for a while, to practise. Refused unless the platform was started with --drills. Audited. Role: SRE.
+	InjectFault(context.Context, *InjectFaultRequest) (*InjectFaultResponse, error)
 	mustEmbedUnimplementedRouterAdminServiceServer()
 }
 
@@ -205,6 +289,21 @@ func (UnimplementedRouterAdminServiceServer) SimulateDecision(context.Context, *
 }
 func (UnimplementedRouterAdminServiceServer) SetRegionMode(context.Context, *SetRegionModeRequest) (*SetRegionModeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetRegionMode not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) ListSlips(context.Context, *ListSlipsRequest) (*ListSlipsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSlips not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) WatchSlips(*WatchSlipsRequest, grpc.ServerStreamingServer[WatchSlipsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSlips not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) GetWindows(context.Context, *GetWindowsRequest) (*GetWindowsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetWindows not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditEntries not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) InjectFault(context.Context, *InjectFaultRequest) (*InjectFaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InjectFault not implemented")
 }
 func (UnimplementedRouterAdminServiceServer) mustEmbedUnimplementedRouterAdminServiceServer() {}
 func (UnimplementedRouterAdminServiceServer) testEmbeddedByValue()                            {}
@@ -364,6 +463,89 @@ func _RouterAdminService_SetRegionMode_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterAdminService_ListSlips_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSlipsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).ListSlips(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_ListSlips_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).ListSlips(ctx, req.(*ListSlipsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterAdminService_WatchSlips_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSlipsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RouterAdminServiceServer).WatchSlips(m, &grpc.GenericServerStream[WatchSlipsRequest, WatchSlipsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterAdminService_WatchSlipsServer = grpc.ServerStreamingServer[WatchSlipsResponse]
+
+func _RouterAdminService_GetWindows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetWindowsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).GetWindows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_GetWindows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).GetWindows(ctx, req.(*GetWindowsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterAdminService_ListAuditEntries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditEntriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).ListAuditEntries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_ListAuditEntries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).ListAuditEntries(ctx, req.(*ListAuditEntriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterAdminService_InjectFault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InjectFaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).InjectFault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_InjectFault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).InjectFault(ctx, req.(*InjectFaultRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouterAdminService_ServiceDesc is the grpc.ServiceDesc for RouterAdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -399,11 +581,32 @@ var RouterAdminService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "SetRegionMode",
 			Handler:    _RouterAdminService_SetRegionMode_Handler,
 		},
+		{
+			MethodName: "ListSlips",
+			Handler:    _RouterAdminService_ListSlips_Handler,
+		},
+		{
+			MethodName: "GetWindows",
+			Handler:    _RouterAdminService_GetWindows_Handler,
+		},
+		{
+			MethodName: "ListAuditEntries",
+			Handler:    _RouterAdminService_ListAuditEntries_Handler,
+		},
+		{
+			MethodName: "InjectFault",
+			Handler:    _RouterAdminService_InjectFault_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchRegions",
 			Handler:       _RouterAdminService_WatchRegions_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchSlips",
+			Handler:       _RouterAdminService_WatchSlips_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -4,8 +4,10 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Fault, FaultKind } from "./fault_pb.js";
+import { file_rimlight_region_v1_fault } from "./fault_pb.js";
 import type { DropStock, LoadReport, RegionMode } from "./load_pb.js";
 import { file_rimlight_region_v1_load } from "./load_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/region/v1/region_service.proto.
  */
 export const file_rimlight_region_v1_region_service: GenFile = /*@__PURE__*/
-  fileDesc("CidyaW1saWdodC9yZWdpb24vdjEvcmVnaW9uX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJlZ2lvbi52MSIeCgxQcm9iZVJlcXVlc3QSDgoGcm91dGVyGAEgASgJIrgCCg1Qcm9iZVJlc3BvbnNlEg8KB25vZGVfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg0KBXpvbmVzGAMgAygJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIsCgRsb2FkGAUgASgLMh4ucmltbGlnaHQucmVnaW9uLnYxLkxvYWRSZXBvcnQSLAoFc3RvY2sYBiADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGAcgASgDEhgKEGNhdGFsb2dfcmV2aXNpb24YCCABKAMSDwoHdmVyc2lvbhgJIAEoCRItCglub2RlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImIKDlNldE1vZGVSZXF1ZXN0EiwKBG1vZGUYASABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSJ2Cg9TZXRNb2RlUmVzcG9uc2USNQoNcHJldmlvdXNfbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEiwKBG1vZGUYAiABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZTK7AQoNUmVnaW9uU2VydmljZRJRCgVQcm9iZRIgLnJpbWxpZ2h0LnJlZ2lvbi52MS5Qcm9iZVJlcXVlc3QaIS5yaW1saWdodC5yZWdpb24udjEuUHJvYmVSZXNwb25zZSIDkAIBElcKB1NldE1vZGUSIi5yaW1saWdodC5yZWdpb24udjEuU2V0TW9kZVJlcXVlc3QaIy5yaW1saWdodC5yZWdpb24udjEuU2V0TW9kZVJlc3BvbnNlIgOQAgJCQVo/Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvcmVnaW9uL3YxO3JlZ2lvbnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_rimlight_region_v1_load]);
+  fileDesc("CidyaW1saWdodC9yZWdpb24vdjEvcmVnaW9uX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJlZ2lvbi52MSIeCgxQcm9iZVJlcXVlc3QSDgoGcm91dGVyGAEgASgJIpkDCg1Qcm9iZVJlc3BvbnNlEg8KB25vZGVfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg0KBXpvbmVzGAMgAygJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIsCgRsb2FkGAUgASgLMh4ucmltbGlnaHQucmVnaW9uLnYxLkxvYWRSZXBvcnQSLAoFc3RvY2sYBiADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGAcgASgDEhgKEGNhdGFsb2dfcmV2aXNpb24YCCABKAMSDwoHdmVyc2lvbhgJIAEoCRItCglub2RlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEG1vZGVfZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBmZhdWx0cxgMIAMoCzIZLnJpbWxpZ2h0LnJlZ2lvbi52MS5GYXVsdCKTAQoOU2V0TW9kZVJlcXVlc3QSLAoEbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEi8KDGV4cGlyZV9hZnRlchgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJ2Cg9TZXRNb2RlUmVzcG9uc2USNQoNcHJldmlvdXNfbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEiwKBG1vZGUYAiABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZSKvAQoPU2V0RmF1bHRSZXF1ZXN0EisKBGtpbmQYASABKA4yHS5yaW1saWdodC5yZWdpb24udjEuRmF1bHRLaW5kEisKCGR1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi0KCmFkZGVkX3RpbWUYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLZXJyb3Jfc2hhcmUYBCABKAEiPQoQU2V0RmF1bHRSZXNwb25zZRIpCgZmYXVsdHMYASADKAsyGS5yaW1saWdodC5yZWdpb24udjEuRmF1bHQylwIKDVJlZ2lvblNlcnZpY2USUQoFUHJvYmUSIC5yaW1saWdodC5yZWdpb24udjEuUHJvYmVSZXF1ZXN0GiEucmltbGlnaHQucmVnaW9uLnYxLlByb2JlUmVzcG9uc2UiA5ACARJXCgdTZXRNb2RlEiIucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXF1ZXN0GiMucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXNwb25zZSIDkAICEloKCFNldEZhdWx0EiMucmltbGlnaHQucmVnaW9uLnYxLlNldEZhdWx0UmVxdWVzdBokLnJpbWxpZ2h0LnJlZ2lvbi52MS5TZXRGYXVsdFJlc3BvbnNlIgOQAgJCQVo/Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvcmVnaW9uL3YxO3JlZ2lvbnYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_fault, file_rimlight_region_v1_load]);
 
 /**
  * The request of Probe.
@@ -112,6 +114,20 @@ export type ProbeResponse = Message<"rimlight.region.v1.ProbeResponse"> & {
    * @generated from field: google.protobuf.Timestamp node_time = 10;
    */
   nodeTime?: Timestamp | undefined;
+
+  /**
+   * When the mode goes back by itself; absent: it stays.
+   *
+   * @generated from field: google.protobuf.Timestamp mode_expire_time = 11;
+   */
+  modeExpireTime?: Timestamp | undefined;
+
+  /**
+   * Faults that are injected on purpose.
+   *
+   * @generated from field: repeated rimlight.region.v1.Fault faults = 12;
+   */
+  faults: Fault[];
 };
 
 /**
@@ -147,6 +163,13 @@ export type SetModeRequest = Message<"rimlight.region.v1.SetModeRequest"> & {
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * After this time the mode before comes back by itself, even over a restart. Absent: never.
+   *
+   * @generated from field: google.protobuf.Duration expire_after = 4;
+   */
+  expireAfter?: Duration | undefined;
 };
 
 /**
@@ -185,6 +208,69 @@ export const SetModeResponseSchema: GenMessage<SetModeResponse> = /*@__PURE__*/
   messageDesc(file_rimlight_region_v1_region_service, 3);
 
 /**
+ * The request of SetFault.
+ *
+ * @generated from message rimlight.region.v1.SetFaultRequest
+ */
+export type SetFaultRequest = Message<"rimlight.region.v1.SetFaultRequest"> & {
+  /**
+   * What breaks; one of the same kind that lasts is replaced.
+   *
+   * @generated from field: rimlight.region.v1.FaultKind kind = 1;
+   */
+  kind: FaultKind;
+
+  /**
+   * For how long; 0 heals it.
+   *
+   * @generated from field: google.protobuf.Duration duration = 2;
+   */
+  duration?: Duration | undefined;
+
+  /**
+   * Of a brownout: how much longer each call takes.
+   *
+   * @generated from field: google.protobuf.Duration added_time = 3;
+   */
+  addedTime?: Duration | undefined;
+
+  /**
+   * Of errors: the share of calls that fail, 0 to 1.
+   *
+   * @generated from field: double error_share = 4;
+   */
+  errorShare: number;
+};
+
+/**
+ * Describes the message rimlight.region.v1.SetFaultRequest.
+ * Use `create(SetFaultRequestSchema)` to create a new message.
+ */
+export const SetFaultRequestSchema: GenMessage<SetFaultRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_region_service, 4);
+
+/**
+ * The response of SetFault.
+ *
+ * @generated from message rimlight.region.v1.SetFaultResponse
+ */
+export type SetFaultResponse = Message<"rimlight.region.v1.SetFaultResponse"> & {
+  /**
+   * What is injected now.
+   *
+   * @generated from field: repeated rimlight.region.v1.Fault faults = 1;
+   */
+  faults: Fault[];
+};
+
+/**
+ * Describes the message rimlight.region.v1.SetFaultResponse.
+ * Use `create(SetFaultResponseSchema)` to create a new message.
+ */
+export const SetFaultResponseSchema: GenMessage<SetFaultResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_region_service, 5);
+
+/**
  * What routers and operators ask of a node.
  *
  * @generated from service rimlight.region.v1.RegionService
@@ -209,6 +295,17 @@ export const RegionService: GenService<{
     methodKind: "unary";
     input: typeof SetModeRequestSchema;
     output: typeof SetModeResponseSchema;
+  },
+  /**
+   * Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
+   * --drills. Not journaled: a restart heals it. Role: SRE.
+   *
+   * @generated from rpc rimlight.region.v1.RegionService.SetFault
+   */
+  setFault: {
+    methodKind: "unary";
+    input: typeof SetFaultRequestSchema;
+    output: typeof SetFaultResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_region_v1_region_service, 0);

@@ -6,17 +6,23 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Fault, FaultKind } from "../../region/v1/fault_pb.js";
+import { file_rimlight_region_v1_fault } from "../../region/v1/fault_pb.js";
 import type { DropStock, RegionMode } from "../../region/v1/load_pb.js";
 import { file_rimlight_region_v1_load } from "../../region/v1/load_pb.js";
+import type { AuditEntry } from "./audit_pb.js";
+import { file_rimlight_router_v1_audit } from "./audit_pb.js";
 import type { Choice, Decision } from "./decision_pb.js";
 import { file_rimlight_router_v1_decision } from "./decision_pb.js";
+import type { Slip, SlipWindow, WindowCounts } from "./slip_pb.js";
+import { file_rimlight_router_v1_slip } from "./slip_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rimlight/router/v1/router_admin_service.proto.
  */
 export const file_rimlight_router_v1_router_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1yaW1saWdodC9yb3V0ZXIvdjEvcm91dGVyX2FkbWluX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSLRAwoMUmVnaW9uU3RhdHVzEgwKBG5hbWUYASABKAkSDwoHbm9kZV9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIRCglyZWFjaGFibGUYBSABKAgSDQoFc2hhcmUYBiABKAESKgoHbmV0d29yaxgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdzZXJ2aWNlGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgJIAEoDRITCgtwYXJhbGxlbGlzbRgKIAEoDRIUCgxzdWNjZXNzX3JhdGUYCyABKAESNAoQbGFzdF9hbnN3ZXJfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoFc3RvY2sYDSADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGA4gASgDEg0KBXpvbmVzGA8gAygJEg8KB3ZlcnNpb24YECABKAkSEgoKbGFzdF9lcnJvchgRIAEoCSJPCgpSb3V0ZXJWaWV3Eg4KBnJvdXRlchgBIAEoCRIxCgdyZWdpb25zGAIgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyJPChJMaXN0UmVnaW9uc1JlcXVlc3QSEgoKbG9jYWxfb25seRgBIAEoCBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSK4AQoTTGlzdFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cxIOCgZyb3V0ZXIYAiABKAkSLQoFcGVlcnMYAyADKAsyHi5yaW1saWdodC5yb3V0ZXIudjEuUm91dGVyVmlldxIWCg5zaWxlbnRfcm91dGVycxgEIAMoCRIXCg9uZXh0X3BhZ2VfdG9rZW4YBSABKAkiFQoTV2F0Y2hSZWdpb25zUmVxdWVzdCJJChRXYXRjaFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyIVChNHZXRSdHRNYXRyaXhSZXF1ZXN0In8KB1J0dENlbGwSDgoGcm91dGVyGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRImCgNydHQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJZGV2aWF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIloKFEdldFJ0dE1hdHJpeFJlc3BvbnNlEioKBWNlbGxzGAEgAygLMhsucmltbGlnaHQucm91dGVyLnYxLlJ0dENlbGwSFgoOc2lsZW50X3JvdXRlcnMYAiADKAki5wEKBk1lbWJlchITCgttZW1iZXJfbmFtZRgBIAEoCRIsCgRyb2xlGAIgASgOMh4ucmltbGlnaHQucm91dGVyLnYxLk1lbWJlclJvbGUSDAoEbmFtZRgDIAEoCRITCgtycGNfYWRkcmVzcxgEIAEoCRIUCgxnb3NzaXBfc3RhdGUYBSABKAkSDwoHdmVyc2lvbhgGIAEoCRIsCgRtb2RlGAcgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDwoHbm9kZV9pZBgIIAEoCRIRCglyZWFjaGFibGUYCSABKAgiOwoSTGlzdE1lbWJlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlsKE0xpc3RNZW1iZXJzUmVzcG9uc2USKwoHbWVtYmVycxgBIAMoCzIaLnJpbWxpZ2h0LnJvdXRlci52MS5NZW1iZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkEKFkV4cGxhaW5EZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSEgoKbG9jYWxfb25seRgCIAEoCCJJChdFeHBsYWluRGVjaXNpb25SZXNwb25zZRIuCghkZWNpc2lvbhgBIAEoCzIcLnJpbWxpZ2h0LnJvdXRlci52MS5EZWNpc2lvbiJ8ChRMaXN0RGVjaXNpb25zUmVxdWVzdBIsCgltaW5fdG90YWwYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDwoHZHJvcF9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJhChVMaXN0RGVjaXNpb25zUmVzcG9uc2USLwoJZGVjaXNpb25zGAEgAygLMhwucmltbGlnaHQucm91dGVyLnYxLkRlY2lzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJxCgxSZWdpb25DaGFuZ2USDgoGcmVnaW9uGAEgASgJEg8KB2RyYWluZWQYAiABKAgSKQoGc2xvd2VyGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhUKDXdpdGhvdXRfc3RvY2sYBCABKAgidQoXU2ltdWxhdGVEZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSMQoHY2hhbmdlcxgCIAMoCzIgLnJpbWxpZ2h0LnJvdXRlci52MS5SZWdpb25DaGFuZ2USEgoKbG9jYWxfb25seRgDIAEoCCJ1ChhTaW11bGF0ZURlY2lzaW9uUmVzcG9uc2USKgoGYWN0dWFsGAEgASgLMhoucmltbGlnaHQucm91dGVyLnYxLkNob2ljZRItCglzaW11bGF0ZWQYAiABKAsyGi5yaW1saWdodC5yb3V0ZXIudjEuQ2hvaWNlIocBChRTZXRSZWdpb25Nb2RlUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIsCgRtb2RlGAMgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDgoGcmVhc29uGAQgASgJEg0KBWZvcmNlGAUgASgIIkoKFVNldFJlZ2lvbk1vZGVSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cypZCgpNZW1iZXJSb2xlEhsKF01FTUJFUl9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSTUVNQkVSX1JPTEVfUk9VVEVSEAESFgoSTUVNQkVSX1JPTEVfUkVHSU9OEAIy6wYKElJvdXRlckFkbWluU2VydmljZRJjCgtMaXN0UmVnaW9ucxImLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0UmVnaW9uc1JlcXVlc3QaJy5yaW1saWdodC5yb3V0ZXIudjEuTGlzdFJlZ2lvbnNSZXNwb25zZSIDkAIBEmgKDFdhdGNoUmVnaW9ucxInLnJpbWxpZ2h0LnJvdXRlci52MS5XYXRjaFJlZ2lvbnNSZXF1ZXN0GigucmltbGlnaHQucm91dGVyLnYxLldhdGNoUmVnaW9uc1Jlc3BvbnNlIgOQAgEwARJmCgxHZXRSdHRNYXRyaXgSJy5yaW1saWdodC5yb3V0ZXIudjEuR2V0UnR0TWF0cml4UmVxdWVzdBooLnJpbWxpZ2h0LnJvdXRlci52MS5HZXRSdHRNYXRyaXhSZXNwb25zZSIDkAIBEmMKC0xpc3RNZW1iZXJzEiYucmltbGlnaHQucm91dGVyLnYxLkxpc3RNZW1iZXJzUmVxdWVzdBonLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0TWVtYmVyc1Jlc3BvbnNlIgOQAgESbwoPRXhwbGFpbkRlY2lzaW9uEioucmltbGlnaHQucm91dGVyLnYxLkV4cGxhaW5EZWNpc2lvblJlcXVlc3QaKy5yaW1saWdodC5yb3V0ZXIudjEuRXhwbGFpbkRlY2lzaW9uUmVzcG9uc2UiA5ACARJpCg1MaXN0RGVjaXNpb25zEigucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXF1ZXN0GikucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXNwb25zZSIDkAIBEnIKEFNpbXVsYXRlRGVjaXNpb24SKy5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlcXVlc3QaLC5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlc3BvbnNlIgOQAgESaQoNU2V0UmVnaW9uTW9kZRIoLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVxdWVzdBopLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVzcG9uc2UiA5ACAkJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yb3V0ZXIvdjE7cm91dGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_load, file_rimlight_router_v1_decision]);
+  fileDesc("Ci1yaW1saWdodC9yb3V0ZXIvdjEvcm91dGVyX2FkbWluX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJvdXRlci52MSK7BQoMUmVnaW9uU3RhdHVzEgwKBG5hbWUYASABKAkSDwoHbm9kZV9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIRCglyZWFjaGFibGUYBSABKAgSDQoFc2hhcmUYBiABKAESKgoHbmV0d29yaxgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdzZXJ2aWNlGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCWluX2ZsaWdodBgJIAEoDRITCgtwYXJhbGxlbGlzbRgKIAEoDRIUCgxzdWNjZXNzX3JhdGUYCyABKAESNAoQbGFzdF9hbnN3ZXJfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoFc3RvY2sYDSADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGA4gASgDEg0KBXpvbmVzGA8gAygJEg8KB3ZlcnNpb24YECABKAkSEgoKbGFzdF9lcnJvchgRIAEoCRIpCgZtZWRpYW4YEiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SJgoDcDk5GBMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCmxhdGVfc2hhcmUYFCABKAESDwoHZWplY3RlZBgVIAEoCBIPCgdzdXNwZWN0GBYgASgIEjQKEG1vZGVfZXhwaXJlX3RpbWUYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBmZhdWx0cxgYIAMoCzIZLnJpbWxpZ2h0LnJlZ2lvbi52MS5GYXVsdCJPCgpSb3V0ZXJWaWV3Eg4KBnJvdXRlchgBIAEoCRIxCgdyZWdpb25zGAIgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyJPChJMaXN0UmVnaW9uc1JlcXVlc3QSEgoKbG9jYWxfb25seRgBIAEoCBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSK4AQoTTGlzdFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cxIOCgZyb3V0ZXIYAiABKAkSLQoFcGVlcnMYAyADKAsyHi5yaW1saWdodC5yb3V0ZXIudjEuUm91dGVyVmlldxIWCg5zaWxlbnRfcm91dGVycxgEIAMoCRIXCg9uZXh0X3BhZ2VfdG9rZW4YBSABKAkiFQoTV2F0Y2hSZWdpb25zUmVxdWVzdCJJChRXYXRjaFJlZ2lvbnNSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cyIVChNHZXRSdHRNYXRyaXhSZXF1ZXN0In8KB1J0dENlbGwSDgoGcm91dGVyGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRImCgNydHQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJZGV2aWF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIloKFEdldFJ0dE1hdHJpeFJlc3BvbnNlEioKBWNlbGxzGAEgAygLMhsucmltbGlnaHQucm91dGVyLnYxLlJ0dENlbGwSFgoOc2lsZW50X3JvdXRlcnMYAiADKAkipgIKBk1lbWJlchITCgttZW1iZXJfbmFtZRgBIAEoCRIsCgRyb2xlGAIgASgOMh4ucmltbGlnaHQucm91dGVyLnYxLk1lbWJlclJvbGUSDAoEbmFtZRgDIAEoCRITCgtycGNfYWRkcmVzcxgEIAEoCRIUCgxnb3NzaXBfc3RhdGUYBSABKAkSDwoHdmVyc2lvbhgGIAEoCRIsCgRtb2RlGAcgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDwoHbm9kZV9pZBgIIAEoCRIRCglyZWFjaGFibGUYCSABKAgSEwoLcHJvYmVfc3RhdGUYCiABKAkSEgoKY2FsbF9zdGF0ZRgLIAEoCRIUCgxkaXNhZ3JlZW1lbnQYDCABKAkiOwoSTGlzdE1lbWJlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlsKE0xpc3RNZW1iZXJzUmVzcG9uc2USKwoHbWVtYmVycxgBIAMoCzIaLnJpbWxpZ2h0LnJvdXRlci52MS5NZW1iZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkEKFkV4cGxhaW5EZWNpc2lvblJlcXVlc3QSEwoLZGVjaXNpb25faWQYASABKAkSEgoKbG9jYWxfb25seRgCIAEoCCJJChdFeHBsYWluRGVjaXNpb25SZXNwb25zZRIuCghkZWNpc2lvbhgBIAEoCzIcLnJpbWxpZ2h0LnJvdXRlci52MS5EZWNpc2lvbiKhAQoUTGlzdERlY2lzaW9uc1JlcXVlc3QSLAoJbWluX3RvdGFsGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2Ryb3BfaWQYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSEwoLZmFpbGVkX29ubHkYBSABKAgSDgoGcmVnaW9uGAYgASgJImEKFUxpc3REZWNpc2lvbnNSZXNwb25zZRIvCglkZWNpc2lvbnMYASADKAsyHC5yaW1saWdodC5yb3V0ZXIudjEuRGVjaXNpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInEKDFJlZ2lvbkNoYW5nZRIOCgZyZWdpb24YASABKAkSDwoHZHJhaW5lZBgCIAEoCBIpCgZzbG93ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNd2l0aG91dF9zdG9jaxgEIAEoCCJ1ChdTaW11bGF0ZURlY2lzaW9uUmVxdWVzdBITCgtkZWNpc2lvbl9pZBgBIAEoCRIxCgdjaGFuZ2VzGAIgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvbkNoYW5nZRISCgpsb2NhbF9vbmx5GAMgASgIInUKGFNpbXVsYXRlRGVjaXNpb25SZXNwb25zZRIqCgZhY3R1YWwYASABKAsyGi5yaW1saWdodC5yb3V0ZXIudjEuQ2hvaWNlEi0KCXNpbXVsYXRlZBgCIAEoCzIaLnJpbWxpZ2h0LnJvdXRlci52MS5DaG9pY2UiyQEKFFNldFJlZ2lvbk1vZGVSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEiwKBG1vZGUYAyABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIOCgZyZWFzb24YBCABKAkSDQoFZm9yY2UYBSABKAgSLwoMZXhwaXJlX2FmdGVyGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2RyeV9ydW4YByABKAgifAoOTG9hZFByZWRpY3Rpb24SDgoGcmVnaW9uGAEgASgJEg0KBXNoYXJlGAIgASgBEhcKD3ByZWRpY3RlZF9zaGFyZRgDIAEoARITCgt1dGlsaXNhdGlvbhgEIAEoARIdChVwcmVkaWN0ZWRfdXRpbGlzYXRpb24YBSABKAEi5gEKFVNldFJlZ2lvbk1vZGVSZXNwb25zZRIxCgdyZWdpb25zGAEgAygLMiAucmltbGlnaHQucm91dGVyLnYxLlJlZ2lvblN0YXR1cxI3CgtwcmVkaWN0aW9ucxgCIAMoCzIiLnJpbWxpZ2h0LnJvdXRlci52MS5Mb2FkUHJlZGljdGlvbhIcChRwcmVkaWN0ZWRfZnJvbV9jYWxscxgDIAEoAxIWCg51bnNlcnZlZF9jYWxscxgEIAEoAxIWCg5zaWxlbnRfcm91dGVycxgFIAMoCRITCgtsYXN0X3JlZ2lvbhgGIAEoCCJOChBMaXN0U2xpcHNSZXF1ZXN0EhMKC2FjdGl2ZV9vbmx5GAEgASgIEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIp4BChFMaXN0U2xpcHNSZXNwb25zZRInCgVzbGlwcxgBIAMoCzIYLnJpbWxpZ2h0LnJvdXRlci52MS5TbGlwEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIvCgd3aW5kb3dzGAMgAygLMh4ucmltbGlnaHQucm91dGVyLnYxLlNsaXBXaW5kb3cSFgoOc2lsZW50X3JvdXRlcnMYBCADKAkiKQoRV2F0Y2hTbGlwc1JlcXVlc3QSFAoMcmVzdW1lX3Rva2VuGAEgASgJIjcKDFNsaXBTbmFwc2hvdBInCgVzbGlwcxgBIAMoCzIYLnJpbWxpZ2h0LnJvdXRlci52MS5TbGlwIpcBChJXYXRjaFNsaXBzUmVzcG9uc2USNAoIc25hcHNob3QYASABKAsyIC5yaW1saWdodC5yb3V0ZXIudjEuU2xpcFNuYXBzaG90SAASKwoHY2hhbmdlZBgCIAEoCzIYLnJpbWxpZ2h0LnJvdXRlci52MS5TbGlwSAASFAoMcmVzdW1lX3Rva2VuGAMgASgJQggKBnVwZGF0ZSITChFHZXRXaW5kb3dzUmVxdWVzdCJXChJHZXRXaW5kb3dzUmVzcG9uc2USDgoGcm91dGVyGAEgASgJEjEKB3dpbmRvd3MYAiADKAsyIC5yaW1saWdodC5yb3V0ZXIudjEuV2luZG93Q291bnRzIlQKF0xpc3RBdWRpdEVudHJpZXNSZXF1ZXN0EhIKCmxvY2FsX29ubHkYASABKAgSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkifAoYTGlzdEF1ZGl0RW50cmllc1Jlc3BvbnNlEi8KB2VudHJpZXMYASADKAsyHi5yaW1saWdodC5yb3V0ZXIudjEuQXVkaXRFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFgoOc2lsZW50X3JvdXRlcnMYAyADKAki5gEKEkluamVjdEZhdWx0UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIrCgRraW5kGAMgASgOMh0ucmltbGlnaHQucmVnaW9uLnYxLkZhdWx0S2luZBIrCghkdXJhdGlvbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhItCgphZGRlZF90aW1lGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhMKC2Vycm9yX3NoYXJlGAYgASgBEg4KBnJlYXNvbhgHIAEoCSJAChNJbmplY3RGYXVsdFJlc3BvbnNlEikKBmZhdWx0cxgBIAMoCzIZLnJpbWxpZ2h0LnJlZ2lvbi52MS5GYXVsdCpZCgpNZW1iZXJSb2xlEhsKF01FTUJFUl9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSTUVNQkVSX1JPTEVfUk9VVEVSEAESFgoSTUVNQkVSX1JPTEVfUkVHSU9OEAIy6QoKElJvdXRlckFkbWluU2VydmljZRJjCgtMaXN0UmVnaW9ucxImLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0UmVnaW9uc1JlcXVlc3QaJy5yaW1saWdodC5yb3V0ZXIudjEuTGlzdFJlZ2lvbnNSZXNwb25zZSIDkAIBEmgKDFdhdGNoUmVnaW9ucxInLnJpbWxpZ2h0LnJvdXRlci52MS5XYXRjaFJlZ2lvbnNSZXF1ZXN0GigucmltbGlnaHQucm91dGVyLnYxLldhdGNoUmVnaW9uc1Jlc3BvbnNlIgOQAgEwARJmCgxHZXRSdHRNYXRyaXgSJy5yaW1saWdodC5yb3V0ZXIudjEuR2V0UnR0TWF0cml4UmVxdWVzdBooLnJpbWxpZ2h0LnJvdXRlci52MS5HZXRSdHRNYXRyaXhSZXNwb25zZSIDkAIBEmMKC0xpc3RNZW1iZXJzEiYucmltbGlnaHQucm91dGVyLnYxLkxpc3RNZW1iZXJzUmVxdWVzdBonLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0TWVtYmVyc1Jlc3BvbnNlIgOQAgESbwoPRXhwbGFpbkRlY2lzaW9uEioucmltbGlnaHQucm91dGVyLnYxLkV4cGxhaW5EZWNpc2lvblJlcXVlc3QaKy5yaW1saWdodC5yb3V0ZXIudjEuRXhwbGFpbkRlY2lzaW9uUmVzcG9uc2UiA5ACARJpCg1MaXN0RGVjaXNpb25zEigucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXF1ZXN0GikucmltbGlnaHQucm91dGVyLnYxLkxpc3REZWNpc2lvbnNSZXNwb25zZSIDkAIBEnIKEFNpbXVsYXRlRGVjaXNpb24SKy5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlcXVlc3QaLC5yaW1saWdodC5yb3V0ZXIudjEuU2ltdWxhdGVEZWNpc2lvblJlc3BvbnNlIgOQAgESaQoNU2V0UmVnaW9uTW9kZRIoLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVxdWVzdBopLnJpbWxpZ2h0LnJvdXRlci52MS5TZXRSZWdpb25Nb2RlUmVzcG9uc2UiA5ACAhJdCglMaXN0U2xpcHMSJC5yaW1saWdodC5yb3V0ZXIudjEuTGlzdFNsaXBzUmVxdWVzdBolLnJpbWxpZ2h0LnJvdXRlci52MS5MaXN0U2xpcHNSZXNwb25zZSIDkAIBEmIKCldhdGNoU2xpcHMSJS5yaW1saWdodC5yb3V0ZXIudjEuV2F0Y2hTbGlwc1JlcXVlc3QaJi5yaW1saWdodC5yb3V0ZXIudjEuV2F0Y2hTbGlwc1Jlc3BvbnNlIgOQAgEwARJgCgpHZXRXaW5kb3dzEiUucmltbGlnaHQucm91dGVyLnYxLkdldFdpbmRvd3NSZXF1ZXN0GiYucmltbGlnaHQucm91dGVyLnYxLkdldFdpbmRvd3NSZXNwb25zZSIDkAIBEnIKEExpc3RBdWRpdEVudHJpZXMSKy5yaW1saWdodC5yb3V0ZXIudjEuTGlzdEF1ZGl0RW50cmllc1JlcXVlc3QaLC5yaW1saWdodC5yb3V0ZXIudjEuTGlzdEF1ZGl0RW50cmllc1Jlc3BvbnNlIgOQAgESYwoLSW5qZWN0RmF1bHQSJi5yaW1saWdodC5yb3V0ZXIudjEuSW5qZWN0RmF1bHRSZXF1ZXN0GicucmltbGlnaHQucm91dGVyLnYxLkluamVjdEZhdWx0UmVzcG9uc2UiA5ACAkJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yb3V0ZXIvdjE7cm91dGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_fault, file_rimlight_region_v1_load, file_rimlight_router_v1_audit, file_rimlight_router_v1_decision, file_rimlight_router_v1_slip]);
 
 /**
  * One region node as a router sees it.
@@ -142,6 +148,55 @@ export type RegionStatus = Message<"rimlight.router.v1.RegionStatus"> & {
    * @generated from field: string last_error = 17;
    */
   lastError: string;
+
+  /**
+   * What half of this router's attempts there took at most, over the last minute; absent without any.
+   *
+   * @generated from field: google.protobuf.Duration median = 18;
+   */
+  median?: Duration | undefined;
+
+  /**
+   * The same of 99 %.
+   *
+   * @generated from field: google.protobuf.Duration p99 = 19;
+   */
+  p99?: Duration | undefined;
+
+  /**
+   * Share of late attempts there in the last five seconds, over the fleet.
+   *
+   * @generated from field: double late_share = 20;
+   */
+  lateShare: number;
+
+  /**
+   * Its calls fail, so that it is given none for now.
+   *
+   * @generated from field: bool ejected = 21;
+   */
+  ejected: boolean;
+
+  /**
+   * Answers are overdue.
+   *
+   * @generated from field: bool suspect = 22;
+   */
+  suspect: boolean;
+
+  /**
+   * When its mode goes back by itself; absent: it stays.
+   *
+   * @generated from field: google.protobuf.Timestamp mode_expire_time = 23;
+   */
+  modeExpireTime?: Timestamp | undefined;
+
+  /**
+   * Faults that are injected on purpose.
+   *
+   * @generated from field: repeated rimlight.region.v1.Fault faults = 24;
+   */
+  faults: Fault[];
 };
 
 /**
@@ -447,11 +502,32 @@ export type Member = Message<"rimlight.router.v1.Member"> & {
   nodeId: string;
 
   /**
-   * The node answers this router's probes.
+   * The node answers this router's probes and calls.
    *
    * @generated from field: bool reachable = 9;
    */
   reachable: boolean;
+
+  /**
+   * What its last probe found, for a region's node: answers or silent. Of a router: whether it tells its counts.
+   *
+   * @generated from field: string probe_state = 10;
+   */
+  probeState: string;
+
+  /**
+   * What its calls found, for a region's node: good, suspect, ejected, unreachable, or unused without any.
+   *
+   * @generated from field: string call_state = 11;
+   */
+  callState: string;
+
+  /**
+   * How the three views contradict each other, in one sentence; empty if they do not.
+   *
+   * @generated from field: string disagreement = 12;
+   */
+  disagreement: string;
 };
 
 /**
@@ -599,6 +675,20 @@ export type ListDecisionsRequest = Message<"rimlight.router.v1.ListDecisionsRequ
    * @generated from field: string page_token = 4;
    */
   pageToken: string;
+
+  /**
+   * Only calls that failed, whoever was to blame.
+   *
+   * @generated from field: bool failed_only = 5;
+   */
+  failedOnly: boolean;
+
+  /**
+   * Only calls with an attempt in this region. Empty: all.
+   *
+   * @generated from field: string region = 6;
+   */
+  region: string;
 };
 
 /**
@@ -781,6 +871,20 @@ export type SetRegionModeRequest = Message<"rimlight.router.v1.SetRegionModeRequ
    * @generated from field: bool force = 5;
    */
   force: boolean;
+
+  /**
+   * After this time the mode before comes back by itself: each node sees to that, even over a restart. Absent: never.
+   *
+   * @generated from field: google.protobuf.Duration expire_after = 6;
+   */
+  expireAfter?: Duration | undefined;
+
+  /**
+   * Change nothing; only predict.
+   *
+   * @generated from field: bool dry_run = 7;
+   */
+  dryRun: boolean;
 };
 
 /**
@@ -791,17 +895,101 @@ export const SetRegionModeRequestSchema: GenMessage<SetRegionModeRequest> = /*@_
   messageDesc(file_rimlight_router_v1_router_admin_service, 19);
 
 /**
+ * What a region is predicted to carry, by playing the fleet's kept decisions of the last minute again.
+ *
+ * @generated from message rimlight.router.v1.LoadPrediction
+ */
+export type LoadPrediction = Message<"rimlight.router.v1.LoadPrediction"> & {
+  /**
+   * The region.
+   *
+   * @generated from field: string region = 1;
+   */
+  region: string;
+
+  /**
+   * Share of the calls that it wins now, 0 to 1.
+   *
+   * @generated from field: double share = 2;
+   */
+  share: number;
+
+  /**
+   * Share that it would win.
+   *
+   * @generated from field: double predicted_share = 3;
+   */
+  predictedShare: number;
+
+  /**
+   * Share of its capacity that its arrivals take now, 1 is all of it; 0 when unknown.
+   *
+   * @generated from field: double utilisation = 4;
+   */
+  utilisation: number;
+
+  /**
+   * Share that they would take.
+   *
+   * @generated from field: double predicted_utilisation = 5;
+   */
+  predictedUtilisation: number;
+};
+
+/**
+ * Describes the message rimlight.router.v1.LoadPrediction.
+ * Use `create(LoadPredictionSchema)` to create a new message.
+ */
+export const LoadPredictionSchema: GenMessage<LoadPrediction> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 20);
+
+/**
  * The response of SetRegionMode.
  *
  * @generated from message rimlight.router.v1.SetRegionModeResponse
  */
 export type SetRegionModeResponse = Message<"rimlight.router.v1.SetRegionModeResponse"> & {
   /**
-   * The region's nodes after the change.
+   * The region's nodes after the change, or now if it was a dry run.
    *
    * @generated from field: repeated rimlight.router.v1.RegionStatus regions = 1;
    */
   regions: RegionStatus[];
+
+  /**
+   * What the regions carry with the change; only of a dry run. By name.
+   *
+   * @generated from field: repeated rimlight.router.v1.LoadPrediction predictions = 2;
+   */
+  predictions: LoadPrediction[];
+
+  /**
+   * How many calls the prediction is made of.
+   *
+   * @generated from field: int64 predicted_from_calls = 3;
+   */
+  predictedFromCalls: bigint;
+
+  /**
+   * Calls among them that no region could serve.
+   *
+   * @generated from field: int64 unserved_calls = 4;
+   */
+  unservedCalls: bigint;
+
+  /**
+   * Peers that did not answer within 500 ms: their calls are not in the prediction.
+   *
+   * @generated from field: repeated string silent_routers = 5;
+   */
+  silentRouters: string[];
+
+  /**
+   * The change would leave nobody to serve, and needs force.
+   *
+   * @generated from field: bool last_region = 6;
+   */
+  lastRegion: boolean;
 };
 
 /**
@@ -809,7 +997,367 @@ export type SetRegionModeResponse = Message<"rimlight.router.v1.SetRegionModeRes
  * Use `create(SetRegionModeResponseSchema)` to create a new message.
  */
 export const SetRegionModeResponseSchema: GenMessage<SetRegionModeResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_router_v1_router_admin_service, 20);
+  messageDesc(file_rimlight_router_v1_router_admin_service, 21);
+
+/**
+ * The request of ListSlips.
+ *
+ * @generated from message rimlight.router.v1.ListSlipsRequest
+ */
+export type ListSlipsRequest = Message<"rimlight.router.v1.ListSlipsRequest"> & {
+  /**
+   * Only those that last.
+   *
+   * @generated from field: bool active_only = 1;
+   */
+  activeOnly: boolean;
+
+  /**
+   * At most this many; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.router.v1.ListSlipsRequest.
+ * Use `create(ListSlipsRequestSchema)` to create a new message.
+ */
+export const ListSlipsRequestSchema: GenMessage<ListSlipsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 22);
+
+/**
+ * The response of ListSlips.
+ *
+ * @generated from message rimlight.router.v1.ListSlipsResponse
+ */
+export type ListSlipsResponse = Message<"rimlight.router.v1.ListSlipsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated rimlight.router.v1.Slip slips = 1;
+   */
+  slips: Slip[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The fleet's windows now, those with calls.
+   *
+   * @generated from field: repeated rimlight.router.v1.SlipWindow windows = 3;
+   */
+  windows: SlipWindow[];
+
+  /**
+   * Routers whose counts are missing in the windows.
+   *
+   * @generated from field: repeated string silent_routers = 4;
+   */
+  silentRouters: string[];
+};
+
+/**
+ * Describes the message rimlight.router.v1.ListSlipsResponse.
+ * Use `create(ListSlipsResponseSchema)` to create a new message.
+ */
+export const ListSlipsResponseSchema: GenMessage<ListSlipsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 23);
+
+/**
+ * The request of WatchSlips.
+ *
+ * @generated from message rimlight.router.v1.WatchSlipsRequest
+ */
+export type WatchSlipsRequest = Message<"rimlight.router.v1.WatchSlipsRequest"> & {
+  /**
+   * From the last message, to go on from there. Empty, or no longer known: from a snapshot on.
+   *
+   * @generated from field: string resume_token = 1;
+   */
+  resumeToken: string;
+};
+
+/**
+ * Describes the message rimlight.router.v1.WatchSlipsRequest.
+ * Use `create(WatchSlipsRequestSchema)` to create a new message.
+ */
+export const WatchSlipsRequestSchema: GenMessage<WatchSlipsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 24);
+
+/**
+ * Slips at one moment.
+ *
+ * @generated from message rimlight.router.v1.SlipSnapshot
+ */
+export type SlipSnapshot = Message<"rimlight.router.v1.SlipSnapshot"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated rimlight.router.v1.Slip slips = 1;
+   */
+  slips: Slip[];
+};
+
+/**
+ * Describes the message rimlight.router.v1.SlipSnapshot.
+ * Use `create(SlipSnapshotSchema)` to create a new message.
+ */
+export const SlipSnapshotSchema: GenMessage<SlipSnapshot> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 25);
+
+/**
+ * One message of WatchSlips.
+ *
+ * @generated from message rimlight.router.v1.WatchSlipsResponse
+ */
+export type WatchSlipsResponse = Message<"rimlight.router.v1.WatchSlipsResponse"> & {
+  /**
+   * What is new.
+   *
+   * @generated from oneof rimlight.router.v1.WatchSlipsResponse.update
+   */
+  update: {
+    /**
+     * All that are kept: the first message, unless the watch was resumed.
+     *
+     * @generated from field: rimlight.router.v1.SlipSnapshot snapshot = 1;
+     */
+    value: SlipSnapshot;
+    case: "snapshot";
+  } | {
+    /**
+     * One that began, changed or ended.
+     *
+     * @generated from field: rimlight.router.v1.Slip changed = 2;
+     */
+    value: Slip;
+    case: "changed";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Resumes after this message.
+   *
+   * @generated from field: string resume_token = 3;
+   */
+  resumeToken: string;
+};
+
+/**
+ * Describes the message rimlight.router.v1.WatchSlipsResponse.
+ * Use `create(WatchSlipsResponseSchema)` to create a new message.
+ */
+export const WatchSlipsResponseSchema: GenMessage<WatchSlipsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 26);
+
+/**
+ * The request of GetWindows.
+ *
+ * @generated from message rimlight.router.v1.GetWindowsRequest
+ */
+export type GetWindowsRequest = Message<"rimlight.router.v1.GetWindowsRequest"> & {
+};
+
+/**
+ * Describes the message rimlight.router.v1.GetWindowsRequest.
+ * Use `create(GetWindowsRequestSchema)` to create a new message.
+ */
+export const GetWindowsRequestSchema: GenMessage<GetWindowsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 27);
+
+/**
+ * The response of GetWindows.
+ *
+ * @generated from message rimlight.router.v1.GetWindowsResponse
+ */
+export type GetWindowsResponse = Message<"rimlight.router.v1.GetWindowsResponse"> & {
+  /**
+   * The router.
+   *
+   * @generated from field: string router = 1;
+   */
+  router: string;
+
+  /**
+   * Its windows with calls.
+   *
+   * @generated from field: repeated rimlight.router.v1.WindowCounts windows = 2;
+   */
+  windows: WindowCounts[];
+};
+
+/**
+ * Describes the message rimlight.router.v1.GetWindowsResponse.
+ * Use `create(GetWindowsResponseSchema)` to create a new message.
+ */
+export const GetWindowsResponseSchema: GenMessage<GetWindowsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 28);
+
+/**
+ * The request of ListAuditEntries.
+ *
+ * @generated from message rimlight.router.v1.ListAuditEntriesRequest
+ */
+export type ListAuditEntriesRequest = Message<"rimlight.router.v1.ListAuditEntriesRequest"> & {
+  /**
+   * Ask only this router, not its peers.
+   *
+   * @generated from field: bool local_only = 1;
+   */
+  localOnly: boolean;
+
+  /**
+   * At most this many; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.router.v1.ListAuditEntriesRequest.
+ * Use `create(ListAuditEntriesRequestSchema)` to create a new message.
+ */
+export const ListAuditEntriesRequestSchema: GenMessage<ListAuditEntriesRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 29);
+
+/**
+ * The response of ListAuditEntries.
+ *
+ * @generated from message rimlight.router.v1.ListAuditEntriesResponse
+ */
+export type ListAuditEntriesResponse = Message<"rimlight.router.v1.ListAuditEntriesResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated rimlight.router.v1.AuditEntry entries = 1;
+   */
+  entries: AuditEntry[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Peers that did not answer within 500 ms.
+   *
+   * @generated from field: repeated string silent_routers = 3;
+   */
+  silentRouters: string[];
+};
+
+/**
+ * Describes the message rimlight.router.v1.ListAuditEntriesResponse.
+ * Use `create(ListAuditEntriesResponseSchema)` to create a new message.
+ */
+export const ListAuditEntriesResponseSchema: GenMessage<ListAuditEntriesResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 30);
+
+/**
+ * The request of InjectFault.
+ *
+ * @generated from message rimlight.router.v1.InjectFaultRequest
+ */
+export type InjectFaultRequest = Message<"rimlight.router.v1.InjectFaultRequest"> & {
+  /**
+   * Random, the same over retries.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The region.
+   *
+   * @generated from field: string region = 2;
+   */
+  region: string;
+
+  /**
+   * What breaks.
+   *
+   * @generated from field: rimlight.region.v1.FaultKind kind = 3;
+   */
+  kind: FaultKind;
+
+  /**
+   * For how long. One of the same kind that lasts is replaced.
+   *
+   * @generated from field: google.protobuf.Duration duration = 4;
+   */
+  duration?: Duration | undefined;
+
+  /**
+   * Of a brownout: how much longer each viewer's call takes. Absent: 500 ms.
+   *
+   * @generated from field: google.protobuf.Duration added_time = 5;
+   */
+  addedTime?: Duration | undefined;
+
+  /**
+   * Of errors: the share of viewers' calls that fail, 0 to 1. 0: all.
+   *
+   * @generated from field: double error_share = 6;
+   */
+  errorShare: number;
+
+  /**
+   * Why, for the audit log.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message rimlight.router.v1.InjectFaultRequest.
+ * Use `create(InjectFaultRequestSchema)` to create a new message.
+ */
+export const InjectFaultRequestSchema: GenMessage<InjectFaultRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 31);
+
+/**
+ * The response of InjectFault.
+ *
+ * @generated from message rimlight.router.v1.InjectFaultResponse
+ */
+export type InjectFaultResponse = Message<"rimlight.router.v1.InjectFaultResponse"> & {
+  /**
+   * What is injected in the region now.
+   *
+   * @generated from field: repeated rimlight.region.v1.Fault faults = 1;
+   */
+  faults: Fault[];
+};
+
+/**
+ * Describes the message rimlight.router.v1.InjectFaultResponse.
+ * Use `create(InjectFaultResponseSchema)` to create a new message.
+ */
+export const InjectFaultResponseSchema: GenMessage<InjectFaultResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_router_v1_router_admin_service, 32);
 
 /**
  * What a member of the ring is.
@@ -922,7 +1470,7 @@ export const RouterAdminService: GenService<{
     output: typeof SimulateDecisionResponseSchema;
   },
   /**
-   * Drain, cordon or undrain every node of a region. Role: SRE.
+   * Drain, cordon or undrain every node of a region. Audited. Role: SRE.
    *
    * @generated from rpc rimlight.router.v1.RouterAdminService.SetRegionMode
    */
@@ -930,6 +1478,56 @@ export const RouterAdminService: GenService<{
     methodKind: "unary";
     input: typeof SetRegionModeRequestSchema;
     output: typeof SetRegionModeResponseSchema;
+  },
+  /**
+   * Times in which too many calls were late, newest first, over the whole fleet.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.ListSlips
+   */
+  listSlips: {
+    methodKind: "unary";
+    input: typeof ListSlipsRequestSchema;
+    output: typeof ListSlipsResponseSchema;
+  },
+  /**
+   * The same as they begin, change and end.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.WatchSlips
+   */
+  watchSlips: {
+    methodKind: "server_streaming";
+    input: typeof WatchSlipsRequestSchema;
+    output: typeof WatchSlipsResponseSchema;
+  },
+  /**
+   * This router's own counts: its peers add them up.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.GetWindows
+   */
+  getWindows: {
+    methodKind: "unary";
+    input: typeof GetWindowsRequestSchema;
+    output: typeof GetWindowsResponseSchema;
+  },
+  /**
+   * What operators changed through the fleet's routers, newest first. Role: SRE.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.ListAuditEntries
+   */
+  listAuditEntries: {
+    methodKind: "unary";
+    input: typeof ListAuditEntriesRequestSchema;
+    output: typeof ListAuditEntriesResponseSchema;
+  },
+  /**
+   * Break a region for a while, to practise. Refused unless the platform was started with --drills. Audited. Role: SRE.
+   *
+   * @generated from rpc rimlight.router.v1.RouterAdminService.InjectFault
+   */
+  injectFault: {
+    methodKind: "unary";
+    input: typeof InjectFaultRequestSchema;
+    output: typeof InjectFaultResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_router_v1_router_admin_service, 0);
