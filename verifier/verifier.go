@@ -168,9 +168,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // freeClaims makes what a dead process had claimed due at once; failing that, it is due when its claim ends.
 func (s *Service) freeClaims(ctx context.Context) {
-	if err := s.store.Write(ctx, func(tx *store.Tx) error {
-		return tx.FreeClaims(ctx, s.deps.Now().UnixMicro())
-	}); err != nil && ctx.Err() == nil {
+	if err := s.store.FreeClaims(ctx, s.deps.Now().UnixMicro()); err != nil && ctx.Err() == nil {
 		s.deps.Log.Error("freeing the claims of the last process failed", "error", err)
 	}
 }

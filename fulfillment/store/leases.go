@@ -58,7 +58,7 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 		if err := touch(ctx, tx, req.NodeID, now); err != nil {
 			return err
 		}
-		g, err = grant(ctx, tx, req, leaseID, now)
+		g, err = s.grant(ctx, tx, req, leaseID, now)
 		return err
 	})
 	if err != nil {
@@ -93,7 +93,7 @@ func granted(ctx context.Context, tx *sql.Tx, req GrantRequest) (*Grant, error) 
 	return &g, nil
 }
 
-func grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, now time.Time) (Grant, error) {
+func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, now time.Time) (Grant, error) {
 	nodes, err := liveNodes(ctx, tx, now)
 	if err != nil {
 		return Grant{}, err
@@ -103,14 +103,14 @@ func grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, now ti
 	var n int
 	var anyLeased bool
 	err = tx.QueryRowContext(ctx, `SELECT COUNT(*), EXISTS (SELECT 1 FROM units WHERE drop_id = $1 AND state = $3)
-		FROM (SELECT serial FROM units WHERE drop_id = $1 AND state = $2 LIMIT $4) AS some`, req.DropID[:], free, leased, enough).Scan(&n, &anyLeased)
+		FROM (SELECT serial FROM units WHERE drop_id = $1 AND state = $2 LIMIT $4) AS few`, req.DropID[:], free, leased, enough).Scan(&n, &anyLeased)
 	if err != nil {
 		return Grant{}, fmt.Errorf("counting free units: %w", err)
 	}
 	var g Grant
 	var lease any // NULL
 	if size := stock.Size(n, req.Wanted, nodes); size > 0 {
-		if g.Lease, err = lend(ctx, tx, req, leaseID, size, now); err != nil {
+		if g.Lease, err = s.lend(ctx, tx, req, leaseID, size, now); err != nil {
 			return Grant{}, err
 		}
 		lease = leaseID[:]
@@ -126,10 +126,11 @@ func grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, now ti
 	return g, err
 }
 
-// lend takes the lowest free serials. One writer makes the subquery safe; an engine with several needs SKIP LOCKED there.
-func lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, size int, now time.Time) (*fulfillmentv1.Lease, error) {
-	rows, err := tx.QueryContext(ctx, `UPDATE units SET state = $1, lease_id = $2 WHERE drop_id = $3 AND serial IN
-		(SELECT serial FROM units WHERE drop_id = $3 AND state = $4 ORDER BY serial LIMIT $5) RETURNING serial`,
+// lend takes the lowest free serials, or those that no other grant is taking.
+func (s *Store) lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, size int, now time.Time) (*fulfillmentv1.Lease, error) {
+	rows, err := tx.QueryContext(ctx, `WITH lowest AS MATERIALIZED
+			(SELECT serial FROM units WHERE drop_id = $3 AND state = $4 ORDER BY serial LIMIT $5`+s.db.SkipLocked()+`)
+		UPDATE units SET state = $1, lease_id = $2 WHERE drop_id = $3 AND serial IN (SELECT serial FROM lowest) RETURNING serial`,
 		leased, leaseID[:], req.DropID[:], free, size)
 	serials, err := collect(rows, err, func(rows *sql.Rows) (n uint32, err error) { return n, rows.Scan(&n) })
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,33 +18,20 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// onBoth runs a test on a file and in memory: the one syncs and has a pool of readers, the other has one connection.
-func onBoth(t *testing.T, test func(*testing.T, *store.Store)) {
-	t.Run("file", func(t *testing.T) {
-		db, err := sqldb.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "fulfillment.db"))
-		test(t, migrated(t, db, err))
-	})
-	t.Run("memory", func(t *testing.T) {
-		db, err := sqldb.OpenMemory(t.Context())
-		test(t, migrated(t, db, err))
-	})
+// onEach runs a test on every engine.
+func onEach(t *testing.T, test func(*testing.T, *store.Store)) {
+	t.Helper()
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) { test(t, migrated(t, db)) })
 }
 
-func migrated(t testing.TB, db *sqldb.DB, err error) *store.Store {
+func migrated(t testing.TB, db *sqldb.DB) *store.Store {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	if err := store.Migrate(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +111,7 @@ func release(t testing.TB, s *store.Store, claims ...store.Claim) int {
 }
 
 func TestJoinKeepsTheEpochOfADiskAndRefusesAnother(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		n := store.Node{ID: id('n', 1), DiskID: "disk-1", Region: "a", Key: &offerv1.SigningKey{KeyId: []byte("12345678")}}
 		for range 3 {
 			if epoch, err := s.Join(t.Context(), n, start); err != nil || epoch != 1 {
@@ -149,7 +135,7 @@ func TestJoinKeepsTheEpochOfADiskAndRefusesAnother(t *testing.T) {
 }
 
 func TestCreateDropOncePerRequest(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		first := create(t, s, id('d', 1), 1000, window(start, 90*time.Second))
 		again, err := s.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: id('d', 1).String()}, id('d', 2), nil)
 		if err != nil || again.ID != first.ID || !proto.Equal(again.Terms, first.Terms) || again.Window != first.Window {
@@ -166,7 +152,7 @@ func TestCreateDropOncePerRequest(t *testing.T) {
 }
 
 func TestGrantIsIdempotentAndFenced(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop := id('n', 1), id('d', 1)
 		create(t, s, drop, 20, window(start, 90*time.Second))
 		ask := store.GrantRequest{RequestID: id('r', 1), NodeID: node, DropID: drop, Epoch: 1, Wanted: 5}
@@ -203,7 +189,7 @@ func TestGrantIsIdempotentAndFenced(t *testing.T) {
 }
 
 func TestSoldOutOnlyWhenNothingIsFreeOrLeased(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop, lease := id('n', 1), id('d', 1), id('l', 1)
 		create(t, s, drop, 1, window(start, 90*time.Second))
 		join(t, s, node)
@@ -230,7 +216,7 @@ func TestSoldOutOnlyWhenNothingIsFreeOrLeased(t *testing.T) {
 
 // The guards of docs/settlement.md 2.5, one by one.
 func TestSettleAndRelease(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop := id('n', 1), id('d', 1)
 		create(t, s, drop, 100, window(start, 90*time.Second))
 		join(t, s, node)
@@ -305,7 +291,7 @@ func TestSettleAndRelease(t *testing.T) {
 }
 
 func TestReturnFreesOnlyWhatIsStillTheLeases(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, other, drop := id('n', 1), id('n', 2), id('d', 1)
 		create(t, s, drop, 100, window(start, 90*time.Second))
 		join(t, s, node)
@@ -338,7 +324,7 @@ func TestReturnFreesOnlyWhatIsStillTheLeases(t *testing.T) {
 }
 
 func TestActiveLeasesAreThoseWithALeasedUnit(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop := id('n', 1), id('d', 1)
 		create(t, s, drop, 100, window(start, 90*time.Second))
 		join(t, s, node)
@@ -373,7 +359,7 @@ func TestActiveLeasesAreThoseWithALeasedUnit(t *testing.T) {
 }
 
 func TestSettleDropNeedsTheEndAndNothingLeased(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop := id('n', 1), id('d', 1)
 		d := create(t, s, drop, 2, window(start, 90*time.Second))
 		join(t, s, node)
@@ -405,8 +391,7 @@ func TestSettleDropNeedsTheEndAndNothingLeased(t *testing.T) {
 
 // The SQL that filters drops by state and the function that names their state are one rule.
 func TestListDropsAgreesWithTheClock(t *testing.T) {
-	db, err := sqldb.OpenMemory(t.Context())
-	s := migrated(t, db, err)
+	s := migrated(t, sqldbtest.Memory(t))
 	rnd := 0
 	for i := range 40 {
 		rnd = (rnd*7919 + 104729) % 6007
@@ -457,7 +442,7 @@ func TestListDropsAgreesWithTheClock(t *testing.T) {
 }
 
 func TestPlaceOrdersNeedsTheUnitToBeThePurchases(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *store.Store) {
+	onEach(t, func(t *testing.T, s *store.Store) {
 		node, drop, k := id('n', 1), id('d', 1), id('k', 1)
 		create(t, s, drop, 10, window(start, 90*time.Second))
 		join(t, s, node)

@@ -1,12 +1,23 @@
 // Package sqldb opens the stores of the central services and runs their transactions.
 //
-// One SQL text serves every engine: $N parameters, integers for money (minor units) and time (microseconds UTC), blobs
-// for ids, INSERT .. ON CONFLICT, RETURNING. SQLite is the engine today; PostgreSQL joins behind the same DB type.
+//	SQLite      a file that is one process's alone; in memory for tests in virtual time
+//	PostgreSQL  a schema of a server that replicas share
+//
+// One SQL text serves both engines: $N parameters, integers for money (minor units), time (microseconds UTC) and
+// booleans, BLOB for ids and protos (BYTEA is written in its place for PostgreSQL), INSERT .. ON CONFLICT, RETURNING. What
+// remains different are the suffixes ForUpdate and SkipLocked, which are empty where there is one writer. Connections keep
+// statements prepared. In a transaction, read the rows of a query to their end before the next statement: PostgreSQL's
+// connections do one thing at a time.
 //
 // Write runs a function in one transaction and repeats it when the engine asks for that, so the function must have no
-// effects but its statements. A commit that fails for any reason but a constraint or a conflict leaves the durability of
-// earlier commits in doubt (a failed fsync may have dropped pages), so OnBroken is told and every later Write fails:
-// the process must stop, and recover from what is on disk.
+// effects but its statements. SQLite has one writer at a time. On PostgreSQL transactions run side by side at READ
+// COMMITTED: a row that was read may change before the transaction ends, unless ForUpdate holds it or the change is a
+// compare-and-set. A row that two transactions insert at the same time makes one of them run again, and find it.
+//
+// A SQLite commit that fails for any reason but a constraint or a conflict leaves the durability of earlier commits in
+// doubt (a failed fsync may have dropped pages), so OnBroken is told and every later Write fails: the process must stop,
+// and recover from what is on disk. A PostgreSQL server looks after its own disk; when it goes away in the middle of a
+// commit nobody knows whether that happened, and the error is one that IsUnavailable knows.
 package sqldb
 
 import (
@@ -15,82 +26,32 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"github.com/pressly/goose/v3/lock"
 )
-
-// ErrBroken is what every Write answers after a failed commit.
-var ErrBroken = errors.New("sqldb: an earlier commit failed; the process must restart")
 
 // writeTries bounds the retry loop. A conflict needs another writer; SQLite has one at a time, PostgreSQL rarely needs three.
 const writeTries = 10
 
+// dialect is what the engines do not have in common.
+type dialect struct {
+	goose                 goose.Dialect
+	migrations            func(fs.FS) fs.FS // translates them; nil: they are this engine's already
+	unbounded             func() *sql.DB    // connections for migrations, which take the time they need; nil: the writer
+	forUpdate, skipLocked string
+	alone                 bool // one writer at a time, of one process
+}
+
 // DB is one store.
 type DB struct {
+	dialect
 	write, read *sql.DB
 	broken      atomic.Bool
 	// OnBroken, if set before first use, is told about the first failed commit. A process exits here.
 	OnBroken func(error)
-}
-
-// OpenSQLite opens or makes a database file, which only its owner can read: WAL, synchronous FULL, one writer, four
-// readers.
-func OpenSQLite(ctx context.Context, path string) (*DB, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its WAL the same mode
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", path, err)
-	}
-	if err := file.Close(); err != nil {
-		return nil, fmt.Errorf("opening %s: %w", path, err)
-	}
-	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(ON)"}}
-	write, err := openCaching("file:" + path + "?_txlock=immediate&" + q.Encode())
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", path, err)
-	}
-	write.SetMaxOpenConns(1)
-	if err := assertDurable(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
-	}
-	q.Add("_pragma", "query_only(ON)")
-	read, err := openCaching("file:" + path + "?" + q.Encode())
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening %s for reading: %w", path, err), write.Close())
-	}
-	read.SetMaxOpenConns(4)
-	return &DB{write: write, read: read}, nil
-}
-
-// assertDurable refuses an engine that would not do what the pragmas ask (another build, a network file system).
-func assertDurable(ctx context.Context, db *sql.DB) error {
-	var journal string
-	var sync int
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&journal); err != nil {
-		return fmt.Errorf("asking for the journal mode: %w", err)
-	}
-	if err := db.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&sync); err != nil {
-		return fmt.Errorf("asking for the sync mode: %w", err)
-	}
-	if journal != "wal" || sync != 2 {
-		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d, need wal and 2 (FULL)", journal, sync)
-	}
-	return nil
-}
-
-// OpenMemory makes a database that lives as long as the DB: for tests in virtual time, where a closed and reopened
-// service is given the same DB again.
-func OpenMemory(context.Context) (*DB, error) {
-	db, err := openCaching("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
-	if err != nil {
-		return nil, fmt.Errorf("opening a database in memory: %w", err)
-	}
-	db.SetMaxOpenConns(1) // every further connection would be another, empty database
-	return &DB{write: db, read: db}, nil
 }
 
 // Close releases the store.
@@ -101,9 +62,36 @@ func (db *DB) Close() error {
 	return errors.Join(db.read.Close(), db.write.Close())
 }
 
-// Migrate brings the schema up to date from goose's numbered files in dir of fsys.
+// ForUpdate ends a SELECT whose rows must not change before the transaction ends.
+func (db *DB) ForUpdate() string { return db.forUpdate }
+
+// SkipLocked ends a SELECT that picks rows to take, whichever: those that another transaction holds are left out. Put the
+// SELECT into a CTE that is AS MATERIALIZED: PostgreSQL may run a subquery with a LIMIT more than once, and take more.
+func (db *DB) SkipLocked() string { return db.skipLocked }
+
+// Alone tells that one process alone works on the store, so that what it finds claimed at its start is a dead one's.
+func (db *DB) Alone() bool { return db.alone }
+
+// Migrate brings the schema up to date from goose's numbered files in fsys. Replicas that start at the same time wait for
+// each other.
 func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, db.write, fsys, goose.WithDisableGlobalRegistry(true))
+	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
+	if db.migrations != nil {
+		fsys = db.migrations(fsys)
+	}
+	if !db.alone {
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, uint64(migrateWait/time.Second)))
+		if err != nil {
+			return fmt.Errorf("preparing the migrations' lock: %w", err)
+		}
+		options = append(options, goose.WithSessionLocker(locker))
+	}
+	pool := db.write
+	if db.unbounded != nil {
+		pool = db.unbounded()
+		defer func() { _ = pool.Close() }() // what was committed is committed
+	}
+	p, err := goose.NewProvider(db.goose, pool, fsys, options...)
 	if err != nil {
 		return fmt.Errorf("reading the migrations: %w", err)
 	}
@@ -113,11 +101,19 @@ func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
+// migrateWait is how long a replica waits for another one's migrations.
+const migrateWait = time.Minute
+
 // Write runs fn in one transaction and commits it unless fn fails. fn may run more than once.
 func (db *DB) Write(ctx context.Context, fn func(*sql.Tx) error) error {
+	violated := false
 	for try := 1; ; try++ {
 		err := db.writeOnce(ctx, fn)
-		if err == nil || !retryable(err) || try == writeTries || ctx.Err() != nil {
+		// A unique key may be violated by a row that came between fn's reading and its writing. The second time fn sees
+		// that row; if it fails again, it means it.
+		first := !db.alone && !violated && IsUnique(err)
+		violated = violated || first
+		if err == nil || try == writeTries || ctx.Err() != nil || !first && !retryable(err) {
 			return err
 		}
 	}
@@ -138,7 +134,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(*sql.Tx) error) error {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
-		if !errors.Is(err, sql.ErrTxDone) && ctx.Err() == nil && !IsUnique(err) && !retryable(err) {
+		if db.alone && !errors.Is(err, sql.ErrTxDone) && ctx.Err() == nil && !IsUnique(err) && !retryable(err) {
 			if !db.broken.Swap(true) && db.OnBroken != nil {
 				db.OnBroken(err)
 			}
@@ -156,14 +152,3 @@ type Querier interface {
 
 // Read is for statements that change nothing; each sees a committed state.
 func (db *DB) Read() Querier { return db.read }
-
-// IsUnique tells a violated primary key or unique index.
-func IsUnique(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY || e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE)
-}
-
-func retryable(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_LOCKED)
-}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
@@ -69,7 +68,7 @@ func (s *Store) lead(ctx context.Context, all []*change) {
 
 // run is one change under its savepoint. The error is one that spoils the whole transaction.
 func (c *change) run(ctx context.Context, tx *Tx) error {
-	c.tx = &Tx{Queries: tx.Queries, tx: tx.tx}
+	c.tx = &Tx{Queries: tx.Queries, tx: tx.tx, skip: tx.skip}
 	if _, err := tx.tx.ExecContext(ctx, `SAVEPOINT change`); err != nil {
 		return fmt.Errorf("setting a savepoint: %w", err)
 	}
@@ -89,50 +88,4 @@ func (c *change) run(ctx context.Context, tx *Tx) error {
 		return fmt.Errorf("releasing a savepoint: %w", err)
 	}
 	return nil
-}
-
-// prepared keeps the statements of one transaction, which in a batch run a hundred times each; database/sql closes them
-// with the transaction.
-type prepared struct {
-	tx    *sql.Tx
-	stmts map[string]*sql.Stmt
-}
-
-func (p *prepared) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s := p.stmts[query]; s != nil {
-		return s, nil
-	}
-	s, err := p.tx.PrepareContext(ctx, query)
-	if err == nil {
-		p.stmts[query] = s
-	}
-	return s, err
-}
-
-// ExecContext changes rows.
-func (p *prepared) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	s, err := p.stmt(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	return s.ExecContext(ctx, args...)
-}
-
-// QueryContext implements sqldb.Querier.
-func (p *prepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	s, err := p.stmt(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	return s.QueryContext(ctx, args...)
-}
-
-// QueryRowContext implements sqldb.Querier. A statement that cannot be prepared is left to the transaction, whose row
-// carries the error.
-func (p *prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	s, err := p.stmt(ctx, query)
-	if err != nil {
-		return p.tx.QueryRowContext(ctx, query, args...)
-	}
-	return s.QueryRowContext(ctx, args...)
 }

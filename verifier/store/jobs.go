@@ -46,9 +46,10 @@ func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]
 	return collect(ctx, tx.tx, "claiming jobs", func(r *sql.Rows, j *Job) error {
 		j.Kind = kind
 		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts)
-	}, `UPDATE jobs SET state = 1, run_at = $1, attempts = attempts + 1
-		WHERE kind = $2 AND (token_id, serial, lease_id) IN
-			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT $4)
+	}, `WITH due AS MATERIALIZED
+			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT $4`+tx.skip+`)
+		UPDATE jobs SET state = 1, run_at = $1, attempts = attempts + 1
+		WHERE kind = $2 AND (token_id, serial, lease_id) IN (SELECT token_id, serial, lease_id FROM due)
 		RETURNING token_id, serial, lease_id, attempts`, until, kind, now, n)
 }
 
@@ -73,8 +74,16 @@ func (tx *Tx) Hurry(ctx context.Context, kind Kind, tokenID ID, now int64) error
 	return err
 }
 
-// FreeClaims makes the jobs of a process that died due at once. Only one process works on a store.
-func (tx *Tx) FreeClaims(ctx context.Context, now int64) error {
+// FreeClaims makes the jobs of a process that died due at once, where only one process works on a store. Where replicas
+// share it, a claim may be a living one's: those of the dead end by themselves.
+func (s *Store) FreeClaims(ctx context.Context, now int64) error {
+	if !s.db.Alone() {
+		return nil
+	}
+	return s.Write(ctx, func(tx *Tx) error { return tx.freeClaims(ctx, now) })
+}
+
+func (tx *Tx) freeClaims(ctx context.Context, now int64) error {
 	_, err := tx.exec(ctx, "freeing claims", `UPDATE jobs SET state = 0, run_at = $1 WHERE state = 1`, now)
 	return err
 }

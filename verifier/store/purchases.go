@@ -68,8 +68,12 @@ func (q Queries) PurchaseByPublicID(ctx context.Context, purchaseID ID) (Purchas
 
 func (q Queries) purchaseBy(ctx context.Context, column string, value any) (Purchase, error) {
 	var p Purchase
+	lock := q.lock
+	if lock != "" {
+		lock += " OF p"
+	}
 	row := q.q.QueryRowContext(ctx, `SELECT `+purchaseColumns+` FROM purchases p LEFT JOIN vouchers v ON v.token_id = p.token_id
-		WHERE p.`+column+` = $1`, value)
+		WHERE p.`+column+` = $1`+lock, value)
 	err := scanPurchase(row.Scan, &p)
 	if errors.Is(err, sql.ErrNoRows) {
 		return p, ErrNotFound

@@ -114,15 +114,21 @@ func Migrate(ctx context.Context, db *sqldb.DB) error {
 func New(db *sqldb.DB) *Store { return &Store{db: db, batch: batcher{leading: make(chan struct{}, 1)}} }
 
 // Queries are the reads, over committed states or inside a transaction.
-type Queries struct{ q sqldb.Querier }
+type Queries struct {
+	q sqldb.Querier
+	// lock ends the SELECT of a purchase inside a transaction. Whatever a transaction decides about a purchase, its
+	// redemptions and its jobs, it reads the purchase first, so that two of them decide one after the other.
+	lock string
+}
 
 // Read sees committed states.
-func (s *Store) Read() Queries { return Queries{s.db.Read()} }
+func (s *Store) Read() Queries { return Queries{q: s.db.Read()} }
 
 // Tx is a transaction: its reads and changes.
 type Tx struct {
 	Queries
-	tx      *prepared
+	tx      *sql.Tx
+	skip    string // ends a SELECT that picks rows to take
 	events  []event
 	changes Changes
 }
@@ -131,8 +137,7 @@ type Tx struct {
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	var changes Changes
 	err := s.db.Write(ctx, func(sqlTx *sql.Tx) error {
-		p := &prepared{sqlTx, map[string]*sql.Stmt{}}
-		tx := &Tx{Queries: Queries{p}, tx: p}
+		tx := &Tx{Queries: Queries{sqlTx, s.db.ForUpdate()}, tx: sqlTx, skip: s.db.SkipLocked()}
 		if err := fn(tx); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -18,8 +19,19 @@ func open(t *testing.T) *store.Store {
 	db, err := sqldb.OpenMemory(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, db.Close()) })
+	return migrated(t, db)
+}
+
+func migrated(t *testing.T, db *sqldb.DB) *store.Store {
+	t.Helper()
 	check(t, store.Migrate(t.Context(), db))
 	return store.New(db)
+}
+
+// onEach runs a test on every engine.
+func onEach(t *testing.T, test func(*testing.T, *store.Store)) {
+	t.Helper()
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) { test(t, migrated(t, db)) })
 }
 
 func check(t *testing.T, err error) {
@@ -101,111 +113,134 @@ func TestSharedWritesStandAloneInOneCommit(t *testing.T) {
 }
 
 func TestPrimaryKeyRefusesASecondPosting(t *testing.T) {
-	s := open(t)
-	tr, err := ledger.Capture("p", "EUR", 5)
-	check(t, err)
-	post := func() error {
-		return s.Write(t.Context(), func(tx *store.Tx) error { return tx.Post(t.Context(), store.ID{1}, tr, 1) })
-	}
-	check(t, post())
-	if err := post(); !errors.Is(err, store.ErrPosted) {
-		t.Errorf("posting twice: %v", err)
-	}
-	tr.Postings[0].MinorUnits++
-	tr.Kind = "other"
-	if err := post(); !errors.Is(err, ledger.ErrUnbalanced) {
-		t.Errorf("posting what does not balance: %v", err)
-	}
+	onEach(t, func(t *testing.T, s *store.Store) {
+		tr, err := ledger.Capture("p", "EUR", 5)
+		check(t, err)
+		post := func() error {
+			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.Post(t.Context(), store.ID{1}, tr, 1) })
+		}
+		check(t, post())
+		if err := post(); !errors.Is(err, store.ErrPosted) {
+			t.Errorf("posting twice: %v", err)
+		}
+		tr.Postings[0].MinorUnits++
+		tr.Kind = "other"
+		if err := post(); !errors.Is(err, ledger.ErrUnbalanced) {
+			t.Errorf("posting what does not balance: %v", err)
+		}
+	})
 }
 
 func TestCompareAndSet(t *testing.T) {
-	s := open(t)
-	check(t, s.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, 1) }))
-	set := func(attempt int, intent string) error {
-		return s.Write(t.Context(), func(tx *store.Tx) error { return tx.SetIntent(t.Context(), store.ID{1}, attempt, intent) })
-	}
-	if err := set(7, "a"); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("another attempt's intent: %v", err)
-	}
-	check(t, set(0, "a"))
-	if err := set(0, "b"); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("a second intent: %v", err)
-	}
-	p, err := s.Read().Purchase(t.Context(), store.ID{1})
-	check(t, err)
-	old := p
-	old.State = saga.Ordered
-	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.UpdatePurchase(t.Context(), &old, &p) }); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("a change from another state: %v", err)
-	}
+	onEach(t, func(t *testing.T, s *store.Store) {
+		check(t, s.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, 1) }))
+		set := func(attempt int, intent string) error {
+			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.SetIntent(t.Context(), store.ID{1}, attempt, intent) })
+		}
+		if err := set(7, "a"); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("another attempt's intent: %v", err)
+		}
+		check(t, set(0, "a"))
+		if err := set(0, "b"); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("a second intent: %v", err)
+		}
+		p, err := s.Read().Purchase(t.Context(), store.ID{1})
+		check(t, err)
+		old := p
+		old.State = saga.Ordered
+		if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.UpdatePurchase(t.Context(), &old, &p) }); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("a change from another state: %v", err)
+		}
+	})
 }
 
 func TestJobsAreClaimedOnceUntilTheirTime(t *testing.T) {
-	s := open(t)
-	claim := func(now, until int64) (jobs []store.Job) {
-		check(t, s.Write(t.Context(), func(tx *store.Tx) (err error) {
-			jobs, err = tx.Claim(t.Context(), store.SettleJob, now, until, 10)
-			return err
-		}))
-		return jobs
-	}
-	check(t, s.Write(t.Context(), func(tx *store.Tx) error {
-		return errors.Join(insert(t.Context(), tx, 1), insert(t.Context(), tx, 2))
-	}))
-	steps := []struct {
-		name       string
-		now, until int64
-		want       int
-	}{
-		{"before they are due", 0, 50, 0},
-		{"the first is due", 1, 50, 1},
-		{"the second is due, the first is claimed", 2, 60, 1},
-		{"both are claimed", 49, 60, 0},
-		{"the first claim ended", 50, 90, 1},
-	}
-	for _, step := range steps {
-		if jobs := claim(step.now, step.until); len(jobs) != step.want {
-			t.Errorf("%s: %d jobs, want %d", step.name, len(jobs), step.want)
+	onEach(t, func(t *testing.T, s *store.Store) {
+		claim := func(now, until int64) (jobs []store.Job) {
+			check(t, s.Write(t.Context(), func(tx *store.Tx) (err error) {
+				jobs, err = tx.Claim(t.Context(), store.SettleJob, now, until, 10)
+				return err
+			}))
+			return jobs
 		}
-	}
-	check(t, s.Write(t.Context(), func(tx *store.Tx) error { return tx.FreeClaims(t.Context(), 51) }))
-	jobs := claim(51, 99)
-	if len(jobs) != 2 || jobs[0].Attempts+jobs[1].Attempts != 5 {
-		t.Errorf("after a restart: %+v", jobs)
-	}
-	check(t, s.Write(t.Context(), func(tx *store.Tx) error {
-		return errors.Join(tx.Hurry(t.Context(), store.SettleJob, jobs[0].TokenID, 52), tx.Postpone(t.Context(), jobs[0], 90),
-			tx.Finish(t.Context(), jobs[1]))
-	}))
-	if jobs := claim(52, 99); len(jobs) != 1 {
-		t.Errorf("%d jobs: one that was hurried while claimed must not be put off", len(jobs))
-	}
+		check(t, s.Write(t.Context(), func(tx *store.Tx) error {
+			return errors.Join(insert(t.Context(), tx, 1), insert(t.Context(), tx, 2))
+		}))
+		steps := []struct {
+			name       string
+			now, until int64
+			want       int
+		}{
+			{"before they are due", 0, 50, 0},
+			{"the first is due", 1, 50, 1},
+			{"the second is due, the first is claimed", 2, 60, 1},
+			{"both are claimed", 49, 60, 0},
+			{"the first claim ended", 50, 90, 1},
+		}
+		for _, step := range steps {
+			if jobs := claim(step.now, step.until); len(jobs) != step.want {
+				t.Errorf("%s: %d jobs, want %d", step.name, len(jobs), step.want)
+			}
+		}
+		jobs := claim(90, 99)
+		if len(jobs) != 2 || jobs[0].Attempts+jobs[1].Attempts != 5 {
+			t.Fatalf("after both claims ended: %+v", jobs)
+		}
+		check(t, s.Write(t.Context(), func(tx *store.Tx) error {
+			return errors.Join(tx.Hurry(t.Context(), store.SettleJob, jobs[0].TokenID, 91), tx.Postpone(t.Context(), jobs[0], 99),
+				tx.Finish(t.Context(), jobs[1]))
+		}))
+		if jobs := claim(91, 99); len(jobs) != 1 {
+			t.Errorf("%d jobs: one that was hurried while claimed must not be put off", len(jobs))
+		}
+	})
+}
+
+// Alone, what is claimed at the start was claimed by a dead process; with replicas it may be a living one's.
+func TestClaimsAreFreedAtTheStartOfTheOnlyProcess(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		s := migrated(t, db)
+		var jobs []store.Job
+		claim := func(now int64) {
+			check(t, s.Write(t.Context(), func(tx *store.Tx) (err error) {
+				jobs, err = tx.Claim(t.Context(), store.SettleJob, now, 50, 10)
+				return err
+			}))
+		}
+		check(t, s.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, 1) }))
+		claim(1)
+		check(t, s.FreeClaims(t.Context(), 2))
+		if claim(2); (len(jobs) == 1) != db.Alone() {
+			t.Errorf("%d jobs at the start", len(jobs))
+		}
+	})
 }
 
 func TestCursorsAreNumberedWithoutGapsOverRollbacks(t *testing.T) {
-	s := open(t)
-	for n := byte(1); n <= 20; n++ {
-		err := s.Write(t.Context(), func(tx *store.Tx) error {
-			if err := insert(t.Context(), tx, n); err != nil {
-				return err
+	onEach(t, func(t *testing.T, s *store.Store) {
+		for n := byte(1); n <= 20; n++ {
+			err := s.Write(t.Context(), func(tx *store.Tx) error {
+				if err := insert(t.Context(), tx, n); err != nil {
+					return err
+				}
+				if n%4 == 0 {
+					return fmt.Errorf("no")
+				}
+				return nil
+			})
+			if (err != nil) != (n%4 == 0) {
+				t.Fatal(err)
 			}
-			if n%4 == 0 {
-				return fmt.Errorf("no")
+		}
+		events, err := s.Read().Events(t.Context(), 0, 1000, 1000)
+		check(t, err)
+		for i, e := range events {
+			if e.Cursor != int64(i+1) {
+				t.Fatalf("event %d has cursor %d", i+1, e.Cursor)
 			}
-			return nil
-		})
-		if (err != nil) != (n%4 == 0) {
-			t.Fatal(err)
 		}
-	}
-	events, err := s.Read().Events(t.Context(), 0, 1000, 1000)
-	check(t, err)
-	for i, e := range events {
-		if e.Cursor != int64(i+1) {
-			t.Fatalf("event %d has cursor %d", i+1, e.Cursor)
+		if len(events) != 15 {
+			t.Errorf("%d events, want 15", len(events))
 		}
-	}
-	if len(events) != 15 {
-		t.Errorf("%d events, want 15", len(events))
-	}
+	})
 }

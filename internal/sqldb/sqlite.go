@@ -1,0 +1,71 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+
+	"github.com/pressly/goose/v3"
+)
+
+// OpenSQLite opens or makes a database file, which only its owner can read: WAL, synchronous FULL, one writer, four
+// readers.
+func OpenSQLite(ctx context.Context, path string) (*DB, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its WAL the same mode
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(ON)"}}
+	write, err := openCaching("file:" + path + "?_txlock=immediate&" + q.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	write.SetMaxOpenConns(1)
+	if err := assertDurable(ctx, write); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
+	}
+	q.Add("_pragma", "query_only(ON)")
+	read, err := openCaching("file:" + path + "?" + q.Encode())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s for reading: %w", path, err), write.Close())
+	}
+	read.SetMaxOpenConns(4)
+	return newSQLite(write, read), nil
+}
+
+// assertDurable refuses an engine that would not do what the pragmas ask (another build, a network file system).
+func assertDurable(ctx context.Context, db *sql.DB) error {
+	var journal string
+	var sync int
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&journal); err != nil {
+		return fmt.Errorf("asking for the journal mode: %w", err)
+	}
+	if err := db.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&sync); err != nil {
+		return fmt.Errorf("asking for the sync mode: %w", err)
+	}
+	if journal != "wal" || sync != 2 {
+		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d, need wal and 2 (FULL)", journal, sync)
+	}
+	return nil
+}
+
+// OpenMemory makes a database that lives as long as the DB: for tests in virtual time, where a closed and reopened
+// service is given the same DB again.
+func OpenMemory(context.Context) (*DB, error) {
+	db, err := openCaching("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
+	if err != nil {
+		return nil, fmt.Errorf("opening a database in memory: %w", err)
+	}
+	db.SetMaxOpenConns(1) // every further connection would be another, empty database
+	return newSQLite(db, db), nil
+}
+
+func newSQLite(write, read *sql.DB) *DB {
+	return &DB{write: write, read: read, dialect: dialect{goose: goose.DialectSQLite3, alone: true}}
+}
