@@ -85,10 +85,14 @@ breaking: $(BUF) ## Compare the protos with the latest tag.
 generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the protos (needs node).
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
 
+.PHONY: web
+web: web/node_modules/.package-lock.json ## Rebuild web/dist, which the binary embeds (needs node).
+	cd web && node_modules/.bin/vite build --logLevel warn
+
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 
 .PHONY: check-generate
-check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or the copied protos differ from their sources, or the TypeScript does not compile.
+check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/, web/dist or the copied protos differ from their sources, or the TypeScript does not compile.
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate -o "$$fresh"; \
 	diff -r gen "$$fresh/gen" || { echo "gen/ is not what the protos give: run make generate"; exit 1; }
@@ -98,6 +102,9 @@ check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/ or th
 		echo "NOT COMPARED: $(PROTOVALIDATE) cannot be downloaded here"; \
 	fi
 	web/node_modules/.bin/tsc -p web
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	(cd web && node_modules/.bin/vite build --logLevel error --outDir "$$fresh/dist"); \
+	diff -rq web/dist "$$fresh/dist" || { echo "web/dist is not what web/ gives: run make web"; exit 1; }
 
 # The tools come from go.mod and tools/lint/go.mod; building them once makes each call quick.
 $(BUF): go.mod go.sum

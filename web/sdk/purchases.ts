@@ -1,0 +1,153 @@
+import { Code } from "@connectrpc/connect";
+import type { OfferToken, Outcome, Receipt } from "../../gen/ts/rimlight/offer/v1/signed_pb.js";
+import { OfferService } from "../../gen/ts/rimlight/offer/v1/offer_service_pb.js";
+import type { Purchase } from "../../gen/ts/rimlight/offer/v1/purchase_pb.js";
+import { hex, uuidBytes } from "./bytes.js";
+import type { Calls } from "./calls.js";
+import type { Accepted } from "./client.js";
+import { RimlightError, UnverifiedError } from "./errors.js";
+import type { KeptPurchase, PurchaseStore } from "./store.js";
+import { Keys } from "./verify.js";
+import { purchaseView, type PurchaseView, type Via } from "./views.js";
+
+const NOT_FOUND = "PURCHASE_NOT_FOUND";
+
+// What was asked for and is still unknown to the verifier after a day was never accepted: nodes forward within seconds,
+// and one that is cut off for a day is past the end of every offer token.
+const NOT_FOUND_FOR_GOOD_MS = 24 * 3600_000;
+
+type Hints = { dropId?: string; requestId?: string; preferredRegion?: string };
+
+/**
+ * The purchases that this browser keeps: written down before the call that may make them, with the receipt once it is
+ * verified, until the viewer forgets them. Presenting a receipt counts like a node's own word, so it heals a node that
+ * lost its disk.
+ */
+export class Purchases {
+  readonly #keys = new Keys();
+
+  constructor(
+    private readonly store: PurchaseStore,
+    private readonly calls: Calls,
+    private readonly hints: (hints: Hints) => Hints,
+  ) {}
+
+  all(): Promise<KeptPurchase[]> {
+    return this.store.all();
+  }
+
+  forget(purchaseId: string): Promise<void> {
+    return this.store.delete(purchaseId);
+  }
+
+  /** Notes a purchase that is about to be asked for, unless it is known already. */
+  async intend(expected: KeptPurchase): Promise<void> {
+    if (!(await this.store.get(expected.purchaseId))) await this.store.put(expected);
+  }
+
+  /** Takes a note back after a definite no; a receipt that is kept from an earlier try stays. */
+  async withdraw(purchaseId: string): Promise<void> {
+    if (!(await this.store.get(purchaseId))?.receipt) await this.store.delete(purchaseId);
+  }
+
+  /** Keeps a receipt, then verifies that it says what was asked for. */
+  async accept(
+    expected: KeptPurchase, session: Uint8Array, text: string, region: string, acceptedAt: number, via: Via,
+  ): Promise<Accepted> {
+    // Kept first: if the keys cannot be had now, the receipt is still a promise that somebody may have made.
+    const { claim: _, ...kept } = expected;
+    await this.store.put({ ...kept, receipt: text, region });
+    const { receipt, offer } = await this.#withKeys(() => this.#keys.openReceipt(text));
+    const same = receipt.purchaseId === expected.purchaseId && hex(offer.viewerSessionId) === hex(session) &&
+      hex(offer.dropId) === hex(uuidBytes(expected.dropId)) && offer.price?.currencyCode === expected.price.currency &&
+      offer.price.minorUnits === expected.price.minorUnits;
+    if (!same) throw new UnverifiedError("mismatch");
+    return { kind: "accepted", purchaseId: expected.purchaseId, receipt: text, region, acceptedAt, via };
+  }
+
+  /** Verifies what is kept. Throws UnverifiedError when something is not genuine. */
+  async verify(purchaseId: string): Promise<{ receipt: boolean; outcome: boolean }> {
+    const kept = await this.#get(purchaseId);
+    const found: { receipt?: Receipt; offer?: OfferToken } = {};
+    if (kept.receipt) Object.assign(found, await this.#openReceipt(kept.receipt));
+    if (found.receipt && found.receipt.purchaseId !== purchaseId) throw new UnverifiedError("mismatch");
+    if (kept.outcome) await this.#openOutcome(kept.outcome, purchaseId);
+    return { receipt: found.receipt !== undefined, outcome: kept.outcome !== undefined };
+  }
+
+  /** One purchase, now and as it changes; ends after its final state. */
+  async *follow(purchaseId: string, signal?: AbortSignal): AsyncGenerator<PurchaseView, void, undefined> {
+    const kept = await this.#get(purchaseId);
+    const credential = await this.#credential(kept, signal);
+    const messages = this.calls.stream(
+      OfferService.method.watchPurchase,
+      () => ({ hints: this.hints({ dropId: kept.dropId, preferredRegion: kept.region ?? "" }), credential }),
+      () => undefined, signal,
+    );
+    let last: Purchase | undefined;
+    try {
+      for await (const { purchase } of messages) {
+        if (!purchase || (last && last.state === purchase.state && !purchase.outcome)) continue;
+        last = purchase;
+        const final = purchase.outcome !== "";
+        if (final) {
+          const outcome = await this.#openOutcome(purchase.outcome, purchaseId, signal);
+          if (outcome.state !== purchase.state) throw new UnverifiedError("mismatch");
+          await this.store.put({ ...kept, outcome: purchase.outcome });
+        }
+        yield purchaseView(purchase, final);
+        if (final) return;
+      }
+    } catch (error) {
+      const unknown = error instanceof RimlightError && error.reason === NOT_FOUND && !kept.receipt;
+      if (unknown && Date.now() - kept.keptMs > NOT_FOUND_FOR_GOOD_MS) await this.store.delete(purchaseId);
+      throw error;
+    }
+  }
+
+  /** What shows that the purchase is the viewer's. A claim without an answer gets the token of its own intention. */
+  async #credential(kept: KeptPurchase, signal?: AbortSignal) {
+    if (kept.receipt) return { case: "receipt", value: kept.receipt } as const;
+    if (kept.offerToken) return { case: "offerToken", value: kept.offerToken } as const;
+    const { message } = await this.calls.unary(OfferService.method.requestOffer, {
+      hints: this.hints({ dropId: kept.dropId, requestId: kept.claim?.requestId ?? "" }),
+      viewerSessionId: kept.claim?.session ?? new Uint8Array(),
+    }, signal);
+    if (message.decision.case !== "granted") {
+      throw new RimlightError("whether the claim was accepted cannot be found out any more", Code.NotFound, NOT_FOUND);
+    }
+    const { offerToken } = message.decision.value;
+    await this.store.put({ ...kept, offerToken });
+    return { case: "offerToken", value: offerToken } as const;
+  }
+
+  async #get(purchaseId: string): Promise<KeptPurchase> {
+    const kept = await this.store.get(purchaseId);
+    if (!kept) throw new RimlightError(`no purchase ${purchaseId} is kept here`, Code.NotFound, NOT_FOUND);
+    return kept;
+  }
+
+  #openReceipt(text: string) {
+    return this.#withKeys(() => this.#keys.openReceipt(text));
+  }
+
+  async #openOutcome(text: string, purchaseId: string, signal?: AbortSignal): Promise<Outcome> {
+    const outcome = await this.#withKeys(() => this.#keys.openOutcome(text), signal);
+    if (outcome.purchaseId !== purchaseId) throw new UnverifiedError("mismatch");
+    return outcome;
+  }
+
+  /** Opens a text; when its key is not known, once more after fetching the published keys. */
+  async #withKeys<T>(open: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    try {
+      return await open();
+    } catch (error) {
+      if (!(error instanceof UnverifiedError) || error.why !== "unknown_key") throw error;
+    }
+    for (let pageToken = ""; ; ) {
+      const { message } = await this.calls.unary(OfferService.method.listKeys, { hints: this.hints({}), pageToken }, signal);
+      await this.#keys.add(message.keys);
+      if ((pageToken = message.nextPageToken) === "") return open();
+    }
+  }
+}
