@@ -10,11 +10,19 @@ import (
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/router/arbiter"
 	"github.com/rimlight/rimlight/router/forward"
+	"github.com/rimlight/rimlight/router/slo"
 )
 
 // regions is this router's view, by name, then address.
 func (r *Router) regions() []*routerv1.RegionStatus {
-	shares := r.decisions.shares()
+	shares, now := r.decisions.shares(), r.slo.now()
+	late := map[string]float64{}
+	fleet, _ := r.slips.now()
+	for _, c := range fleet {
+		if c.Key.Scope == slo.Region {
+			late[c.Key.Name] = c.Sliding.Share()
+		}
+	}
 	states := r.table.States()
 	list := make([]*routerv1.RegionStatus, 0, len(states))
 	for _, s := range states {
@@ -24,6 +32,11 @@ func (r *Router) regions() []*routerv1.RegionStatus {
 			Service: durationpb.New(s.Row.Service), InFlight: s.Row.InFlight, Parallelism: s.Row.Parallelism,
 			SuccessRate: s.Row.SuccessRate, Stock: s.Answer.GetStock(), JournalLag: s.Answer.GetJournalLag(),
 			Zones: s.Row.Zones, Version: cmp.Or(s.Answer.GetVersion(), s.Target.Version), LastError: s.LastError,
+			LateShare: late[s.Target.Region], Ejected: s.Row.Ejected, Suspect: s.Row.Suspect,
+			ModeExpireTime: s.Answer.GetModeExpireTime(), Faults: s.Answer.GetFaults(),
+		}
+		if median, p99 := r.slo.windows.Latency(now, s.Target.Region); p99 > 0 {
+			status.Median, status.P99 = durationpb.New(median), durationpb.New(p99)
 		}
 		if !s.LastAnswer.IsZero() {
 			status.LastAnswerTime = timestamppb.New(s.LastAnswer)

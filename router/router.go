@@ -3,6 +3,7 @@
 //	gossip or flags --> targets --> measure.Table --snapshots--> forward.Forwarder <--calls-- listeners
 //	                      |  connections   ^                          |
 //	                      +--------> probes and calls                 +--> the last 4,096 decisions --> RouterAdminService
+//	                                                                  +--> windows --+ peers' --> slips --> log, webhooks
 //
 // A router is stateless: nothing of it must survive a restart. Whoever is in gossip or in the flags is probed; nobody
 // else's word makes a node reachable. Reads of RouterAdminService cover the fleet: the asked router asks its peers for
@@ -28,9 +29,11 @@ import (
 	"google.golang.org/grpc"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
+	"github.com/rimlight/rimlight/router/slo"
 )
 
 // Region is one node of a region as the flags name it.
@@ -55,6 +58,8 @@ type Config struct {
 	// Forward is how calls are passed on; the zero value takes every default. Router, Services and MaxMessageBytes are
 	// taken from above.
 	Forward forward.Config
+	// SLO is which calls count as late, and how many of them are a slip; the zero value takes every default.
+	SLO slo.Config
 }
 
 func (c Config) forward() forward.Config {
@@ -65,7 +70,7 @@ func (c Config) forward() forward.Config {
 
 // Validate reports everything that is wrong with the configuration.
 func (c Config) Validate() error {
-	errs := []error{c.forward().Validate(), c.Measure.Validate()}
+	errs := []error{c.forward().Validate(), c.Measure.Validate(), c.SLO.Validate()}
 	seen := map[endpoint]bool{}
 	for i, r := range c.Regions {
 		id := endpoint{r.Name, r.Address}
@@ -112,6 +117,8 @@ type Router struct {
 	table     *measure.Table
 	forwarder *forward.Forwarder
 	decisions *decisions
+	slo       *watcher
+	slips     *slipFeed
 	nodes     *pool // connections to region nodes, by measure.Target.Key
 	peers     *pool // connections to other routers, by the same form of key
 
@@ -126,7 +133,8 @@ func New(config Config, deps Deps) (*Router, error) {
 	}
 	deps = deps.withDefaults(config.Name)
 	r := &Router{
-		config: config, deps: deps, decisions: newDecisions(),
+		config: config, deps: deps, decisions: newDecisions(), slo: newWatcher(config.SLO, deps.Metrics),
+		slips: newSlipFeed(ids.NewV7(deps.Now(), deps.Random)),
 		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
 	}
 	seeds, err := r.seeds()
@@ -142,7 +150,7 @@ func New(config Config, deps Deps) (*Router, error) {
 	}
 	draws := &lockedRand{rand: seeds()}
 	r.forwarder, err = forward.New(config.forward(), forward.Deps{
-		Measured: r.table, Conn: r.nodes.get, Central: deps.Central, Record: r.decisions.add,
+		Measured: r.table, Conn: r.nodes.get, Central: deps.Central, Record: r.record,
 		Now: deps.Now, Random: deps.Random, Draw: draws.Float64, Log: deps.Log, Metrics: deps.Metrics,
 	})
 	if err != nil {
@@ -196,7 +204,14 @@ func (r *Router) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.table.Run(ctx) })
 	g.Go(func() error { return r.followAll(ctx) })
+	g.Go(func() error { return r.watchSLO(ctx) })
 	return g.Wait()
+}
+
+// record takes in a finished call.
+func (r *Router) record(d *forward.Decision) {
+	r.decisions.add(d)
+	r.slo.record(d)
 }
 
 // Close closes the connections, after the listeners have stopped.

@@ -104,7 +104,8 @@ type regionNode struct {
 
 	mu     sync.Mutex
 	mode   regionv1.RegionMode
-	bearer string // of the last SetMode
+	slow   time.Duration // how long reads take
+	bearer string        // of the last SetMode
 	refuse error
 }
 
@@ -135,7 +136,14 @@ func (r *regionNode) SetMode(ctx context.Context, q *regionv1.SetModeRequest) (*
 }
 
 // GetPurchase implements rimlight.offer.v1.OfferService.
-func (r *regionNode) GetPurchase(context.Context, *offerv1.GetPurchaseRequest) (*offerv1.GetPurchaseResponse, error) {
+func (r *regionNode) GetPurchase(ctx context.Context, _ *offerv1.GetPurchaseRequest) (*offerv1.GetPurchaseResponse, error) {
+	r.mu.Lock()
+	slow := r.slow
+	r.mu.Unlock()
+	select {
+	case <-time.After(slow):
+	case <-ctx.Done():
+	}
 	return &offerv1.GetPurchaseResponse{Purchase: &offerv1.Purchase{PurchaseId: r.name}}, nil
 }
 

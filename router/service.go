@@ -182,7 +182,8 @@ func (r *Router) ListDecisions(_ context.Context, q *routerv1.ListDecisionsReque
 		before = n
 	}
 	found, more := r.decisions.list(before, cmp.Or(int(q.GetPageSize()), defaultDecisions), func(d *forward.Decision) bool {
-		return d.Total >= q.GetMinTotal().AsDuration() && (q.GetDropId() == "" || d.Drop == q.GetDropId())
+		return d.Total >= q.GetMinTotal().AsDuration() && (q.GetDropId() == "" || d.Drop == q.GetDropId()) &&
+			(!q.GetFailedOnly() || d.Refused()) && (q.GetRegion() == "" || d.Asked(q.GetRegion()))
 	})
 	answer := &routerv1.ListDecisionsResponse{}
 	for _, d := range found {

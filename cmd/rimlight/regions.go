@@ -24,7 +24,7 @@ func (c *regionsCmd) Run(ctx context.Context, s *streams) error {
 		}
 		warnSilent(s, resp.GetSilentRouters())
 		return c.print(s, resp, func(w io.Writer) {
-			row(w, "ROUTER", "REGION", "MODE", "UP", "SHARE", "RTT_MS", "SERVICE_MS", "IN_FLIGHT", "OK", "LAG", "STOCK", "LAST_ERROR")
+			row(w, "ROUTER", "REGION", "MODE", "UP", "SHARE", "LATE", "RTT_MS", "SERVICE_MS", "P50_MS", "P99_MS", "IN_FLIGHT", "OK", "LAG", "STOCK", "NOTES")
 			regionRows(w, resp.GetRouter(), resp.GetRegions())
 			for _, p := range resp.GetPeers() {
 				regionRows(w, p.GetRouter(), p.GetRegions())
@@ -39,13 +39,32 @@ func regionRows(w io.Writer, router string, regions []*routerv1.RegionStatus) {
 		for _, st := range r.GetStock() {
 			stock += st.GetUntouched()
 		}
-		up, problem := "yes", ""
-		if !r.GetReachable() {
-			up, problem = "no", r.GetLastError()
-		}
-		row(w, router, r.GetName(), short(r.GetMode(), "REGION_MODE_"), up, percent(r.GetShare()), ms(r.GetNetwork()), ms(r.GetService()),
-			fmt.Sprintf("%d/%d", r.GetInFlight(), r.GetParallelism()), percent(r.GetSuccessRate()), r.GetJournalLag(), stock, problem)
+		up := map[bool]string{true: "yes", false: "no"}[r.GetReachable()]
+		row(w, router, r.GetName(), short(r.GetMode(), "REGION_MODE_"), up, percent(r.GetShare()), percent(r.GetLateShare()),
+			ms(r.GetNetwork()), ms(r.GetService()), ms(r.GetMedian()), ms(r.GetP99()),
+			fmt.Sprintf("%d/%d", r.GetInFlight(), r.GetParallelism()), percent(r.GetSuccessRate()), r.GetJournalLag(), stock, notes(r))
 	}
+}
+
+// notes is what an SRE should know of a region that no column has: drills first, so that nobody takes one for an incident.
+func notes(r *routerv1.RegionStatus) string {
+	var all []string
+	for _, f := range r.GetFaults() {
+		all = append(all, fmt.Sprintf("DRILL %s until %s", short(f.GetKind(), "FAULT_KIND_"), clock(f.GetExpireTime())))
+	}
+	if t := r.GetModeExpireTime(); t != nil {
+		all = append(all, fmt.Sprintf("%s until %s", short(r.GetMode(), "REGION_MODE_"), clock(t)))
+	}
+	if r.GetEjected() {
+		all = append(all, "ejected: its calls fail")
+	}
+	if r.GetSuspect() {
+		all = append(all, "suspect: answers are overdue")
+	}
+	if !r.GetReachable() && r.GetLastError() != "" {
+		all = append(all, r.GetLastError())
+	}
+	return strings.Join(all, "; ")
 }
 
 func percent(f float64) string { return fmt.Sprintf("%.1f%%", 100*f) }

@@ -8,7 +8,7 @@ import (
 
 // pure packages hold the platform's ideas. They are where its bugs would hide, and they are tested without a server.
 var pure = []string{
-	"router/arbiter", "region/decide", "region/lease", "verifier/saga", "verifier/ledger",
+	"router/arbiter", "router/slo", "region/decide", "region/lease", "verifier/saga", "verifier/ledger",
 	"fulfillment/catalog", "fulfillment/stock", "fulfillment/orders", "internal/dropclock",
 }
 

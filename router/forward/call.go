@@ -51,7 +51,7 @@ func (f *Forwarder) newCall(ctx context.Context, name, label string, kind arbite
 		f: f, name: name, label: label, arrived: time.Now(),
 		request: arbiter.Request{Kind: kind, Drop: h.Drop, Zones: h.Zones, Preferred: h.Preferred},
 		decision: &Decision{
-			ID: f.config.Router + "/" + ids.NewV7(now, f.deps.Random), Time: now, Method: name, Drop: h.Drop, Zones: h.Zones,
+			ID: f.config.Router + "/" + ids.NewV7(now, f.deps.Random), Time: now, Method: name, Flow: label, Drop: h.Drop, Zones: h.Zones,
 		},
 	}
 	if deadline, ok := ctx.Deadline(); ok {

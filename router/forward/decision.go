@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,6 +16,7 @@ type Decision struct {
 	ID       string // "router/UUIDv7"
 	Time     time.Time
 	Method   string // full name
+	Flow     string // an OfferService method's short name, or a forwarded service's full one
 	Drop     string
 	Budget   time.Duration // left of the caller's deadline at arrival; 0 without one
 	Zones    []string
@@ -25,6 +27,28 @@ type Decision struct {
 	Ours   time.Duration
 	Code   codes.Code // what the caller was answered, as far as it is known with the first message
 	Reason errorsv1.Reason
+}
+
+// Failed tells whether the platform failed the call: no answer, or one that says that it could not do its work. Refusals,
+// and calls that their callers gave up, did not fail.
+func (d *Decision) Failed() bool {
+	switch d.Reason {
+	case errorsv1.Reason_REASON_NO_REGION, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE, errorsv1.Reason_REASON_DRAINING,
+		errorsv1.Reason_REASON_OVERLOADED, errorsv1.Reason_REASON_INTERNAL, errorsv1.Reason_REASON_STORE_UNAVAILABLE,
+		errorsv1.Reason_REASON_KEY_UNKNOWN:
+		return true
+	case errorsv1.Reason_REASON_UNSPECIFIED: // a forwarded service's own status
+		return slices.Contains([]codes.Code{codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss}, d.Code)
+	}
+	return false
+}
+
+// Refused tells whether the caller was answered anything but OK.
+func (d *Decision) Refused() bool { return d.Code != codes.OK }
+
+// Asked tells whether an attempt went to a region.
+func (d *Decision) Asked(region string) bool {
+	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return a.Choice.Region != nil && a.Choice.Region.Name == region })
 }
 
 // Attempt is one choice and what came of it. Its Choice.Region is nil when nobody was asked.

@@ -486,7 +486,7 @@ type CallCounts struct {
 	Calls int64 `protobuf:"varint,1,opt,name=calls,proto3" json:"calls,omitempty"`
 	// Late ones.
 	LateCalls int64 `protobuf:"varint,2,opt,name=late_calls,json=lateCalls,proto3" json:"late_calls,omitempty"`
-	// Late ones by cause, in the order of SlipCause without its first.
+	// Late ones by cause: those of SlipCause from NETWORK on in their order, then those whose cause is not known.
 	Causes        []int64 `protobuf:"varint,3,rep,packed,name=causes,proto3" json:"causes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -557,7 +557,9 @@ type WindowCounts struct {
 	// The last 5 min, 30 min, 1 h, 6 h and 3 days; of flows alone.
 	Past []*CallCounts `protobuf:"bytes,5,rep,name=past,proto3" json:"past,omitempty"`
 	// Some late calls, newest first; at most 3.
-	DecisionIds   []string `protobuf:"bytes,6,rep,name=decision_ids,json=decisionIds,proto3" json:"decision_ids,omitempty"`
+	DecisionIds []string `protobuf:"bytes,6,rep,name=decision_ids,json=decisionIds,proto3" json:"decision_ids,omitempty"`
+	// For how long the window is counted already.
+	CountedFor    *durationpb.Duration `protobuf:"bytes,7,opt,name=counted_for,json=countedFor,proto3" json:"counted_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -634,6 +636,13 @@ func (x *WindowCounts) GetDecisionIds() []string {
 	return nil
 }
 
+func (x *WindowCounts) GetCountedFor() *durationpb.Duration {
+	if x != nil {
+		return x.CountedFor
+	}
+	return nil
+}
+
 var File_rimlight_router_v1_slip_proto protoreflect.FileDescriptor
 
 const file_rimlight_router_v1_slip_proto_rawDesc = "" +
@@ -677,14 +686,16 @@ const file_rimlight_router_v1_slip_proto_rawDesc = "" +
 	"\x05calls\x18\x01 \x01(\x03R\x05calls\x12\x1d\n" +
 	"\n" +
 	"late_calls\x18\x02 \x01(\x03R\tlateCalls\x12\x16\n" +
-	"\x06causes\x18\x03 \x03(\x03R\x06causes\"\x9e\x02\n" +
+	"\x06causes\x18\x03 \x03(\x03R\x06causes\"\xda\x02\n" +
 	"\fWindowCounts\x123\n" +
 	"\x05scope\x18\x01 \x01(\x0e2\x1d.rimlight.router.v1.SlipScopeR\x05scope\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\asliding\x18\x03 \x01(\v2\x1e.rimlight.router.v1.CallCountsR\asliding\x124\n" +
 	"\x05whole\x18\x04 \x01(\v2\x1e.rimlight.router.v1.CallCountsR\x05whole\x122\n" +
 	"\x04past\x18\x05 \x03(\v2\x1e.rimlight.router.v1.CallCountsR\x04past\x12!\n" +
-	"\fdecision_ids\x18\x06 \x03(\tR\vdecisionIds*h\n" +
+	"\fdecision_ids\x18\x06 \x03(\tR\vdecisionIds\x12:\n" +
+	"\vcounted_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"countedFor*h\n" +
 	"\tSlipScope\x12\x1a\n" +
 	"\x16SLIP_SCOPE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSLIP_SCOPE_FLOW\x10\x01\x12\x15\n" +
@@ -739,11 +750,12 @@ var file_rimlight_router_v1_slip_proto_depIdxs = []int32{
 	5,  // 8: rimlight.router.v1.WindowCounts.sliding:type_name -> rimlight.router.v1.CallCounts
 	5,  // 9: rimlight.router.v1.WindowCounts.whole:type_name -> rimlight.router.v1.CallCounts
 	5,  // 10: rimlight.router.v1.WindowCounts.past:type_name -> rimlight.router.v1.CallCounts
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 11: rimlight.router.v1.WindowCounts.counted_for:type_name -> google.protobuf.Duration
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_slip_proto_init() }
