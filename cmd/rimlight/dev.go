@@ -16,6 +16,7 @@ import (
 )
 
 type devCmd struct {
+	tlsFlags
 	Listen   string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
 	Data     string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
 	Regions  []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
@@ -38,8 +39,12 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	if err != nil {
 		return err
 	}
+	secure, err := c.tls()
+	if err != nil {
+		return err
+	}
 	cfg := cluster.Config{
-		Listen: c.Listen, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
+		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
 		Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
 	}
 	if err := cfg.Validate(); err != nil {
@@ -138,14 +143,21 @@ Try in another terminal:
   rimlight audit                  do the books balance?
 
 Ctrl-C stops it in order.
-`, version, took.Seconds(), strings.Join(routerLines(c.Routers, p.Routers), "\n            "),
+`, version, took.Seconds(), strings.Join(routerLines(c.scheme(), c.Routers, p.Routers), "\n            "),
 		strings.Join(c.Regions, ", "), c.Centre, c.Viewers, dir, kept)
 }
 
-func routerLines(names, addrs []string) []string {
+func (c *devCmd) scheme() string {
+	if c.TLSCert != "" {
+		return "https"
+	}
+	return "http"
+}
+
+func routerLines(scheme string, names, addrs []string) []string {
 	lines := make([]string, len(names))
 	for i := range names {
-		lines[i] = fmt.Sprintf("http://%s  %s", addrs[i], names[i])
+		lines[i] = fmt.Sprintf("%s://%s  %s", scheme, addrs[i], names[i])
 	}
 	return lines
 }

@@ -135,6 +135,7 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type routerCmd struct {
+	tlsFlags
 	gossipFlags
 	Listen         string            `help:"The public port." default:"127.0.0.1:8080" placeholder:"ADDR"`
 	AdminListen    string            `help:"The operator port." default:"127.0.0.1:8081" placeholder:"ADDR"`
@@ -147,8 +148,6 @@ type routerCmd struct {
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection     bool              `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
-	TLSCert        string            `name:"tls-cert" help:"Certificate chain of the public port, PEM; with --tls-key." placeholder:"FILE"`
-	TLSKey         string            `name:"tls-key" help:"Its private key, PEM." placeholder:"FILE"`
 	MaxRecv        int               `help:"The longest message forwarded, in bytes." default:"4194304"`
 	LogLevel       string            `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 }
@@ -189,15 +188,21 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	return serve(ctx, s, "router "+cmp.Or(c.Name, host), p.Addr(), p.Run)
 }
 
+// tlsFlags are what every command that opens a public port takes.
+type tlsFlags struct {
+	TLSCert string `name:"tls-cert" help:"Certificate chain of the public port, PEM; with --tls-key." placeholder:"FILE"`
+	TLSKey  string `name:"tls-key" help:"Its private key, PEM." placeholder:"FILE"`
+}
+
 // tls is the public port's certificate; nil without one.
-func (c *routerCmd) tls() (*tls.Config, error) {
-	if c.TLSCert == "" && c.TLSKey == "" {
+func (f *tlsFlags) tls() (*tls.Config, error) {
+	if f.TLSCert == "" && f.TLSKey == "" {
 		return nil, nil
 	}
-	if c.TLSCert == "" || c.TLSKey == "" {
+	if f.TLSCert == "" || f.TLSKey == "" {
 		return nil, usageError{"--tls-cert and --tls-key go together"}
 	}
-	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	pair, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey)
 	if err != nil {
 		return nil, usageError{fmt.Sprintf("--tls-cert, --tls-key: %v", err)}
 	}

@@ -10,8 +10,10 @@
 package cluster
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +41,8 @@ import (
 type Config struct {
 	// Listen is the first router's address; further routers take the next ports. Port 0: each a free one.
 	Listen string
+	// TLS secures the routers' public ports with its first certificate; nil: plaintext.
+	TLS *tls.Config
 	// DataDir keeps all state.
 	DataDir string
 	// Regions and Routers are names in the matrix; Centre is where verifier and fulfillment stand.
@@ -133,6 +137,9 @@ func (c Config) Validate() error {
 			}
 		}
 	}
+	if c.TLS != nil && len(c.TLS.Certificates) == 0 {
+		problems = append(problems, errors.New("TLS needs a certificate"))
+	}
 	if c.Matrix != nil {
 		for _, name := range slices.Concat([]string{c.Centre}, c.Regions, c.Routers) {
 			if _, ok := c.Matrix.RTT(name, name); !ok {
@@ -188,7 +195,7 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 			seeds = []string{seed}
 		}
 		r, err := process.StartRouter(ctx, process.Router{
-			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true,
+			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
 			DialCentre: c.dialer(name, c.cfg.Centre),
 			DialTo:     func(place string) process.Dialer { return c.dialer(name, place) },
 			Gossip:     process.Gossip{Listen: "127.0.0.1:0", Seeds: seeds},
@@ -313,12 +320,30 @@ func (c *Cluster) show() error {
 }
 
 func (c *Cluster) dial(addr, token string) (*grpc.ClientConn, error) {
-	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: token})
+	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: token, TLS: c.trust()})
 	if err != nil {
 		return nil, err
 	}
 	c.closers = append(c.closers, conn.Close)
 	return conn, nil
+}
+
+// trust is how the cluster's own clients know its routers: by the very certificate, whoever signed it for whatever name.
+func (c *Cluster) trust() *tls.Config {
+	if c.cfg.TLS == nil {
+		return nil
+	}
+	want := c.cfg.TLS.Certificates[0].Certificate[0]
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // VerifyConnection does it
+		VerifyConnection: func(got tls.ConnectionState) error {
+			if !bytes.Equal(got.PeerCertificates[0].Raw, want) {
+				return errors.New("cluster: this is not our certificate")
+			}
+			return nil
+		},
+	}
 }
 
 // Zone is the residency zone of a cloud region by the first part of its name.

@@ -27,8 +27,8 @@ type Router struct {
 	Common
 	// Name of the router, unique in the fleet.
 	Name string
-	// Operator serves the operator port on Listen too, as `rimlight dev` does. Otherwise AdminListen does, and
-	// AdminAdvertise is where other routers reach it when that is another address.
+	// Operator serves the operator port on Listen too, as `rimlight dev` does. Otherwise, or if Listen speaks TLS, which
+	// other routers do not, AdminListen does, and AdminAdvertise is where they reach it when that is another address.
 	Operator                    bool
 	AdminListen, AdminAdvertise string
 	// TLS secures the public port, with HTTP/2 and HTTP/1.1; nil: plaintext.
@@ -95,7 +95,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	p.listener = lis
 	p.onClose(func() error { _ = lis.Close(); return nil }) // the server closes it, unless it never ran
 	admin := lis
-	if !c.Operator {
+	if c.separateAdmin() {
 		if admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 			return nil, fmt.Errorf("listening for the router's operator port: %w", err)
 		}
@@ -136,6 +136,9 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	return p, p.serve(c, lis, admin, slices.Sorted(maps.Keys(central)))
 }
 
+// separateAdmin tells whether the operator port is a port of its own.
+func (c Router) separateAdmin() bool { return !c.Operator || c.TLS != nil }
+
 // serve makes the servers behind the ports. Streams end first, with a word that their clients understand; then the
 // ports close.
 func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []string) error {
@@ -159,7 +162,8 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 	}
 	if c.Operator {
 		p.router.Register(front)
-	} else {
+	}
+	if c.separateAdmin() {
 		back, err := p.server(c.Common, "router-admin", router.Rules(), func(cfg *rpc.ServerConfig) {
 			cfg.Forwarded = everything
 			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
