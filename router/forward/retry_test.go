@@ -281,6 +281,47 @@ func TestABrokenStreamEndsUnreachable(t *testing.T) {
 	}
 }
 
+// deadlined is a call whose deadline the router knows of and its client does not enforce, as browsers' fetch does not.
+type deadlined struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (d deadlined) Context() context.Context { return d.ctx }
+
+// Every client may set a deadline for a stream. If its end counted against the node, one viewer could move all others.
+func TestADeadlineThatEndsAStreamSaysNothingOfTheNode(t *testing.T) {
+	w := newWorld(t, forward.Config{}, node{"near", func(_ any, stream grpc.ServerStream) error {
+		if err := stream.SendMsg(&frame.Frame{Payload: []byte("one")}); err != nil {
+			return err
+		}
+		<-stream.Context().Done()
+		return stream.Context().Err()
+	}})
+	viewer := serve(t, func(srv any, stream grpc.ServerStream) error {
+		ctx, cancel := context.WithTimeout(stream.Context(), 500*ms) // longer than anybody waits for a first message
+		defer cancel()
+		return w.Handle(srv, deadlined{stream, ctx})
+	}).conn
+	stream, err := viewer.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, watchDrops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SendMsg(&frame.Frame{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.RecvMsg(new(frame.Frame)); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, stream.RecvMsg(new(frame.Frame)), codes.DeadlineExceeded, "DEADLINE_EXCEEDED")
+	if got := w.regions.of("near"); len(got) != 2 || got[0].Verdict != measure.Good || got[1].Verdict != measure.Ignored {
+		t.Errorf("got %+v, want a good one and one that is ignored", got)
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	remaining := make(chan time.Duration, 1)
 	w := newWorld(t, forward.Config{ReturnTrip: 50 * ms, Floor: 100 * ms}, node{"near", func(srv any, stream grpc.ServerStream) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -43,16 +44,20 @@ func (c *call) serverStream(stream grpc.ServerStream, m method, request *frame.F
 	}
 }
 
+// forever is the patience with a node that owes no answer.
+const forever = time.Duration(math.MaxInt64)
+
 // follow makes one attempt at a stream and passes its messages on to the end.
 func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, request *frame.Frame) (r result, delivered bool) {
 	attemptCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	start := time.Now()
+	patience := c.patience(n)
 	judged := func(upstream grpc.ClientStream, err error) result {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		r := judge(ctx, err, n.region.Name, time.Since(start), c.patience(n))
+		r := judge(ctx, err, n.region.Name, time.Since(start), patience)
 		r.took = time.Since(start)
 		if upstream != nil {
 			r.header, _ = upstream.Header() // it is here, or the stream broke before it
@@ -68,6 +73,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 		return r, false
 	}
 	header, _ := upstream.Header() // a message came, so it did
+	patience = forever             // nothing is overdue: a caller's deadline that ends the stream says nothing of the node
 	c.note(n, result{verdict: measure.Good, took: time.Since(start)}, false)
 	c.record(nil)
 	if err := c.prepare(stream, n, result{header: header}); err != nil {
