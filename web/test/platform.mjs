@@ -1,0 +1,54 @@
+// A whole platform for tests: `rimlight dev` on free ports, with TLS from a certificate made for the run.
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const repository = join(import.meta.dirname, "../..");
+const binary = process.env.RIMLIGHT ?? join(repository, "bin/rimlight");
+
+/** Starts a platform; the routers' URLs are in urls, europe-west1 first. */
+export async function startPlatform({ tls = true, routers = "europe-west1,us-west1", args = [] } = {}) {
+  const dir = mkdtempSync(join(tmpdir(), "rimlight-test-"));
+  const secure = tls ? certificate(dir) : [];
+  const child = spawn(
+    binary,
+    ["dev", "--listen", "127.0.0.1:0", "--routers", routers, "--viewers", "0", ...secure, ...args],
+    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, XDG_CONFIG_HOME: join(dir, "config"), TMPDIR: dir } },
+  );
+  let errors = "";
+  child.stderr.on("data", (chunk) => (errors += chunk));
+  const exited = once(child, "exit");
+  const platform = {
+    urls: [], dir,
+    /** Ends it in order, as an operator does; safe to call twice. */
+    async stop() {
+      child.kill("SIGTERM");
+      await exited;
+      rmSync(dir, { recursive: true, force: true });
+    },
+    interrupt: () => child.kill("SIGTERM"),
+  };
+  for await (const line of createInterface({ input: child.stdout })) {
+    const url = /\bhttps?:\/\/[0-9.]+:\d+/.exec(line);
+    if (url) platform.urls.push(url[0]);
+    if (line.startsWith("Try in another terminal")) {
+      child.stdout.resume();
+      return platform;
+    }
+  }
+  rmSync(dir, { recursive: true, force: true });
+  throw new Error(`the platform did not come up: ${errors}`);
+}
+
+// Go's own generator: Go is needed to build the platform anyway.
+function certificate(dir) {
+  const root = execFileSync("go", ["env", "GOROOT"], { encoding: "utf8" }).trim();
+  const generator = join(root, "src/crypto/tls/generate_cert.go");
+  execFileSync("go", ["run", generator, "--host", "127.0.0.1,localhost", "--ecdsa-curve", "P256", "--duration", "24h"], {
+    cwd: dir, stdio: "ignore", env: { ...process.env, GOFLAGS: "" },
+  });
+  return ["--tls-cert", join(dir, "cert.pem"), "--tls-key", join(dir, "key.pem")];
+}
