@@ -36,6 +36,18 @@ RACE_PACKAGES = go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq 
 race: ## Run the short tests of concurrent packages under the race detector (needs gcc).
 	go test -race -short $$($(RACE_PACKAGES))
 
+SCHEDULES ?= 2000
+SEED ?= 1
+KEEP ?=
+
+.PHONY: torture
+torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual time, from SEED (1) on.
+	go run ./tools/torture -schedules $(SCHEDULES) -seed $(SEED)
+
+.PHONY: torture-replay
+torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
+	go run ./tools/torture -replay -seed $(SEED) -keep '$(KEEP)'
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).
 	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}' | \

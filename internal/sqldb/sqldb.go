@@ -52,7 +52,13 @@ type DB struct {
 	broken      atomic.Bool
 	// OnBroken, if set before first use, is told about the first failed commit. A process exits here.
 	OnBroken func(error)
+	// Fault, set before first use by tests only, is asked before every commit and after it; an error is a power cut there.
+	Fault func(committed bool) error
 }
+
+// Reopen is the same database as another process has it that starts after this one died: for tests with OpenMemory.
+// Only one of the two is closed.
+func (db *DB) Reopen() *DB { return &DB{dialect: db.dialect, write: db.write, read: db.read} }
 
 // Close releases the store.
 func (db *DB) Close() error {
@@ -127,7 +133,10 @@ func (db *DB) writeOnce(ctx context.Context, fn func(*sql.Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
-	if err := fn(tx); err != nil {
+	if err = fn(tx); err == nil {
+		err = db.fault(false)
+	}
+	if err != nil {
 		if rerr := tx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
 			return errors.Join(err, fmt.Errorf("rolling back: %w", rerr))
 		}
@@ -141,7 +150,14 @@ func (db *DB) writeOnce(ctx context.Context, fn func(*sql.Tx) error) error {
 		}
 		return fmt.Errorf("committing: %w", err)
 	}
-	return nil
+	return db.fault(true)
+}
+
+func (db *DB) fault(committed bool) error {
+	if db.Fault == nil {
+		return nil
+	}
+	return db.Fault(committed)
 }
 
 // Querier reads.

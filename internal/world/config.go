@@ -34,9 +34,9 @@ type Config struct {
 	Skew time.Duration
 	// SyncTime is what a node's fsync takes.
 	SyncTime time.Duration
-	// Faults are drawn from the seed; Outages are given.
-	Faults  Faults
-	Outages []Outage
+	// Mix says how many faults are drawn from the seed; Schedule's are given.
+	Mix      Mix
+	Schedule []Fault
 	// HealWithin is T of I13: how long after the last drop is over, and the network healed, everything must be final.
 	// Default 3 min: the customer's 90 s, the verifier's job lease of 30 s and a few pauses of 5 s.
 	HealWithin time.Duration
@@ -87,26 +87,6 @@ const (
 	Steals       Habit = "redeems somebody else's token"
 )
 
-// Faults are how many of each kind are drawn, between the arming of the first drop and the closing of the last.
-type Faults struct {
-	// Cuts are one way, between a node and the centre, 2 to 20 s long.
-	Cuts int
-	// NodeRestarts keep the disk; every second one is a power cut.
-	NodeRestarts int
-	// VerifierRestarts and FulfillmentRestarts keep the databases.
-	VerifierRestarts, FulfillmentRestarts int
-}
-
-// Outage takes a host down.
-type Outage struct {
-	// Host is "verifier", "fulfillment" or a region's name.
-	Host string
-	// At is when, For how long.
-	At, For time.Duration
-	// Crash: a power cut. Otherwise the host's context ends first and it has the time that it wants.
-	Crash bool
-}
-
 // MixedDrops are three drops with about 1,100 purchases: one plentiful, one in balance, one for which thrice as many
 // viewers are willing to buy as there are units.
 func MixedDrops() []Drop {
@@ -122,7 +102,7 @@ func Stormy(seed uint64) Config {
 	return Config{
 		Seed: seed, Drops: MixedDrops(), Loss: 0.01, Duplication: 0.02, Jitter: 10 * time.Millisecond,
 		Skew: 300 * time.Millisecond, SyncTime: 2 * time.Millisecond,
-		Faults: Faults{Cuts: 10, NodeRestarts: 6, VerifierRestarts: 3, FulfillmentRestarts: 3},
+		Mix: Mix{Cuts: 10, NodeRestarts: 6, VerifierRestarts: 3, FulfillmentRestarts: 3},
 	}
 }
 
@@ -208,10 +188,8 @@ func (c Config) Validate() error {
 	if c.Skew < 0 || c.Skew >= time.Second {
 		problems = append(problems, fmt.Errorf("Skew %v is not in [0, 1s)", c.Skew))
 	}
-	for _, o := range c.Outages {
-		if o.Host != "verifier" && o.Host != "fulfillment" && !slices.Contains(c.Regions, o.Host) {
-			problems = append(problems, fmt.Errorf("no host is called %q", o.Host))
-		}
+	for _, f := range c.Schedule {
+		problems = append(problems, f.validate(c))
 	}
 	return errors.Join(problems...)
 }

@@ -49,8 +49,8 @@ func (e *ears) registry() *prometheus.Registry {
 // shared between worlds: compiling them costs more than a small world.
 var validator = sync.OnceValues(func() (protovalidate.Validator, error) { return protovalidate.New() })
 
-// options is the chain of every host.
-func (e *ears) options() simnet.ServerOptions {
+// options is a host's chain.
+func (e *ears) options(h *host) simnet.ServerOptions {
 	v, err := validator()
 	if err != nil {
 		panic("world: making the validator: " + err.Error()) // its only input is compiled in
@@ -59,7 +59,7 @@ func (e *ears) options() simnet.ServerOptions {
 		Unary: []grpc.UnaryServerInterceptor{
 			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 				answer, err := handler(ctx, req)
-				e.hear(info.FullMethod, err)
+				e.hear(h, info.FullMethod, err)
 				return answer, err
 			},
 			validate.UnaryServerInterceptor(v),
@@ -67,7 +67,7 @@ func (e *ears) options() simnet.ServerOptions {
 		Stream: []grpc.StreamServerInterceptor{
 			func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 				err := handler(srv, ss)
-				e.hear(info.FullMethod, err)
+				e.hear(h, info.FullMethod, err)
 				return err
 			},
 			validate.StreamServerInterceptor(v),
@@ -75,8 +75,8 @@ func (e *ears) options() simnet.ServerOptions {
 	}
 }
 
-func (e *ears) hear(method string, err error) {
-	if err == nil {
+func (e *ears) hear(h *host, method string, err error) {
+	if err == nil || h.isDead() { // nobody hears what a dead host says
 		return
 	}
 	st := status.Convert(err)

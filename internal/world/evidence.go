@@ -26,14 +26,14 @@ type Evidence struct {
 	Complete            bool // everything settled before patience ended
 	Unfinished          int  // what was still open
 	ViewersOfDrop       []int
-	WillingOfDrop       []int
+	Willing             [][]time.Duration // when those came who buy if they can, by drop
 	DropIDs, DropStates []string
 
 	Answers   []Answer
 	Endings   []Ending
 	Refusals  map[string]int
 	Faults    map[string]int
-	Outages   []Outage // as planned
+	Downs     []Down
 	Surprises []string
 	Network   simnet.Stats
 	Heard     string         // logs, metrics and error texts
@@ -143,13 +143,13 @@ func (w *world) unfinished(ctx context.Context) (int, error) {
 // collect reads everything. The services still run, and have nothing left to do.
 func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence, error) {
 	ctx := context.Background()
-	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops, Outages: w.plan.outages}
-	e.ViewersOfDrop, e.WillingOfDrop = make([]int, len(w.drops)), make([]int, len(w.drops))
+	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops}
+	e.ViewersOfDrop, e.Willing = make([]int, len(w.drops)), make([][]time.Duration, len(w.drops))
 	for i := range w.plan.viewers {
 		v := &w.plan.viewers[i]
 		e.ViewersOfDrop[v.Drop]++
 		if v.willing() {
-			e.WillingOfDrop[v.Drop]++
+			e.Willing[v.Drop] = append(e.Willing[v.Drop], v.Arrives)
 		}
 	}
 	var err error
@@ -168,7 +168,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	w.watch.mu.Lock()
 	defer w.watch.mu.Unlock()
 	e.Answers, e.Endings, e.Refusals = w.watch.answers, w.watch.endings, w.watch.refusals
-	e.Faults, e.Surprises = w.watch.faults, w.watch.surprises
+	e.Faults, e.Downs, e.Surprises = w.watch.faults, w.watch.downs, w.watch.surprises
 	return e, nil
 }
 

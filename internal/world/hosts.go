@@ -46,12 +46,18 @@ type host struct {
 	sim  *simnet.Host
 	// begin makes the next life's service. run is its loops, cut is the power cut of its disk, close ends it in order.
 	begin func(life int) (service, error)
+	clock *clock
 
-	lives int
 	now   service
 	stop  context.CancelFunc
 	ended chan struct{}
 	err   error // of run, once ended is closed
+
+	mu      sync.Mutex // guards what is below
+	life    int        // from 1
+	dead    bool       // the power is off
+	failing bool       // its disk failed: it ends itself
+	trap    *trap
 }
 
 type service struct {
@@ -61,18 +67,22 @@ type service struct {
 }
 
 func (h *host) start() error {
-	s, err := h.begin(h.lives)
+	h.mu.Lock()
+	h.life++
+	h.dead, h.failing, h.trap = false, false, nil
+	life := h.life
+	h.mu.Unlock()
+	s, err := h.begin(life)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", h.name, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	h.lives++
 	h.now, h.stop, h.ended = s, stop, make(chan struct{})
 	h.sim.Up()
 	go func() {
 		defer close(h.ended)
 		h.err = s.run(ctx)
-		if h.err != nil && ctx.Err() == nil {
+		if h.err != nil && ctx.Err() == nil && !h.isDead() {
 			h.w.watch.surprise("%s stopped by itself: %v", h.name, h.err)
 		}
 	}()
@@ -86,6 +96,9 @@ func (h *host) down(crash bool) error {
 	}
 	defer func() { h.stop = nil }()
 	if crash {
+		h.mu.Lock()
+		h.dead = true
+		h.mu.Unlock()
 		h.sim.Down()
 		if h.now.cut != nil {
 			h.now.cut()
@@ -97,7 +110,7 @@ func (h *host) down(crash bool) error {
 	h.stop()
 	<-h.ended
 	h.sim.Down()
-	if h.err != nil {
+	if h.err != nil && !h.isDead() {
 		h.w.watch.surprise("%s did not stop in order: %v", h.name, h.err)
 	}
 	if h.now.close != nil {
@@ -130,8 +143,8 @@ func (w *world) hosts() map[string]*host {
 }
 
 func (w *world) newHost(name string) *host {
-	h := &host{w: w, name: name, sim: w.net.Host(name)}
-	h.sim.Configure(w.ears.options())
+	h := &host{w: w, name: name, sim: w.net.Host(name), clock: &clock{base: w.plan.skews[name]}}
+	h.sim.Configure(w.ears.options(h))
 	return h
 }
 
@@ -171,20 +184,29 @@ func (w *world) open(ctx context.Context) error {
 	return nil
 }
 
+// store is a database as one life of a host sees it.
+func (h *host) store(db *sqldb.DB, life int) *sqldb.DB {
+	db = db.Reopen()
+	db.Fault = func(committed bool) error { return h.commit(life, committed) }
+	return db
+}
+
 func (w *world) newFulfillment(life int) (service, error) {
+	h := w.centre.fulfillment
 	s, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
-		DB: w.centre.stockDB, Now: time.Now, Random: w.random("fulfillment", life), Log: w.log.With("host", "fulfillment"),
+		DB: h.store(w.centre.stockDB, life), Now: h.clock.now, Random: w.random("fulfillment", life), Log: w.log.With("host", "fulfillment"),
 		Metrics: w.ears.registry(),
 	})
 	if err != nil {
 		return service{}, err
 	}
-	s.Register(w.centre.fulfillment.sim)
+	s.Register(h.sim)
 	return service{run: s.Run}, nil
 }
 
 func (w *world) newVerifier(life int) (service, error) {
-	psp, err := testpsp.New(w.centre.paymentDB, testpsp.Config{
+	h := w.centre.verifier
+	psp, err := testpsp.New(h.store(w.centre.paymentDB, life), testpsp.Config{
 		Latency: 300 * time.Millisecond, Now: time.Now, Random: w.random("testpsp", life),
 	})
 	if err != nil {
@@ -192,7 +214,7 @@ func (w *world) newVerifier(life int) (service, error) {
 	}
 	toFulfillment := w.net.Conn("verifier", "fulfillment")
 	deps := verifier.Deps{
-		DB: w.centre.verifierDB, Payment: psp, Now: time.Now, Random: w.random("verifier", life),
+		DB: h.store(w.centre.verifierDB, life), Payment: &moody{Provider: psp, w: w}, Now: h.clock.now, Random: w.random("verifier", life),
 		Log: w.log.With("host", "verifier"), Metrics: w.ears.registry(),
 		Stock:   fulfillmentv1.NewStockServiceClient(toFulfillment),
 		Orders:  fulfillmentv1.NewOrderServiceClient(toFulfillment),
@@ -208,30 +230,29 @@ func (w *world) newVerifier(life int) (service, error) {
 	if err != nil {
 		return service{}, err
 	}
-	s.Register(w.centre.verifier.sim)
+	s.Register(h.sim)
 	return service{run: s.Run}, nil
 }
 
 func (w *world) newNode(n *node, life int) (service, error) {
-	memory := n.disk.OpenMemory(journal.MemoryOptions{SyncTime: w.cfg.SyncTime})
+	memory := n.disk.OpenMemory(journal.MemoryOptions{SyncTime: w.cfg.SyncTime, Fault: n.atStage(life)})
 	var disk brokenJournal = memory
 	if w.cfg.broken.journal != nil {
 		disk = w.cfg.broken.journal(memory)
 	}
 	toFulfillment, toVerifier := w.net.Conn(n.region, "fulfillment"), w.net.Conn(n.region, "verifier")
-	skew := w.plan.skews[n.region]
 	s, err := region.New(region.Config{Region: n.region}, region.Deps{
 		Journal: disk, Identity: n.identity,
 		Stock:    fulfillmentv1.NewStockServiceClient(toFulfillment),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
 		Verifier: verifierv1.NewVerifierServiceClient(toVerifier),
-		Now:      func() time.Time { return time.Now().Add(skew) },
+		Now:      n.clock.now,
 		Random:   w.random(n.region, life), Log: w.log.With("host", n.region), Metrics: w.ears.registry(),
 	})
 	if err != nil {
 		return service{}, errors.Join(err, disk.Close())
 	}
-	options := w.ears.options()
+	options := w.ears.options(n.host)
 	options.Unary = append(options.Unary, s.UnaryInterceptor())
 	options.Stream = append(options.Stream, s.StreamInterceptor())
 	n.sim.Configure(options)
@@ -294,7 +315,9 @@ func (w *world) link(from, to string) simnet.Link {
 	select {
 	case <-w.calm:
 	default:
-		l.Loss, l.Torn, l.Duplicate = w.cfg.Loss, 0.5, w.cfg.Duplication
+		l.Delay += w.weather.delay(from) + w.weather.delay(to)
+		storm := w.weather.stormy()
+		l.Loss, l.Torn, l.Duplicate = min(w.cfg.Loss+storm, 1), 0.5, min(w.cfg.Duplication+storm, 1)
 	}
 	return l
 }

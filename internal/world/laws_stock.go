@@ -115,24 +115,51 @@ func serialsUsedOnce(e *Evidence, x *index, broken func(string, ...any)) {
 // resale is how long a unit that comes back needs to find another buyer: the release, a heartbeat and a grant.
 const resale = 5 * time.Second
 
+// fewBuyers is how many willing viewers must still come for a unit that came back to count as wanted: that many times
+// over was the whole stock.
+const fewBuyers = 3
+
 func stockSells(e *Evidence, x *index, broken func(string, ...any)) {
 	for id, i := range x.drops {
-		d := e.Config.Drops[i]
-		if e.WillingOfDrop[i] < 3*d.Units {
+		if !e.sellsOut(i) {
 			continue
 		}
-		end, unsold, dead := d.Opens+d.Lasts, 0, e.heldByTheDead(d.Opens+d.Lasts)
+		d := e.Config.Drops[i]
+		unsold := 0
 		for _, u := range e.Units {
-			// A unit that its buyer did not pay for, and that came back when nobody could ask any more, is not the
-			// platform's to sell. Neither is what a dead node holds.
-			if u.Drop == id && u.State != sold && u.Released < end-resale && !dead[fmt.Sprintf("%s/%d", id, u.Serial)] {
+			if u.Drop == id && u.State != sold && !e.excused(i, u) {
 				unsold++
 			}
 		}
 		if unsold*100 > d.Units {
-			broken("%d of %d units of drop %q stayed unsold with %d willing buyers", unsold, d.Units, d.Title, e.WillingOfDrop[i])
+			broken("%d of %d units of drop %q stayed unsold with %d willing buyers", unsold, d.Units, d.Title, len(e.Willing[i]))
 		}
 	}
+}
+
+// sellsOut tells drops that I14 is about: three times as many willing buyers as units, and nothing worse than
+// partitions and dead nodes.
+func (e *Evidence) sellsOut(drop int) bool {
+	for _, f := range append(slices.Clone(e.Config.Schedule), e.Config.drawMix(0, time.Minute)...) {
+		node := slices.Contains(e.Config.Regions, f.Host)
+		if !(f.Kind == Cut || f.Kind == Swizzle && node || f.downs() && node) {
+			return false
+		}
+	}
+	return len(e.Willing[drop]) >= 3*e.Config.Drops[drop].Units
+}
+
+// excused tells unsold units that were not the platform's to sell: that came back from a buyer who did not pay when
+// hardly anybody came any more, or that a dead node holds.
+func (e *Evidence) excused(drop int, u Unit) bool {
+	d := e.Config.Drops[drop]
+	end, later := d.Opens+d.Lasts, 0
+	for _, at := range e.Willing[drop] {
+		if at > u.Released+resale && at < end-resale {
+			later++
+		}
+	}
+	return u.Released > 0 && later < fewBuyers || e.heldByTheDead(end)[fmt.Sprintf("%s/%d", u.Drop, u.Serial)]
 }
 
 // heldByTheDead are units, as "drop/serial", that nodes gave back unsold which were down in the last moments before an
@@ -140,8 +167,8 @@ func stockSells(e *Evidence, x *index, broken func(string, ...any)) {
 func (e *Evidence) heldByTheDead(at time.Duration) map[string]bool {
 	held := map[string]bool{}
 	for _, j := range e.Journals {
-		down := slices.ContainsFunc(e.Outages, func(o Outage) bool {
-			return o.Host == j.Region && o.At < at && o.At+o.For > at-resale
+		down := slices.ContainsFunc(e.Downs, func(d Down) bool {
+			return d.Host == j.Region && d.From < at && d.To > at-resale
 		})
 		if !down {
 			continue

@@ -223,8 +223,8 @@ func crashing(seed uint64) world.Config {
 	cfg := shop(seed, 300, 700)
 	cfg.SyncTime = 50 * time.Millisecond
 	for i := range 8 {
-		cfg.Outages = append(cfg.Outages, world.Outage{
-			Host: "us-central1", At: time.Duration(18+10*i) * time.Second, For: 2 * time.Second, Crash: true,
+		cfg.Schedule = append(cfg.Schedule, world.Fault{
+			Kind: world.Crash, Host: "us-central1", At: time.Duration(18+10*i) * time.Second, For: 2 * time.Second,
 		})
 	}
 	return cfg

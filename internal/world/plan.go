@@ -20,8 +20,7 @@ const tokenTTL = time.Minute
 // plan is everything that is drawn before the world begins. It follows from the Config alone.
 type plan struct {
 	viewers []viewerPlan
-	cuts    []cut
-	outages []Outage                 // with those of the Config, by time
+	faults  []Fault                  // drawn and given, by time
 	skews   map[string]time.Duration // by region
 	calm    time.Duration            // faults are over
 	over    time.Duration            // and every drop is CLOSED
@@ -49,12 +48,6 @@ const canary = "canary"
 // reference is the payment reference with a canary as its suffix.
 func (v *viewerPlan) reference() string {
 	return fmt.Sprintf("%s:%s-pay-%x", v.Payment.Reference, canary, v.Number)
-}
-
-// cut drops what one host sends to another.
-type cut struct {
-	From, To string
-	At, For  time.Duration
 }
 
 // metros are where viewers live: some beside a region, some far from all.
@@ -89,9 +82,10 @@ func newPlan(cfg Config) plan {
 			p.skews[name] = time.Duration(cfg.draws("skew", i).Int64N(int64(2*cfg.Skew))) - cfg.Skew
 		}
 	}
-	cfg.drawFaults(&p, first-dropclock.Lead, p.calm)
-	for _, o := range p.outages {
-		p.calm = max(p.calm, o.At+o.For)
+	p.faults = append(slices.Clone(cfg.Schedule), cfg.drawMix(first-dropclock.Lead, p.calm)...)
+	slices.SortStableFunc(p.faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	for _, f := range p.faults {
+		p.calm = max(p.calm, f.At+f.For)
 	}
 	return p
 }
@@ -138,37 +132,6 @@ func pick[T any](r *rand.Rand, from []Weighted[T]) T {
 		}
 	}
 	panic("world: weights changed while drawing")
-}
-
-// drawFaults spreads faults over a span. What happens to one host is one after the other: a host that is still down
-// when its next fault comes stays down for longer.
-func (c Config) drawFaults(p *plan, from, to time.Duration) {
-	p.outages = slices.Clone(c.Outages)
-	span := func(r *rand.Rand, shortest, longest time.Duration) (at, length time.Duration) {
-		length = shortest + time.Duration(r.Int64N(int64(longest-shortest)))
-		return from + time.Duration(r.Int64N(int64(max(to-from-length, 1)))), length
-	}
-	for i := range c.Faults.Cuts {
-		r := c.draws("cut", i)
-		x := cut{From: c.Regions[r.IntN(len(c.Regions))], To: []string{"verifier", "fulfillment"}[r.IntN(2)]}
-		if r.IntN(2) == 0 {
-			x.From, x.To = x.To, x.From
-		}
-		x.At, x.For = span(r, 2*time.Second, 20*time.Second)
-		p.cuts = append(p.cuts, x)
-	}
-	restarts := func(n int, host func(*rand.Rand) string, kind string) {
-		for i := range n {
-			r := c.draws(kind, i)
-			o := Outage{Host: host(r), Crash: i%2 == 0}
-			o.At, o.For = span(r, time.Second, 10*time.Second)
-			p.outages = append(p.outages, o)
-		}
-	}
-	restarts(c.Faults.NodeRestarts, func(r *rand.Rand) string { return c.Regions[r.IntN(len(c.Regions))] }, "node restart")
-	restarts(c.Faults.VerifierRestarts, func(*rand.Rand) string { return "verifier" }, "verifier restart")
-	restarts(c.Faults.FulfillmentRestarts, func(*rand.Rand) string { return "fulfillment" }, "fulfillment restart")
-	slices.SortStableFunc(p.outages, func(a, b Outage) int { return cmp.Compare(a.At, b.At) })
 }
 
 // rtt is the round trip between two places of the matrix; Validate checked the names.

@@ -37,6 +37,9 @@ type DropReport struct {
 	Title                             string
 	Units, Viewers, Willing           int
 	Accepted, Sold, Vouchers, Refused int
+	// SellsOut: I14 is about it. Excused are its units that were not the platform's to sell.
+	SellsOut bool
+	Excused  int
 }
 
 // SellThrough is the sold share, 0 to 1.
@@ -55,7 +58,7 @@ func Judge(e *Evidence) *Report {
 	over := e.Healed
 	for i, d := range e.Config.Drops {
 		over = max(over, d.Opens+d.Lasts+tokenTTL)
-		r.Drops = append(r.Drops, DropReport{Title: d.Title, Units: d.Units, Viewers: e.ViewersOfDrop[i], Willing: e.WillingOfDrop[i]})
+		r.Drops = append(r.Drops, DropReport{Title: d.Title, Units: d.Units, Viewers: e.ViewersOfDrop[i], Willing: len(e.Willing[i]), SellsOut: e.sellsOut(i)})
 	}
 	r.SettledAfter = max(0, e.Settled-over)
 	for _, p := range e.Purchases {
@@ -69,6 +72,11 @@ func Judge(e *Evidence) *Report {
 			d.Vouchers++
 		case saga.Refused:
 			d.Refused++
+		}
+	}
+	for _, u := range e.Units {
+		if i := x.drops[u.Drop]; u.State != sold && r.Drops[i].SellsOut && e.excused(i, u) {
+			r.Drops[i].Excused++
 		}
 	}
 	r.Accepted, r.Duplicates = len(e.Purchases), len(e.Candidates)-len(e.Purchases)

@@ -29,6 +29,12 @@ type Ending struct {
 	LicenceKey string
 }
 
+// Down is a time in which a host was down, on the world's clock.
+type Down struct {
+	Host     string
+	From, To time.Duration
+}
+
 // witness is what clients saw.
 type witness struct {
 	mu        sync.Mutex // guards what is below
@@ -36,6 +42,7 @@ type witness struct {
 	endings   []Ending
 	refusals  map[string]int // by method and reason, of viewers who left with empty hands
 	faults    map[string]int
+	downs     []Down
 	surprises []string // answers that the protocol does not allow
 }
 
@@ -67,6 +74,12 @@ func (w *witness) fault(kind string) {
 		w.faults = map[string]int{}
 	}
 	w.faults[kind]++
+}
+
+func (w *witness) down(d Down) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.downs = append(w.downs, d)
 }
 
 // surprise notes what should not have happened. Its text must hold no secret: it is printed.

@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -53,9 +54,11 @@ type world struct {
 	nodes  []*node
 	drops  []string // ids, in the order of cfg.Drops
 
-	watch  witness
-	healed sync.Once
-	calm   chan struct{} // closed when the network healed: links are perfect from then on
+	watch   witness
+	weather weather
+	moods   io.Reader // what an outage of the provider does to each call
+	healed  sync.Once
+	calm    chan struct{} // closed when the network healed: links are perfect from then on
 }
 
 func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
@@ -66,6 +69,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := &world{cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), calm: make(chan struct{})}
+	w.moods = w.random("payments", 0)
 	w.log = slog.New(slog.NewJSONHandler(w.ears, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.net = simnet.New(simnet.Config{Seed: cfg.Seed, Link: w.link})
 	defer func() { err = errors.Join(err, w.stop()) }()

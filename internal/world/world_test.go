@@ -90,9 +90,9 @@ func stronger(seed uint64) world.Config {
 	cfg := world.Stormy(seed).Scaled(10)
 	cfg.Loss *= []float64{1, 0, 4, 10}[seed%4]
 	times := int(1 + seed%3)
-	cfg.Faults = world.Faults{
-		Cuts: times * cfg.Faults.Cuts, NodeRestarts: times * cfg.Faults.NodeRestarts,
-		VerifierRestarts: times * cfg.Faults.VerifierRestarts, FulfillmentRestarts: times * cfg.Faults.FulfillmentRestarts,
+	cfg.Mix = world.Mix{
+		Cuts: times * cfg.Mix.Cuts, NodeRestarts: times * cfg.Mix.NodeRestarts,
+		VerifierRestarts: times * cfg.Mix.VerifierRestarts, FulfillmentRestarts: times * cfg.Mix.FulfillmentRestarts,
 	}
 	return cfg
 }
@@ -145,7 +145,7 @@ func TestSellThroughWhenOneNodeIsDead(t *testing.T) {
 	long(t)
 	t.Parallel()
 	cfg := shop(seed(2), 200, 1300)
-	cfg.Outages = []world.Outage{{Host: "europe-west3", At: 30 * time.Second, For: 200 * time.Second, Crash: true}}
+	cfg.Schedule = []world.Fault{{Kind: world.Crash, Host: "europe-west3", At: 30 * time.Second, For: 200 * time.Second}}
 	r := play(t, cfg) // I14 excuses what the dead node held
 	if d := r.Drops[0]; d.SellThrough() < 0.90 {
 		t.Errorf("sold %.1f %% of the stock, want 90 %%\n%v%s", 100*d.SellThrough(), r, replay(t, r.Seed))
@@ -180,7 +180,7 @@ func TestVerifierDown(t *testing.T) {
 		Jitter: 10 * time.Millisecond,
 	}
 	usual := play(t, cfg)
-	cfg.Outages = []world.Outage{{Host: "verifier", At: 20 * time.Second, For: time.Minute, Crash: true}}
+	cfg.Schedule = []world.Fault{{Kind: world.Crash, Host: "verifier", At: 20 * time.Second, For: time.Minute}}
 	outage := play(t, cfg) // which holds every law: each purchase is settled, charged and delivered once
 
 	if usual.Accepted != outage.Accepted || len(usual.TapToReceipt) != len(outage.TapToReceipt) {
@@ -202,7 +202,7 @@ func TestFulfillmentDown(t *testing.T) {
 	long(t)
 	t.Parallel()
 	cfg := shop(seed(4), 250, 400)
-	cfg.Outages = []world.Outage{{Host: "fulfillment", At: 30 * time.Second, For: 30 * time.Second, Crash: true}}
+	cfg.Schedule = []world.Fault{{Kind: world.Crash, Host: "fulfillment", At: 30 * time.Second, For: 30 * time.Second}}
 	r := play(t, cfg)
 	if r.Drops[0].Sold < r.Drops[0].Willing*9/10 {
 		t.Errorf("sold %d units to %d willing viewers\n%v%s", r.Drops[0].Sold, r.Drops[0].Willing, r, replay(t, r.Seed))
@@ -215,8 +215,12 @@ func TestNodeRestarts(t *testing.T) {
 	cfg := shop(seed(5), 300, 700)
 	cfg.SyncTime = 20 * time.Millisecond // so that power is lost in the middle of commits
 	for i := range 8 {
-		cfg.Outages = append(cfg.Outages, world.Outage{
-			Host: "us-central1", At: time.Duration(18+12*i) * time.Second, For: time.Duration(1+i%4) * time.Second, Crash: i%4 != 3,
+		kind := world.Crash
+		if i%4 == 3 {
+			kind = world.Stop
+		}
+		cfg.Schedule = append(cfg.Schedule, world.Fault{
+			Kind: kind, Host: "us-central1", At: time.Duration(18+12*i) * time.Second, For: time.Duration(1+i%4) * time.Second,
 		})
 	}
 	play(t, cfg)

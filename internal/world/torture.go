@@ -1,0 +1,94 @@
+package world
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Torture is a small world with everything against it: three regions, forty viewers, twenty faults, two virtual minutes.
+// All of it follows from the seed; Config.Schedule lists the faults in the order of their times.
+func Torture(seed uint64) Config {
+	cfg := Config{
+		Seed: seed, Regions: []string{"asia-southeast1", "europe-west3", "us-central1"},
+		Jitter: 10 * time.Millisecond, SyncTime: 2 * time.Millisecond,
+	}
+	r := cfg.draws("torture", 0)
+	cfg.Loss, cfg.Duplication = []float64{0, 0.01, 0.05}[r.IntN(3)], []float64{0, 0.02, 0.1}[r.IntN(3)]
+	cfg.Skew = []time.Duration{0, 300 * time.Millisecond}[r.IntN(2)]
+	scarce := r.IntN(2) == 0
+	if scarce {
+		cfg.Drops = []Drop{{Title: "scarce", Units: 3 + r.IntN(4), Viewers: 40, Opens: 13 * time.Second, Lasts: 40 * time.Second}}
+		cfg.Abandon = 0.3
+	} else {
+		cfg.Drops = []Drop{
+			{Title: "balanced", Units: 8 + r.IntN(8), Viewers: 26, Opens: 13 * time.Second, Lasts: 40 * time.Second},
+			{Title: "scarce", Units: 1 + r.IntN(3), Viewers: 14, Opens: 15 * time.Second, Lasts: 30 * time.Second},
+		}
+	}
+	draw := kinds
+	if r.IntN(4) == 0 { // what I14 is about
+		draw = []Weighted[Kind]{{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}}
+	}
+	for len(cfg.Schedule) < 20 {
+		f := cfg.drawFault(r, pick(r, draw))
+		if len(draw) < len(kinds) && f.Kind != Cut && !slices.Contains(cfg.Regions, f.Host) {
+			continue
+		}
+		cfg.Schedule = append(cfg.Schedule, f)
+	}
+	slices.SortStableFunc(cfg.Schedule, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	return cfg
+}
+
+// kinds of faults, by how often they are drawn.
+var kinds = []Weighted[Kind]{
+	{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
+	{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments},
+}
+
+// drawFault draws one fault between the arming of the first drop and half a minute after the last one closed.
+func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
+	f := Fault{Kind: kind}
+	node := func() string { return c.Regions[r.IntN(len(c.Regions))] }
+	host := func() string { return []string{node(), node(), "verifier", "fulfillment"}[r.IntN(4)] }
+	upTo := func(shortest, longest time.Duration) time.Duration {
+		return shortest + time.Duration(r.Int64N(int64(longest-shortest)))
+	}
+	f.At = upTo(8*time.Second, 80*time.Second)
+	f.For = upTo(500*time.Millisecond, 12*time.Second)
+	switch f.Kind {
+	case Cut:
+		f.Host, f.To = node(), []string{"verifier", "fulfillment"}[r.IntN(2)]
+		if r.IntN(2) == 0 {
+			f.Host, f.To = f.To, f.Host
+		}
+	case BadSync:
+		f.Host = node()
+	case Storm:
+		f.Share = 0.05 + 0.25*r.Float64()
+	case NoPayments:
+	case CrashBeforeCommit, CrashAfterCommit:
+		f.Host, f.Nth = host(), 1+r.IntN(12)
+	case Slow:
+		f.Host, f.By = host(), upTo(20*time.Millisecond, 1500*time.Millisecond)
+	case Step, Drift:
+		f.Host, f.By = host(), upTo(-900*time.Millisecond, 900*time.Millisecond)
+	default:
+		f.Host = host()
+	}
+	return f
+}
+
+// Keep is the scenario with only some of its faults, by their places in Schedule.
+func (c Config) Keep(places []int) Config {
+	all := c.Schedule
+	c.Schedule = nil
+	for _, i := range places {
+		if i >= 0 && i < len(all) {
+			c.Schedule = append(c.Schedule, all[i])
+		}
+	}
+	return c
+}

@@ -1,0 +1,149 @@
+// Command torture plays schedules of faults on the platform in virtual time: docs/testing.md.
+//
+//	go run ./tools/torture -schedules 2000 -seed 1     ends with one JSON line; exit 1 when a law was broken
+//	go run ./tools/torture -replay -seed 17 -keep 3,5  tells one schedule's story, with some of its faults only
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/rimlight/rimlight/internal/torture"
+)
+
+var (
+	schedules = flag.Int("schedules", 2000, "how many schedules to play")
+	seed      = flag.Uint64("seed", 1, "seed of the first; the others follow it")
+	workers   = flag.Int("workers", runtime.NumCPU(), "processes")
+	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
+	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
+	times     = flag.Int("times", 5, "with -replay: how often at most, until a law breaks")
+)
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	held, err := run(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+	}
+	if err != nil || !held {
+		os.Exit(1) //nolint:gocritic // the process ends anyway
+	}
+}
+
+func run(ctx context.Context) (held bool, err error) {
+	dir, err := os.MkdirTemp("", "torture")
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = firstError(err, os.RemoveAll(dir)) }()
+	binary, err := torture.Build(ctx, dir, "")
+	if err != nil {
+		return false, err
+	}
+	pool := torture.NewPool(ctx, binary, *workers)
+	defer func() { err = firstError(err, pool.Stop()) }()
+	if *replay {
+		return tell(ctx, pool)
+	}
+	var broken []torture.Verdict
+	summary, err := torture.Run(ctx, pool, *seed, *schedules, func(v torture.Verdict) {
+		if len(v.Broken) > 0 {
+			broken = append(broken, v)
+			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed}.Replay())
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, v := range broken[:min(len(broken), mostShrunk)] {
+		if err := shrink(ctx, pool, v); err != nil {
+			return false, err
+		}
+	}
+	line, err := json.Marshal(summary)
+	if err != nil {
+		return false, err
+	}
+	fmt.Println(string(line))
+	return summary.Violations == 0, nil
+}
+
+// mostShrunk bounds how many broken schedules are made small: the first ones tell most.
+const mostShrunk = 3
+
+// shrinkTries is how often a part of a schedule is played before it counts as harmless.
+const shrinkTries = 5
+
+func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
+	var failure error
+	small := torture.Shrink(v.Size, func(keep []int) bool {
+		for range shrinkTries {
+			again, err := pool.Play(ctx, torture.Order{Seed: v.Seed, Keep: &keep})
+			if err != nil {
+				failure = err
+				return true // ends the search soon
+			}
+			if len(again.Broken) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	if failure != nil {
+		return failure
+	}
+	o := torture.Order{Seed: v.Seed, Keep: &small, Tell: true}
+	told, err := pool.Play(ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("seed %d needs %d of its %d faults:\n%s\n%s\n\n", v.Seed, len(small), v.Size, indent(strings.Join(told.Schedule, "\n")), o.Replay())
+	return nil
+}
+
+// tell plays one schedule until a law breaks.
+func tell(ctx context.Context, pool *torture.Pool) (held bool, err error) {
+	o := torture.Order{Seed: *seed, Tell: true}
+	if *keep != "" {
+		o.Keep = &[]int{}
+		for word := range strings.SplitSeq(*keep, ",") {
+			n, err := strconv.Atoi(word)
+			if err != nil {
+				return false, fmt.Errorf("-keep: %w", err)
+			}
+			*o.Keep = append(*o.Keep, n)
+		}
+	}
+	for range *times {
+		v, err := pool.Play(ctx, o)
+		if err != nil {
+			return false, err
+		}
+		if held = len(v.Broken) == 0; held {
+			fmt.Println("held")
+			continue
+		}
+		fmt.Printf("%s\n%s\n%s\n", strings.Join(v.Schedule, "\n"), v.Story, indent(v.Detail))
+		return false, nil
+	}
+	return held, nil
+}
+
+func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
