@@ -43,12 +43,12 @@ func (s *catalogServer) createDrop(ctx context.Context, req *fulfillmentv1.Creat
 	if err != nil {
 		return store.Drop{}, err
 	}
-	d, err := s.store.CreateDrop(ctx, req, id, func() (*fulfillmentv1.CatalogDrop, store.Window, error) {
+	d, err := s.store.CreateDrop(ctx, req, id, func() (*fulfillmentv1.CatalogDrop, catalog.Schedule, error) {
 		terms, violations := catalog.Plan(draftOf(req), now)
 		if len(violations) > 0 {
-			return nil, store.Window{}, &requestError{errorsv1.Reason_REASON_DROP_TERMS_INVALID, violations}
+			return nil, catalog.Schedule{}, &requestError{errorsv1.Reason_REASON_DROP_TERMS_INVALID, violations}
 		}
-		return catalogDrop(id, terms, salt), store.Window{OpenTime: terms.OpenTime, CloseTime: terms.CloseTime, OverTime: terms.OverTime()}, nil
+		return catalogDrop(id, terms, salt), terms.Schedule(), nil
 	})
 	if err != nil {
 		return store.Drop{}, err

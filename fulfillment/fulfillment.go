@@ -13,8 +13,7 @@
 // fulfillment/catalog, how much to lend is fulfillment/stock, what an order may become is fulfillment/orders, and what
 // is durable is fulfillment/store. It knows nothing of money, receipts or viewers.
 //
-// Not built yet: quarantine and Close of leases whose node lost its disk (such a node is refused at Join), pausing and
-// extending drops, goods that are not digital.
+// Not built yet: quarantine and Close of leases whose node lost its disk (such a node is refused at Join), goods that are not digital.
 package fulfillment
 
 import (
@@ -161,6 +160,7 @@ func Rules() auth.Rules {
 	readers := []auth.Role{auth.Finance, auth.Producer, auth.SRE, auth.Service}
 	return auth.Rules{
 		fulfillmentv1.CatalogService_CreateDrop_FullMethodName: {auth.Producer},
+		fulfillmentv1.CatalogService_ChangeDrop_FullMethodName: {auth.Producer},
 		fulfillmentv1.CatalogService_SettleDrop_FullMethodName: service,
 		fulfillmentv1.StockService_JoinNode_FullMethodName:     service,
 		fulfillmentv1.StockService_GrantLease_FullMethodName:   service,

@@ -48,6 +48,7 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		notSold  *store.UnitNotSoldError
 		settling *store.NotSettleableError
 		disk     *store.DiskChangedError
+		change   *changeError
 		stale    *store.EpochStaleError
 	)
 	switch {
@@ -82,6 +83,10 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 			fmt.Sprintf("A drop is settled when it is CLOSED and nothing of it is leased; this one is %v with %d units leased.", settling.State, settling.Leased),
 			rpcerr.Meta("drop_id", settling.DropID.String()), rpcerr.Meta("state", settling.State.String()),
 			rpcerr.Meta("leased", strconv.FormatUint(uint64(settling.Leased), 10)))
+	case errors.As(err, &change):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_DROP_CHANGE_REFUSED,
+			fmt.Sprintf("The drop is %v. %s", change.State, change.Sentence),
+			rpcerr.Meta("drop_id", change.dropID), rpcerr.Meta("state", change.State.String()))
 	case errors.As(err, &disk):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_DISK_CHANGED,
 			"This node joined before from another disk. Start it with its old data directory, or as a new node with an empty one; taking over from a lost disk is not built yet.",

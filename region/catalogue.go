@@ -56,15 +56,17 @@ func (c *catalogue) sorted() []*knownDrop {
 	})
 }
 
-// frozenTerms is the part of a drop that may not change once it is ARMED: what tokens were or will be made from.
+// frozenTerms is the part of a drop that may not change once it is ARMED: what tokens were or will be made from. Its
+// window is not: an operator may extend or close it.
 func frozenTerms(m *fulfillmentv1.CatalogDrop) *fulfillmentv1.CatalogDrop {
 	m = proto.CloneOf(m)
 	m.Drop.State, m.Drop.Revision, m.Drop.Availability = 0, 0, 0
+	m.Drop.OpenTime, m.Drop.CloseTime = nil, nil
 	return m
 }
 
 // merge is what the node will serve of a drop when the catalogue sends it. Terms are frozen at ARMED: what comes later
-// changes the state and nothing else, and tampered says that more was tried.
+// changes the state and the window and nothing else, and tampered says that more was tried.
 func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next *fulfillmentv1.CatalogDrop, tampered bool) {
 	if old == nil || old.terms.State(now) < dropclock.Armed {
 		next = proto.CloneOf(sent)
@@ -73,6 +75,7 @@ func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next
 	}
 	next = proto.CloneOf(old.msg)
 	next.Drop.State = sent.GetDrop().GetState()
+	next.Drop.OpenTime, next.Drop.CloseTime = sent.GetDrop().GetOpenTime(), sent.GetDrop().GetCloseTime()
 	next.Drop.Revision = sent.GetDrop().GetRevision()
 	if proto.Equal(frozenTerms(old.msg), frozenTerms(sent)) {
 		return next, false

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
@@ -229,6 +230,24 @@ func TestFrozenTermsStay(t *testing.T) {
 		wantReason(t, err, "DROP_NOT_OPEN")
 		if w.node.CatalogRevision() != 3 {
 			t.Errorf("got revision %d, want 3", w.node.CatalogRevision())
+		}
+	})
+}
+
+func TestAnOpenDropIsClosedEarlyAndOffersStand(t *testing.T) {
+	inOpenDrop(t, 5, 5, func(t *testing.T, w *world) {
+		o, err := w.offer(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed := proto.CloneOf(w.drop)
+		closed.Drop.CloseTime, closed.Drop.Revision = timestamppb.Now(), 2
+		w.catalog.messages <- &fulfillmentv1.WatchCatalogResponse{Revision: 2, Drops: []*fulfillmentv1.CatalogDrop{closed}}
+		time.Sleep(time.Second)
+		_, err = w.offer(2)
+		wantReason(t, err, "DROP_NOT_OPEN")
+		if _, err := w.redeem(1, o.GetOfferToken()); err != nil {
+			t.Errorf("an offer from before: %v", err)
 		}
 	})
 }

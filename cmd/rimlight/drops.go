@@ -21,6 +21,11 @@ type dropsCmd struct {
 	Create dropsCreateCmd `cmd:"" help:"Plan a drop."`
 	List   dropsListCmd   `cmd:"" help:"List drops with their stock, latest opening first."`
 	Watch  dropsWatchCmd  `cmd:"" help:"Follow drops as viewers see them, until interrupted."`
+
+	Pause  dropsPauseCmd  `cmd:"" help:"Hold a drop: no offers, no redemptions. The clock runs on."`
+	Resume dropsResumeCmd `cmd:"" help:"Let a paused drop go on."`
+	Extend dropsExtendCmd `cmd:"" help:"Close a drop later."`
+	Close  dropsCloseCmd  `cmd:"" help:"Close a drop now; offers that are out stand."`
 }
 
 type dropsCreateCmd struct {

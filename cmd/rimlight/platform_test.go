@@ -2,12 +2,20 @@ package main
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/buyer"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
 // bought is what the tests read of `buy -o json`.
@@ -72,6 +80,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 		t.Errorf("declined: %+v, %s", declined.Purchase, stderr)
 	}
 
+	p.pauses(t, drop, regions)
 	p.explains(t, b.Decision, regions)
 	p.refusesTheWrongRole(t)
 	p.drains(t, regions)
@@ -89,6 +98,41 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	if again, _ := p.buy(t, exitDone); again.PurchaseID == b.PurchaseID {
 		t.Error("the restarted platform sold the same purchase")
 	}
+}
+
+// pauses holds the drop: every region must refuse, and sell again afterwards. Draining the others makes each answer.
+func (p *platform) pauses(t *testing.T, drop *offerv1.Drop, regions []string) {
+	t.Helper()
+	if code, out, errOut := p.verb(t, "drops", "pause", drop.GetDropId(), "--dry-run"); code != exitDone || !strings.Contains(out, "Viewers get no more offers") {
+		t.Fatalf("a dry run: exit %d: %s %s", code, out, errOut)
+	}
+	p.buy(t, exitDone, "--drop", drop.GetDropId())
+	if code, _, errOut := p.verb(t, "drops", "pause", drop.GetDropId(), "--reason", "test"); code != exitDone {
+		t.Fatalf("drops pause: exit %d: %s", code, errOut)
+	}
+	offers := p.dial(t, p.Routers[0], auth.Viewer).offers
+	for _, only := range regions {
+		for _, other := range regions {
+			if other != only {
+				p.verb(t, "drain", other)
+			}
+		}
+		p.until(t, only+" refuses while the drop is paused", func() bool {
+			var header metadata.MD
+			_, err := offers.RequestOffer(t.Context(), &offerv1.RequestOfferRequest{
+				Hints: &offerv1.RoutingHints{DropId: drop.GetDropId(), RequestId: only}, ViewerSessionId: buyer.NewSession(),
+			}, grpc.Header(&header))
+			return rpcerr.Reason(err) == errorsv1.Reason_REASON_DROP_NOT_OPEN &&
+				slices.Equal(header.Get(buyer.RegionHeader), []string{only})
+		})
+		for _, other := range regions {
+			p.verb(t, "undrain", other)
+		}
+	}
+	if code, _, errOut := p.verb(t, "drops", "resume", drop.GetDropId()); code != exitDone {
+		t.Fatalf("drops resume: exit %d: %s", code, errOut)
+	}
+	p.buy(t, exitDone, "--drop", drop.GetDropId())
 }
 
 func (p *platform) explains(t *testing.T, decision string, regions []string) {

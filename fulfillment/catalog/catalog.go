@@ -1,7 +1,9 @@
 // Package catalog says what a drop may be: its defaults, its rules, what is unusual about it, and its state.
 //
 //	Draft (what a producer asked) ──Plan(now)──> Terms (complete, frozen from ARMED on) + Violations
-//	Terms ──Warnings──> sentences      Terms ──State(settled, now)──> dropclock.State
+//	Terms ──Warnings──> sentences
+//	Schedule (the part that an operator may still change) ──Pause, Resume, Extend, Close──> Schedule
+//	Schedule ──State(now)──> dropclock.State
 //
 // A violation refuses the drop; a warning only tells. Warnings are a function of the terms alone, so a repeated request
 // gets the same ones.
@@ -163,13 +165,7 @@ func (t Terms) LongestTTL() time.Duration {
 	return longest
 }
 
-// OverTime is when nothing of the drop can be redeemed any more.
-func (t Terms) OverTime() time.Time { return dropclock.OverAt(t.CloseTime, t.LongestTTL()) }
-
-// State is the drop's state at now. That it is settled is a stored fact and wins over the clock.
-func (t Terms) State(settled bool, now time.Time) dropclock.State {
-	if settled {
-		return dropclock.Settled
-	}
-	return dropclock.StateAt(t.OpenTime, t.CloseTime, t.LongestTTL(), now)
+// Schedule is what the terms begin with.
+func (t Terms) Schedule() Schedule {
+	return Schedule{OpenTime: t.OpenTime, CloseTime: t.CloseTime, OverTime: dropclock.OverAt(t.CloseTime, t.LongestTTL())}
 }

@@ -9,7 +9,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/rimlight/rimlight/fulfillment/catalog"
-	"github.com/rimlight/rimlight/internal/dropclock"
 )
 
 var now = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -105,30 +104,6 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("got %q, want %d", got, c.want)
 			}
 		})
-	}
-}
-
-func TestStateFollowsTheLongestArmAndTheStoredFact(t *testing.T) {
-	d := draft()
-	d.Arms = []catalog.Arm{{Name: "short", Weight: 1, TokenTTL: time.Minute}, {Name: "long", Weight: 1, TokenTTL: 5 * time.Minute}}
-	terms, violations := catalog.Plan(d, now)
-	if violations != nil {
-		t.Fatal(violations)
-	}
-	for _, c := range []struct {
-		at      time.Time
-		settled bool
-		want    dropclock.State
-	}{
-		{now, false, dropclock.Armed}, // it opens in 5 s, within the lead
-		{terms.OpenTime, false, dropclock.Open},
-		{terms.CloseTime.Add(5*time.Minute + dropclock.Grace - 1), false, dropclock.Draining},
-		{terms.OverTime(), false, dropclock.Closed},
-		{terms.OverTime(), true, dropclock.Settled},
-	} {
-		if got := terms.State(c.settled, c.at); got != c.want {
-			t.Errorf("at %v, settled %v: got %v, want %v", c.at, c.settled, got, c.want)
-		}
 	}
 }
 

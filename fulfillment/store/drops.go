@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rimlight/rimlight/fulfillment/catalog"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 )
@@ -19,38 +20,41 @@ type Drop struct {
 	ID ID
 	// Terms carry the revision. State and availability are not set: they depend on when one asks.
 	Terms *fulfillmentv1.CatalogDrop
-	// Settled is a fact that wins over the clock.
-	Settled bool
-	// Window is what the clock needs.
-	Window
+	// Schedule says where it is in its life.
+	catalog.Schedule
 }
 
-// Window is when a drop opens, closes and is over, exact to the microsecond.
-type Window struct{ OpenTime, CloseTime, OverTime time.Time }
+const (
+	scheduleColumns = `open_time_us, close_time_us, over_time_us, paused_time_us IS NOT NULL, settled_time_us IS NOT NULL`
+	dropColumns     = `drop_id, terms, ` + scheduleColumns
+)
 
-// State is where the drop is at now.
-func (d Drop) State(now time.Time) dropclock.State { return d.Window.state(d.Settled, now) }
+// scheduleScan collects scheduleColumns.
+type scheduleScan struct {
+	open, closing, over int64
+	paused, settled     bool
+}
 
-func (w Window) state(settled bool, now time.Time) dropclock.State {
-	if settled {
-		return dropclock.Settled
+func (s *scheduleScan) columns() []any {
+	return []any{&s.open, &s.closing, &s.over, &s.paused, &s.settled}
+}
+
+func (s *scheduleScan) schedule() catalog.Schedule {
+	return catalog.Schedule{
+		OpenTime: fromMicros(s.open), CloseTime: fromMicros(s.closing), OverTime: fromMicros(s.over), Paused: s.paused, Settled: s.settled,
 	}
-	return dropclock.StateAt(w.OpenTime, w.CloseTime, w.OverTime.Sub(w.CloseTime)-dropclock.Grace, now)
 }
-
-const dropColumns = `drop_id, open_time_us, close_time_us, over_time_us, settled_time_us IS NOT NULL, terms`
 
 type scanner interface{ Scan(...any) error }
 
 func scanDrop(row scanner) (Drop, error) {
 	var d Drop
 	var id, terms []byte
-	var open, closing, over int64
-	if err := row.Scan(&id, &open, &closing, &over, &d.Settled, &terms); err != nil {
+	var schedule scheduleScan
+	if err := row.Scan(append([]any{&id, &terms}, schedule.columns()...)...); err != nil {
 		return Drop{}, err
 	}
-	d.ID = ID(id)
-	d.Window = Window{fromMicros(open), fromMicros(closing), fromMicros(over)}
+	d.ID, d.Schedule = ID(id), schedule.schedule()
 	d.Terms = &fulfillmentv1.CatalogDrop{}
 	if err := proto.Unmarshal(terms, d.Terms); err != nil {
 		return Drop{}, fmt.Errorf("decoding the terms of drop %v: %w", d.ID, err)
@@ -62,7 +66,7 @@ func scanDropRows(rows *sql.Rows) (Drop, error) { return scanDrop(rows) }
 
 // CreateDrop stores a new drop with all its units FREE, once per request id. plan completes it, and runs only if the
 // request id is new; the same request again gets the drop that it made, another request under its id gets ErrReplayed.
-func (s *Store) CreateDrop(ctx context.Context, req *fulfillmentv1.CreateDropRequest, id ID, plan func() (*fulfillmentv1.CatalogDrop, Window, error)) (Drop, error) {
+func (s *Store) CreateDrop(ctx context.Context, req *fulfillmentv1.CreateDropRequest, id ID, plan func() (*fulfillmentv1.CatalogDrop, catalog.Schedule, error)) (Drop, error) {
 	var d Drop
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
 		var before, dropID []byte
@@ -81,11 +85,11 @@ func (s *Store) CreateDrop(ctx context.Context, req *fulfillmentv1.CreateDropReq
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		terms, window, err := plan()
+		terms, schedule, err := plan()
 		if err != nil {
 			return err
 		}
-		d = Drop{ID: id, Terms: terms, Window: window}
+		d = Drop{ID: id, Terms: terms, Schedule: schedule}
 		return insertDrop(ctx, tx, req, d)
 	})
 	if err != nil {
@@ -197,20 +201,23 @@ func (s *Store) ListDrops(ctx context.Context, q DropQuery) ([]Drop, error) {
 // stateClause is dropclock.StateAt in SQL; a test holds the two together.
 func stateClause(state dropclock.State, now, armed string) string {
 	const unsettled = "settled_time_us IS NULL AND "
+	const running = unsettled + "paused_time_us IS NULL AND "
 	switch state {
 	case dropclock.Planned:
-		return unsettled + "open_time_us > " + armed
+		return running + "open_time_us > " + armed
 	case dropclock.Armed:
-		return unsettled + "open_time_us <= " + armed + " AND open_time_us > " + now
+		return running + "open_time_us <= " + armed + " AND open_time_us > " + now
 	case dropclock.Open:
-		return unsettled + "open_time_us <= " + now + " AND close_time_us > " + now
+		return running + "open_time_us <= " + now + " AND close_time_us > " + now
+	case dropclock.Paused:
+		return unsettled + "paused_time_us IS NOT NULL AND over_time_us > " + now
 	case dropclock.Draining:
-		return unsettled + "close_time_us <= " + now + " AND over_time_us > " + now
+		return running + "open_time_us <= " + now + " AND close_time_us <= " + now + " AND over_time_us > " + now
 	case dropclock.Closed:
 		return unsettled + "over_time_us <= " + now
 	case dropclock.Settled:
 		return "settled_time_us IS NOT NULL"
-	default: // PAUSED: nothing can be, yet
+	default:
 		return "1 = 0"
 	}
 }
@@ -258,20 +265,29 @@ func (s *Store) SettleDrop(ctx context.Context, id ID, now time.Time) (Drop, err
 		if state, leased := d.State(now), levels[id].Leased; state != dropclock.Closed || leased > 0 {
 			return &NotSettleableError{id, state, leased}
 		}
-		if d.Terms.Drop.Revision, err = draw(ctx, tx, catalogRevision, 1); err != nil {
+		d.Settled = true
+		if _, err := tx.ExecContext(ctx, `UPDATE drops SET settled_time_us = $1 WHERE drop_id = $2`, now.UnixMicro(), id[:]); err != nil {
 			return err
 		}
-		terms, err := proto.Marshal(d.Terms)
-		if err != nil {
-			return fmt.Errorf("encoding the terms: %w", err)
-		}
-		d.Settled = true
-		_, err = tx.ExecContext(ctx, `UPDATE drops SET settled_time_us = $1, revision = $2, terms = $3 WHERE drop_id = $4`,
-			now.UnixMicro(), d.Terms.Drop.Revision, terms, id[:])
-		return err
+		return revise(ctx, tx, d)
 	})
 	if err != nil {
 		return Drop{}, fmt.Errorf("settling a drop: %w", err)
 	}
 	return d, nil
+}
+
+// revise gives a changed drop its next revision, so that nodes hear of it.
+func revise(ctx context.Context, tx *sql.Tx, d Drop) error {
+	revision, err := draw(ctx, tx, catalogRevision, 1)
+	if err != nil {
+		return err
+	}
+	d.Terms.Drop.Revision = revision
+	terms, err := proto.Marshal(d.Terms)
+	if err != nil {
+		return fmt.Errorf("encoding the terms: %w", err)
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE drops SET revision = $1, terms = $2 WHERE drop_id = $3`, revision, terms, d.ID[:])
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
+	"github.com/rimlight/rimlight/fulfillment/catalog"
 	"github.com/rimlight/rimlight/fulfillment/orders"
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
@@ -48,13 +49,13 @@ func id(kind byte, n int) store.ID {
 
 const ttl = time.Minute
 
-func window(open time.Time, length time.Duration) store.Window {
-	return store.Window{OpenTime: open, CloseTime: open.Add(length), OverTime: open.Add(length + ttl + dropclock.Grace)}
+func window(open time.Time, length time.Duration) catalog.Schedule {
+	return catalog.Schedule{OpenTime: open, CloseTime: open.Add(length), OverTime: open.Add(length + ttl + dropclock.Grace)}
 }
 
-func create(t testing.TB, s *store.Store, drop store.ID, units uint32, w store.Window) store.Drop {
+func create(t testing.TB, s *store.Store, drop store.ID, units uint32, w catalog.Schedule) store.Drop {
 	t.Helper()
-	d, err := s.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: drop.String()}, drop, func() (*fulfillmentv1.CatalogDrop, store.Window, error) {
+	d, err := s.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: drop.String()}, drop, func() (*fulfillmentv1.CatalogDrop, catalog.Schedule, error) {
 		return &fulfillmentv1.CatalogDrop{Units: units, Drop: &offerv1.Drop{
 			DropId: drop.String(), ChannelId: "demo", OpenTime: timestamppb.New(w.OpenTime), CloseTime: timestamppb.New(w.CloseTime),
 		}}, w, nil
@@ -138,7 +139,7 @@ func TestCreateDropOncePerRequest(t *testing.T) {
 	onEach(t, func(t *testing.T, s *store.Store) {
 		first := create(t, s, id('d', 1), 1000, window(start, 90*time.Second))
 		again, err := s.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: id('d', 1).String()}, id('d', 2), nil)
-		if err != nil || again.ID != first.ID || !proto.Equal(again.Terms, first.Terms) || again.Window != first.Window {
+		if err != nil || again.ID != first.ID || !proto.Equal(again.Terms, first.Terms) || again.Schedule != first.Schedule {
 			t.Errorf("the repeat got %+v, %v, want %+v", again, err, first)
 		}
 		_, err = s.CreateDrop(t.Context(), &fulfillmentv1.CreateDropRequest{RequestId: id('d', 1).String(), Title: "other"}, id('d', 2), nil)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rimlight/rimlight/fulfillment/catalog"
 	"github.com/rimlight/rimlight/internal/dropclock"
 )
 
@@ -229,27 +230,26 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 type Supply struct {
 	Known              bool // the drop exists
 	AnyFree, AnyLeased bool
-	settled            bool
-	window             Window
+	schedule           catalog.Schedule
 }
 
 // State is where the drop is at now.
-func (p Supply) State(now time.Time) dropclock.State { return p.window.state(p.settled, now) }
+func (p Supply) State(now time.Time) dropclock.State { return p.schedule.State(now) }
 
 // Supply looks one drop up.
 func (s *Store) Supply(ctx context.Context, id ID) (Supply, error) {
 	var p Supply
-	var open, closing, over int64
-	err := s.db.Read().QueryRowContext(ctx, `SELECT open_time_us, close_time_us, over_time_us, settled_time_us IS NOT NULL,
+	var schedule scheduleScan
+	err := s.db.Read().QueryRowContext(ctx, `SELECT `+scheduleColumns+`,
 		EXISTS (SELECT 1 FROM units u WHERE u.drop_id = d.drop_id AND u.state = $1),
 		EXISTS (SELECT 1 FROM units u WHERE u.drop_id = d.drop_id AND u.state = $2)
-		FROM drops d WHERE drop_id = $3`, free, leased, id[:]).Scan(&open, &closing, &over, &p.settled, &p.AnyFree, &p.AnyLeased)
+		FROM drops d WHERE drop_id = $3`, free, leased, id[:]).Scan(append(schedule.columns(), &p.AnyFree, &p.AnyLeased)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Supply{}, nil
 	}
 	if err != nil {
 		return Supply{}, fmt.Errorf("looking for units of drop %v: %w", id, err)
 	}
-	p.Known, p.window = true, Window{fromMicros(open), fromMicros(closing), fromMicros(over)}
+	p.Known, p.schedule = true, schedule.schedule()
 	return p, nil
 }

@@ -583,6 +583,466 @@ func (x *WatchCatalogResponse) GetSnapshot() bool {
 	return false
 }
 
+// No offers and no redemptions until it is resumed; the clock runs on. A node that fulfillment cannot reach does not hear it.
+type PauseDrop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseDrop) Reset() {
+	*x = PauseDrop{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseDrop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseDrop) ProtoMessage() {}
+
+func (x *PauseDrop) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseDrop.ProtoReflect.Descriptor instead.
+func (*PauseDrop) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{9}
+}
+
+// Go on where the clock is now.
+type ResumeDrop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDrop) Reset() {
+	*x = ResumeDrop{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDrop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDrop) ProtoMessage() {}
+
+func (x *ResumeDrop) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDrop.ProtoReflect.Descriptor instead.
+func (*ResumeDrop) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{10}
+}
+
+// Close later.
+type ExtendDrop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By how much. The drop is open for 1 h at most in all, and must not have closed.
+	By            *durationpb.Duration `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendDrop) Reset() {
+	*x = ExtendDrop{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendDrop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendDrop) ProtoMessage() {}
+
+func (x *ExtendDrop) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendDrop.ProtoReflect.Descriptor instead.
+func (*ExtendDrop) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExtendDrop) GetBy() *durationpb.Duration {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+// Close now: no new offers; those that are out stand. A drop that has not opened never does.
+type CloseDrop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseDrop) Reset() {
+	*x = CloseDrop{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseDrop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseDrop) ProtoMessage() {}
+
+func (x *CloseDrop) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseDrop.ProtoReflect.Descriptor instead.
+func (*CloseDrop) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{12}
+}
+
+// The request of ChangeDrop.
+type ChangeDropRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random, the same over retries.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// UUID.
+	DropId string `protobuf:"bytes,2,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// What to do.
+	//
+	// Types that are valid to be assigned to Change:
+	//
+	//	*ChangeDropRequest_Pause
+	//	*ChangeDropRequest_Resume
+	//	*ChangeDropRequest_Extend
+	//	*ChangeDropRequest_Close
+	Change isChangeDropRequest_Change `protobuf_oneof:"change"`
+	// Why, for the record. No personal data.
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Change nothing, only answer what would be.
+	DryRun        bool `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeDropRequest) Reset() {
+	*x = ChangeDropRequest{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeDropRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeDropRequest) ProtoMessage() {}
+
+func (x *ChangeDropRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeDropRequest.ProtoReflect.Descriptor instead.
+func (*ChangeDropRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ChangeDropRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ChangeDropRequest) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *ChangeDropRequest) GetChange() isChangeDropRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *ChangeDropRequest) GetPause() *PauseDrop {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeDropRequest_Pause); ok {
+			return x.Pause
+		}
+	}
+	return nil
+}
+
+func (x *ChangeDropRequest) GetResume() *ResumeDrop {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeDropRequest_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
+func (x *ChangeDropRequest) GetExtend() *ExtendDrop {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeDropRequest_Extend); ok {
+			return x.Extend
+		}
+	}
+	return nil
+}
+
+func (x *ChangeDropRequest) GetClose() *CloseDrop {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeDropRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return nil
+}
+
+func (x *ChangeDropRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ChangeDropRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type isChangeDropRequest_Change interface {
+	isChangeDropRequest_Change()
+}
+
+type ChangeDropRequest_Pause struct {
+	// Hold it.
+	Pause *PauseDrop `protobuf:"bytes,3,opt,name=pause,proto3,oneof"`
+}
+
+type ChangeDropRequest_Resume struct {
+	// Let it go on.
+	Resume *ResumeDrop `protobuf:"bytes,4,opt,name=resume,proto3,oneof"`
+}
+
+type ChangeDropRequest_Extend struct {
+	// Close later.
+	Extend *ExtendDrop `protobuf:"bytes,5,opt,name=extend,proto3,oneof"`
+}
+
+type ChangeDropRequest_Close struct {
+	// Close now.
+	Close *CloseDrop `protobuf:"bytes,6,opt,name=close,proto3,oneof"`
+}
+
+func (*ChangeDropRequest_Pause) isChangeDropRequest_Change() {}
+
+func (*ChangeDropRequest_Resume) isChangeDropRequest_Change() {}
+
+func (*ChangeDropRequest_Extend) isChangeDropRequest_Change() {}
+
+func (*ChangeDropRequest_Close) isChangeDropRequest_Change() {}
+
+// Whom a change meets.
+type BlastRadius struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes that hold units of the drop.
+	Nodes uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// Their regions.
+	Regions uint32 `protobuf:"varint,2,opt,name=regions,proto3" json:"regions,omitempty"`
+	// Units that are not sold yet: free or leased.
+	UnitsUnsold uint32 `protobuf:"varint,3,opt,name=units_unsold,json=unitsUnsold,proto3" json:"units_unsold,omitempty"`
+	// How much longer viewers can get offers; negative: shorter.
+	WindowChange *durationpb.Duration `protobuf:"bytes,4,opt,name=window_change,json=windowChange,proto3" json:"window_change,omitempty"`
+	// What viewers and the shop will notice, in sentences.
+	Consequences  []string `protobuf:"bytes,5,rep,name=consequences,proto3" json:"consequences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlastRadius) Reset() {
+	*x = BlastRadius{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlastRadius) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlastRadius) ProtoMessage() {}
+
+func (x *BlastRadius) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlastRadius.ProtoReflect.Descriptor instead.
+func (*BlastRadius) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *BlastRadius) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *BlastRadius) GetRegions() uint32 {
+	if x != nil {
+		return x.Regions
+	}
+	return 0
+}
+
+func (x *BlastRadius) GetUnitsUnsold() uint32 {
+	if x != nil {
+		return x.UnitsUnsold
+	}
+	return 0
+}
+
+func (x *BlastRadius) GetWindowChange() *durationpb.Duration {
+	if x != nil {
+		return x.WindowChange
+	}
+	return nil
+}
+
+func (x *BlastRadius) GetConsequences() []string {
+	if x != nil {
+		return x.Consequences
+	}
+	return nil
+}
+
+// The response of ChangeDrop.
+type ChangeDropResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was.
+	Before *DropStatus `protobuf:"bytes,1,opt,name=before,proto3" json:"before,omitempty"`
+	// As it is now, or would be.
+	After *DropStatus `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// Whom it meets.
+	BlastRadius   *BlastRadius `protobuf:"bytes,3,opt,name=blast_radius,json=blastRadius,proto3" json:"blast_radius,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeDropResponse) Reset() {
+	*x = ChangeDropResponse{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeDropResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeDropResponse) ProtoMessage() {}
+
+func (x *ChangeDropResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeDropResponse.ProtoReflect.Descriptor instead.
+func (*ChangeDropResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ChangeDropResponse) GetBefore() *DropStatus {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *ChangeDropResponse) GetAfter() *DropStatus {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ChangeDropResponse) GetBlastRadius() *BlastRadius {
+	if x != nil {
+		return x.BlastRadius
+	}
+	return nil
+}
+
 // The request of SettleDrop.
 type SettleDropRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -594,7 +1054,7 @@ type SettleDropRequest struct {
 
 func (x *SettleDropRequest) Reset() {
 	*x = SettleDropRequest{}
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[9]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +1066,7 @@ func (x *SettleDropRequest) String() string {
 func (*SettleDropRequest) ProtoMessage() {}
 
 func (x *SettleDropRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[9]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +1079,7 @@ func (x *SettleDropRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleDropRequest.ProtoReflect.Descriptor instead.
 func (*SettleDropRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{9}
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SettleDropRequest) GetDropId() string {
@@ -640,7 +1100,7 @@ type SettleDropResponse struct {
 
 func (x *SettleDropResponse) Reset() {
 	*x = SettleDropResponse{}
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[10]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +1112,7 @@ func (x *SettleDropResponse) String() string {
 func (*SettleDropResponse) ProtoMessage() {}
 
 func (x *SettleDropResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[10]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +1125,7 @@ func (x *SettleDropResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleDropResponse.ProtoReflect.Descriptor instead.
 func (*SettleDropResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{10}
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SettleDropResponse) GetDrop() *DropStatus {
@@ -719,17 +1179,47 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\x14WatchCatalogResponse\x12:\n" +
 	"\x05drops\x18\x01 \x03(\v2$.rimlight.fulfillment.v1.CatalogDropR\x05drops\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"6\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"\v\n" +
+	"\tPauseDrop\"\f\n" +
+	"\n" +
+	"ResumeDrop\"?\n" +
+	"\n" +
+	"ExtendDrop\x121\n" +
+	"\x02by\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01R\x02by\"\v\n" +
+	"\tCloseDrop\"\xa2\x03\n" +
+	"\x11ChangeDropRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n" +
+	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12:\n" +
+	"\x05pause\x18\x03 \x01(\v2\".rimlight.fulfillment.v1.PauseDropH\x00R\x05pause\x12=\n" +
+	"\x06resume\x18\x04 \x01(\v2#.rimlight.fulfillment.v1.ResumeDropH\x00R\x06resume\x12=\n" +
+	"\x06extend\x18\x05 \x01(\v2#.rimlight.fulfillment.v1.ExtendDropH\x00R\x06extend\x12:\n" +
+	"\x05close\x18\x06 \x01(\v2\".rimlight.fulfillment.v1.CloseDropH\x00R\x05close\x12 \n" +
+	"\x06reason\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x06reason\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRunB\x0f\n" +
+	"\x06change\x12\x05\xbaH\x02\b\x01\"\xc4\x01\n" +
+	"\vBlastRadius\x12\x14\n" +
+	"\x05nodes\x18\x01 \x01(\rR\x05nodes\x12\x18\n" +
+	"\aregions\x18\x02 \x01(\rR\aregions\x12!\n" +
+	"\funits_unsold\x18\x03 \x01(\rR\vunitsUnsold\x12>\n" +
+	"\rwindow_change\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fwindowChange\x12\"\n" +
+	"\fconsequences\x18\x05 \x03(\tR\fconsequences\"\xd5\x01\n" +
+	"\x12ChangeDropResponse\x12;\n" +
+	"\x06before\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x06before\x129\n" +
+	"\x05after\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x05after\x12G\n" +
+	"\fblast_radius\x18\x03 \x01(\v2$.rimlight.fulfillment.v1.BlastRadiusR\vblastRadius\"6\n" +
 	"\x11SettleDropRequest\x12!\n" +
 	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"M\n" +
 	"\x12SettleDropResponse\x127\n" +
-	"\x04drop\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x04drop2\xa8\x04\n" +
+	"\x04drop\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x04drop2\x94\x05\n" +
 	"\x0eCatalogService\x12j\n" +
 	"\n" +
 	"CreateDrop\x12*.rimlight.fulfillment.v1.CreateDropRequest\x1a+.rimlight.fulfillment.v1.CreateDropResponse\"\x03\x90\x02\x02\x12a\n" +
 	"\aGetDrop\x12'.rimlight.fulfillment.v1.GetDropRequest\x1a(.rimlight.fulfillment.v1.GetDropResponse\"\x03\x90\x02\x01\x12g\n" +
 	"\tListDrops\x12).rimlight.fulfillment.v1.ListDropsRequest\x1a*.rimlight.fulfillment.v1.ListDropsResponse\"\x03\x90\x02\x01\x12r\n" +
 	"\fWatchCatalog\x12,.rimlight.fulfillment.v1.WatchCatalogRequest\x1a-.rimlight.fulfillment.v1.WatchCatalogResponse\"\x03\x90\x02\x010\x01\x12j\n" +
+	"\n" +
+	"ChangeDrop\x12*.rimlight.fulfillment.v1.ChangeDropRequest\x1a+.rimlight.fulfillment.v1.ChangeDropResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
 	"SettleDrop\x12*.rimlight.fulfillment.v1.SettleDropRequest\x1a+.rimlight.fulfillment.v1.SettleDropResponse\"\x03\x90\x02\x02BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
@@ -745,7 +1235,7 @@ func file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_rimlight_fulfillment_v1_catalog_service_proto_goTypes = []any{
 	(*CreateDropRequest)(nil),     // 0: rimlight.fulfillment.v1.CreateDropRequest
 	(*CreateDropResponse)(nil),    // 1: rimlight.fulfillment.v1.CreateDropResponse
@@ -756,44 +1246,62 @@ var file_rimlight_fulfillment_v1_catalog_service_proto_goTypes = []any{
 	(*ListDropsResponse)(nil),     // 6: rimlight.fulfillment.v1.ListDropsResponse
 	(*WatchCatalogRequest)(nil),   // 7: rimlight.fulfillment.v1.WatchCatalogRequest
 	(*WatchCatalogResponse)(nil),  // 8: rimlight.fulfillment.v1.WatchCatalogResponse
-	(*SettleDropRequest)(nil),     // 9: rimlight.fulfillment.v1.SettleDropRequest
-	(*SettleDropResponse)(nil),    // 10: rimlight.fulfillment.v1.SettleDropResponse
-	(*v1.Money)(nil),              // 11: rimlight.offer.v1.Money
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*OfferArm)(nil),              // 14: rimlight.fulfillment.v1.OfferArm
-	(*CatalogDrop)(nil),           // 15: rimlight.fulfillment.v1.CatalogDrop
-	(*StockLevel)(nil),            // 16: rimlight.fulfillment.v1.StockLevel
-	(v1.DropState)(0),             // 17: rimlight.offer.v1.DropState
+	(*PauseDrop)(nil),             // 9: rimlight.fulfillment.v1.PauseDrop
+	(*ResumeDrop)(nil),            // 10: rimlight.fulfillment.v1.ResumeDrop
+	(*ExtendDrop)(nil),            // 11: rimlight.fulfillment.v1.ExtendDrop
+	(*CloseDrop)(nil),             // 12: rimlight.fulfillment.v1.CloseDrop
+	(*ChangeDropRequest)(nil),     // 13: rimlight.fulfillment.v1.ChangeDropRequest
+	(*BlastRadius)(nil),           // 14: rimlight.fulfillment.v1.BlastRadius
+	(*ChangeDropResponse)(nil),    // 15: rimlight.fulfillment.v1.ChangeDropResponse
+	(*SettleDropRequest)(nil),     // 16: rimlight.fulfillment.v1.SettleDropRequest
+	(*SettleDropResponse)(nil),    // 17: rimlight.fulfillment.v1.SettleDropResponse
+	(*v1.Money)(nil),              // 18: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*OfferArm)(nil),              // 21: rimlight.fulfillment.v1.OfferArm
+	(*CatalogDrop)(nil),           // 22: rimlight.fulfillment.v1.CatalogDrop
+	(*StockLevel)(nil),            // 23: rimlight.fulfillment.v1.StockLevel
+	(v1.DropState)(0),             // 24: rimlight.offer.v1.DropState
 }
 var file_rimlight_fulfillment_v1_catalog_service_proto_depIdxs = []int32{
-	11, // 0: rimlight.fulfillment.v1.CreateDropRequest.price:type_name -> rimlight.offer.v1.Money
-	12, // 1: rimlight.fulfillment.v1.CreateDropRequest.open_time:type_name -> google.protobuf.Timestamp
-	13, // 2: rimlight.fulfillment.v1.CreateDropRequest.duration:type_name -> google.protobuf.Duration
-	14, // 3: rimlight.fulfillment.v1.CreateDropRequest.arms:type_name -> rimlight.fulfillment.v1.OfferArm
-	15, // 4: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	15, // 5: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	16, // 6: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
+	18, // 0: rimlight.fulfillment.v1.CreateDropRequest.price:type_name -> rimlight.offer.v1.Money
+	19, // 1: rimlight.fulfillment.v1.CreateDropRequest.open_time:type_name -> google.protobuf.Timestamp
+	20, // 2: rimlight.fulfillment.v1.CreateDropRequest.duration:type_name -> google.protobuf.Duration
+	21, // 3: rimlight.fulfillment.v1.CreateDropRequest.arms:type_name -> rimlight.fulfillment.v1.OfferArm
+	22, // 4: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	22, // 5: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	23, // 6: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
 	2,  // 7: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	17, // 8: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
+	24, // 8: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
 	2,  // 9: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
-	15, // 10: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	2,  // 11: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	0,  // 12: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
-	3,  // 13: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
-	5,  // 14: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
-	7,  // 15: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
-	9,  // 16: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
-	1,  // 17: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
-	4,  // 18: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
-	6,  // 19: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
-	8,  // 20: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
-	10, // 21: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 10: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	20, // 11: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
+	9,  // 12: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
+	10, // 13: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
+	11, // 14: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
+	12, // 15: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
+	20, // 16: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
+	2,  // 17: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
+	2,  // 18: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
+	14, // 19: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
+	2,  // 20: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	0,  // 21: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
+	3,  // 22: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
+	5,  // 23: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
+	7,  // 24: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
+	13, // 25: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
+	16, // 26: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
+	1,  // 27: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
+	4,  // 28: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
+	6,  // 29: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
+	8,  // 30: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
+	15, // 31: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
+	17, // 32: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_catalog_service_proto_init() }
@@ -803,13 +1311,19 @@ func file_rimlight_fulfillment_v1_catalog_service_proto_init() {
 	}
 	file_rimlight_fulfillment_v1_drop_proto_init()
 	file_rimlight_fulfillment_v1_stock_proto_init()
+	file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[13].OneofWrappers = []any{
+		(*ChangeDropRequest_Pause)(nil),
+		(*ChangeDropRequest_Resume)(nil),
+		(*ChangeDropRequest_Extend)(nil),
+		(*ChangeDropRequest_Close)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

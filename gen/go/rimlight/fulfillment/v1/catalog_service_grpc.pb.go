@@ -23,6 +23,7 @@ const (
 	CatalogService_GetDrop_FullMethodName      = "/rimlight.fulfillment.v1.CatalogService/GetDrop"
 	CatalogService_ListDrops_FullMethodName    = "/rimlight.fulfillment.v1.CatalogService/ListDrops"
 	CatalogService_WatchCatalog_FullMethodName = "/rimlight.fulfillment.v1.CatalogService/WatchCatalog"
+	CatalogService_ChangeDrop_FullMethodName   = "/rimlight.fulfillment.v1.CatalogService/ChangeDrop"
 	CatalogService_SettleDrop_FullMethodName   = "/rimlight.fulfillment.v1.CatalogService/SettleDrop"
 )
 
@@ -40,6 +41,8 @@ type CatalogServiceClient interface {
 	ListDrops(ctx context.Context, in *ListDropsRequest, opts ...grpc.CallOption) (*ListDropsResponse, error)
 	// Drops as they change, for nodes: a snapshot, then every change with its revision.
 	WatchCatalog(ctx context.Context, in *WatchCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchCatalogResponse], error)
+	// Pause, resume, extend or close a drop; with dry_run only say what would happen. Idempotent by request_id. Role: producer.
+	ChangeDrop(ctx context.Context, in *ChangeDropRequest, opts ...grpc.CallOption) (*ChangeDropResponse, error)
 	// The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.
 	SettleDrop(ctx context.Context, in *SettleDropRequest, opts ...grpc.CallOption) (*SettleDropResponse, error)
 }
@@ -101,6 +104,16 @@ func (c *catalogServiceClient) WatchCatalog(ctx context.Context, in *WatchCatalo
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CatalogService_WatchCatalogClient = grpc.ServerStreamingClient[WatchCatalogResponse]
 
+func (c *catalogServiceClient) ChangeDrop(ctx context.Context, in *ChangeDropRequest, opts ...grpc.CallOption) (*ChangeDropResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeDropResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ChangeDrop_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *catalogServiceClient) SettleDrop(ctx context.Context, in *SettleDropRequest, opts ...grpc.CallOption) (*SettleDropResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleDropResponse)
@@ -125,6 +138,8 @@ type CatalogServiceServer interface {
 	ListDrops(context.Context, *ListDropsRequest) (*ListDropsResponse, error)
 	// Drops as they change, for nodes: a snapshot, then every change with its revision.
 	WatchCatalog(*WatchCatalogRequest, grpc.ServerStreamingServer[WatchCatalogResponse]) error
+	// Pause, resume, extend or close a drop; with dry_run only say what would happen. Idempotent by request_id. Role: producer.
+	ChangeDrop(context.Context, *ChangeDropRequest) (*ChangeDropResponse, error)
 	// The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.
 	SettleDrop(context.Context, *SettleDropRequest) (*SettleDropResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
@@ -148,6 +163,9 @@ func (UnimplementedCatalogServiceServer) ListDrops(context.Context, *ListDropsRe
 }
 func (UnimplementedCatalogServiceServer) WatchCatalog(*WatchCatalogRequest, grpc.ServerStreamingServer[WatchCatalogResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchCatalog not implemented")
+}
+func (UnimplementedCatalogServiceServer) ChangeDrop(context.Context, *ChangeDropRequest) (*ChangeDropResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeDrop not implemented")
 }
 func (UnimplementedCatalogServiceServer) SettleDrop(context.Context, *SettleDropRequest) (*SettleDropResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SettleDrop not implemented")
@@ -238,6 +256,24 @@ func _CatalogService_WatchCatalog_Handler(srv interface{}, stream grpc.ServerStr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CatalogService_WatchCatalogServer = grpc.ServerStreamingServer[WatchCatalogResponse]
 
+func _CatalogService_ChangeDrop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeDropRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ChangeDrop(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ChangeDrop_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ChangeDrop(ctx, req.(*ChangeDropRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CatalogService_SettleDrop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleDropRequest)
 	if err := dec(in); err != nil {
@@ -274,6 +310,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDrops",
 			Handler:    _CatalogService_ListDrops_Handler,
+		},
+		{
+			MethodName: "ChangeDrop",
+			Handler:    _CatalogService_ChangeDrop_Handler,
 		},
 		{
 			MethodName: "SettleDrop",

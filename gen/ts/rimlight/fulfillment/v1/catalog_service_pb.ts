@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/catalog_service.proto.
  */
 export const file_rimlight_fulfillment_v1_catalog_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1yaW1saWdodC9mdWxmaWxsbWVudC92MS9jYXRhbG9nX3NlcnZpY2UucHJvdG8SF3JpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxIqcCChFDcmVhdGVEcm9wUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRINCgV1bml0cxgFIAEoDRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9wZXJfdmlld2VyGAggASgNEi8KBGFybXMYCSADKAsyIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlckFybSJaChJDcmVhdGVEcm9wUmVzcG9uc2USMgoEZHJvcBgBIAEoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEhAKCHdhcm5pbmdzGAIgAygJInQKCkRyb3BTdGF0dXMSMgoEZHJvcBgBIAEoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEjIKBXN0b2NrGAIgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU3RvY2tMZXZlbCIhCg5HZXREcm9wUmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJIkQKD0dldERyb3BSZXNwb25zZRIxCgRkcm9wGAEgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cyJ7ChBMaXN0RHJvcHNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLAoGc3RhdGVzGAIgAygOMhwucmltbGlnaHQub2ZmZXIudjEuRHJvcFN0YXRlEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImAKEUxpc3REcm9wc1Jlc3BvbnNlEjIKBWRyb3BzGAEgAygLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLQoTV2F0Y2hDYXRhbG9nUmVxdWVzdBIWCg5hZnRlcl9yZXZpc2lvbhgBIAEoAyJvChRXYXRjaENhdGFsb2dSZXNwb25zZRIzCgVkcm9wcxgBIAMoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEhAKCHJldmlzaW9uGAIgASgDEhAKCHNuYXBzaG90GAMgASgIIiQKEVNldHRsZURyb3BSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkiRwoSU2V0dGxlRHJvcFJlc3BvbnNlEjEKBGRyb3AYASABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzMqgECg5DYXRhbG9nU2VydmljZRJqCgpDcmVhdGVEcm9wEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ3JlYXRlRHJvcFJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DcmVhdGVEcm9wUmVzcG9uc2UiA5ACAhJhCgdHZXREcm9wEicucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR2V0RHJvcFJlcXVlc3QaKC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HZXREcm9wUmVzcG9uc2UiA5ACARJnCglMaXN0RHJvcHMSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0RHJvcHNSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdERyb3BzUmVzcG9uc2UiA5ACARJyCgxXYXRjaENhdGFsb2cSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5XYXRjaENhdGFsb2dSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV2F0Y2hDYXRhbG9nUmVzcG9uc2UiA5ACATABEmoKClNldHRsZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZURyb3BSZXNwb25zZSIDkAICQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money]);
+  fileDesc("Ci1yaW1saWdodC9mdWxmaWxsbWVudC92MS9jYXRhbG9nX3NlcnZpY2UucHJvdG8SF3JpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxIqcCChFDcmVhdGVEcm9wUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRINCgV1bml0cxgFIAEoDRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9wZXJfdmlld2VyGAggASgNEi8KBGFybXMYCSADKAsyIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlckFybSJaChJDcmVhdGVEcm9wUmVzcG9uc2USMgoEZHJvcBgBIAEoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEhAKCHdhcm5pbmdzGAIgAygJInQKCkRyb3BTdGF0dXMSMgoEZHJvcBgBIAEoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEjIKBXN0b2NrGAIgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU3RvY2tMZXZlbCIhCg5HZXREcm9wUmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJIkQKD0dldERyb3BSZXNwb25zZRIxCgRkcm9wGAEgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cyJ7ChBMaXN0RHJvcHNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLAoGc3RhdGVzGAIgAygOMhwucmltbGlnaHQub2ZmZXIudjEuRHJvcFN0YXRlEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImAKEUxpc3REcm9wc1Jlc3BvbnNlEjIKBWRyb3BzGAEgAygLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLQoTV2F0Y2hDYXRhbG9nUmVxdWVzdBIWCg5hZnRlcl9yZXZpc2lvbhgBIAEoAyJvChRXYXRjaENhdGFsb2dSZXNwb25zZRIzCgVkcm9wcxgBIAMoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNhdGFsb2dEcm9wEhAKCHJldmlzaW9uGAIgASgDEhAKCHNuYXBzaG90GAMgASgIIgsKCVBhdXNlRHJvcCIMCgpSZXN1bWVEcm9wIjMKCkV4dGVuZERyb3ASJQoCYnkYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iCwoJQ2xvc2VEcm9wIrsCChFDaGFuZ2VEcm9wUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2Ryb3BfaWQYAiABKAkSMwoFcGF1c2UYAyABKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5QYXVzZURyb3BIABI1CgZyZXN1bWUYBCABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXN1bWVEcm9wSAASNQoGZXh0ZW5kGAUgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRXh0ZW5kRHJvcEgAEjMKBWNsb3NlGAYgASgLMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2xvc2VEcm9wSAASDgoGcmVhc29uGAcgASgJEg8KB2RyeV9ydW4YCCABKAhCCAoGY2hhbmdlIosBCgtCbGFzdFJhZGl1cxINCgVub2RlcxgBIAEoDRIPCgdyZWdpb25zGAIgASgNEhQKDHVuaXRzX3Vuc29sZBgDIAEoDRIwCg13aW5kb3dfY2hhbmdlGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhQKDGNvbnNlcXVlbmNlcxgFIAMoCSK5AQoSQ2hhbmdlRHJvcFJlc3BvbnNlEjMKBmJlZm9yZRgBIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRyb3BTdGF0dXMSMgoFYWZ0ZXIYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzEjoKDGJsYXN0X3JhZGl1cxgDIAEoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkJsYXN0UmFkaXVzIiQKEVNldHRsZURyb3BSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkiRwoSU2V0dGxlRHJvcFJlc3BvbnNlEjEKBGRyb3AYASABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzMpQFCg5DYXRhbG9nU2VydmljZRJqCgpDcmVhdGVEcm9wEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ3JlYXRlRHJvcFJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DcmVhdGVEcm9wUmVzcG9uc2UiA5ACAhJhCgdHZXREcm9wEicucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR2V0RHJvcFJlcXVlc3QaKC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HZXREcm9wUmVzcG9uc2UiA5ACARJnCglMaXN0RHJvcHMSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0RHJvcHNSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdERyb3BzUmVzcG9uc2UiA5ACARJyCgxXYXRjaENhdGFsb2cSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5XYXRjaENhdGFsb2dSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV2F0Y2hDYXRhbG9nUmVzcG9uc2UiA5ACATABEmoKCkNoYW5nZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DaGFuZ2VEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNoYW5nZURyb3BSZXNwb25zZSIDkAICEmoKClNldHRsZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZURyb3BSZXNwb25zZSIDkAICQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money]);
 
 /**
  * The request of CreateDrop.
@@ -324,6 +324,237 @@ export const WatchCatalogResponseSchema: GenMessage<WatchCatalogResponse> = /*@_
   messageDesc(file_rimlight_fulfillment_v1_catalog_service, 8);
 
 /**
+ * No offers and no redemptions until it is resumed; the clock runs on. A node that fulfillment cannot reach does not hear it.
+ *
+ * @generated from message rimlight.fulfillment.v1.PauseDrop
+ */
+export type PauseDrop = Message<"rimlight.fulfillment.v1.PauseDrop"> & {
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.PauseDrop.
+ * Use `create(PauseDropSchema)` to create a new message.
+ */
+export const PauseDropSchema: GenMessage<PauseDrop> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 9);
+
+/**
+ * Go on where the clock is now.
+ *
+ * @generated from message rimlight.fulfillment.v1.ResumeDrop
+ */
+export type ResumeDrop = Message<"rimlight.fulfillment.v1.ResumeDrop"> & {
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ResumeDrop.
+ * Use `create(ResumeDropSchema)` to create a new message.
+ */
+export const ResumeDropSchema: GenMessage<ResumeDrop> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 10);
+
+/**
+ * Close later.
+ *
+ * @generated from message rimlight.fulfillment.v1.ExtendDrop
+ */
+export type ExtendDrop = Message<"rimlight.fulfillment.v1.ExtendDrop"> & {
+  /**
+   * By how much. The drop is open for 1 h at most in all, and must not have closed.
+   *
+   * @generated from field: google.protobuf.Duration by = 1;
+   */
+  by?: Duration | undefined;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ExtendDrop.
+ * Use `create(ExtendDropSchema)` to create a new message.
+ */
+export const ExtendDropSchema: GenMessage<ExtendDrop> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 11);
+
+/**
+ * Close now: no new offers; those that are out stand. A drop that has not opened never does.
+ *
+ * @generated from message rimlight.fulfillment.v1.CloseDrop
+ */
+export type CloseDrop = Message<"rimlight.fulfillment.v1.CloseDrop"> & {
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.CloseDrop.
+ * Use `create(CloseDropSchema)` to create a new message.
+ */
+export const CloseDropSchema: GenMessage<CloseDrop> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 12);
+
+/**
+ * The request of ChangeDrop.
+ *
+ * @generated from message rimlight.fulfillment.v1.ChangeDropRequest
+ */
+export type ChangeDropRequest = Message<"rimlight.fulfillment.v1.ChangeDropRequest"> & {
+  /**
+   * Random, the same over retries.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 2;
+   */
+  dropId: string;
+
+  /**
+   * What to do.
+   *
+   * @generated from oneof rimlight.fulfillment.v1.ChangeDropRequest.change
+   */
+  change: {
+    /**
+     * Hold it.
+     *
+     * @generated from field: rimlight.fulfillment.v1.PauseDrop pause = 3;
+     */
+    value: PauseDrop;
+    case: "pause";
+  } | {
+    /**
+     * Let it go on.
+     *
+     * @generated from field: rimlight.fulfillment.v1.ResumeDrop resume = 4;
+     */
+    value: ResumeDrop;
+    case: "resume";
+  } | {
+    /**
+     * Close later.
+     *
+     * @generated from field: rimlight.fulfillment.v1.ExtendDrop extend = 5;
+     */
+    value: ExtendDrop;
+    case: "extend";
+  } | {
+    /**
+     * Close now.
+     *
+     * @generated from field: rimlight.fulfillment.v1.CloseDrop close = 6;
+     */
+    value: CloseDrop;
+    case: "close";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Why, for the record. No personal data.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+
+  /**
+   * Change nothing, only answer what would be.
+   *
+   * @generated from field: bool dry_run = 8;
+   */
+  dryRun: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ChangeDropRequest.
+ * Use `create(ChangeDropRequestSchema)` to create a new message.
+ */
+export const ChangeDropRequestSchema: GenMessage<ChangeDropRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 13);
+
+/**
+ * Whom a change meets.
+ *
+ * @generated from message rimlight.fulfillment.v1.BlastRadius
+ */
+export type BlastRadius = Message<"rimlight.fulfillment.v1.BlastRadius"> & {
+  /**
+   * Nodes that hold units of the drop.
+   *
+   * @generated from field: uint32 nodes = 1;
+   */
+  nodes: number;
+
+  /**
+   * Their regions.
+   *
+   * @generated from field: uint32 regions = 2;
+   */
+  regions: number;
+
+  /**
+   * Units that are not sold yet: free or leased.
+   *
+   * @generated from field: uint32 units_unsold = 3;
+   */
+  unitsUnsold: number;
+
+  /**
+   * How much longer viewers can get offers; negative: shorter.
+   *
+   * @generated from field: google.protobuf.Duration window_change = 4;
+   */
+  windowChange?: Duration | undefined;
+
+  /**
+   * What viewers and the shop will notice, in sentences.
+   *
+   * @generated from field: repeated string consequences = 5;
+   */
+  consequences: string[];
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.BlastRadius.
+ * Use `create(BlastRadiusSchema)` to create a new message.
+ */
+export const BlastRadiusSchema: GenMessage<BlastRadius> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 14);
+
+/**
+ * The response of ChangeDrop.
+ *
+ * @generated from message rimlight.fulfillment.v1.ChangeDropResponse
+ */
+export type ChangeDropResponse = Message<"rimlight.fulfillment.v1.ChangeDropResponse"> & {
+  /**
+   * As it was.
+   *
+   * @generated from field: rimlight.fulfillment.v1.DropStatus before = 1;
+   */
+  before?: DropStatus | undefined;
+
+  /**
+   * As it is now, or would be.
+   *
+   * @generated from field: rimlight.fulfillment.v1.DropStatus after = 2;
+   */
+  after?: DropStatus | undefined;
+
+  /**
+   * Whom it meets.
+   *
+   * @generated from field: rimlight.fulfillment.v1.BlastRadius blast_radius = 3;
+   */
+  blastRadius?: BlastRadius | undefined;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ChangeDropResponse.
+ * Use `create(ChangeDropResponseSchema)` to create a new message.
+ */
+export const ChangeDropResponseSchema: GenMessage<ChangeDropResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 15);
+
+/**
  * The request of SettleDrop.
  *
  * @generated from message rimlight.fulfillment.v1.SettleDropRequest
@@ -342,7 +573,7 @@ export type SettleDropRequest = Message<"rimlight.fulfillment.v1.SettleDropReque
  * Use `create(SettleDropRequestSchema)` to create a new message.
  */
 export const SettleDropRequestSchema: GenMessage<SettleDropRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 9);
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 16);
 
 /**
  * The response of SettleDrop.
@@ -363,7 +594,7 @@ export type SettleDropResponse = Message<"rimlight.fulfillment.v1.SettleDropResp
  * Use `create(SettleDropResponseSchema)` to create a new message.
  */
 export const SettleDropResponseSchema: GenMessage<SettleDropResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 10);
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 17);
 
 /**
  * Drops: what a shop plans and what nodes serve. Forwarded by routers on the operator port.
@@ -410,6 +641,16 @@ export const CatalogService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchCatalogRequestSchema;
     output: typeof WatchCatalogResponseSchema;
+  },
+  /**
+   * Pause, resume, extend or close a drop; with dry_run only say what would happen. Idempotent by request_id. Role: producer.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.CatalogService.ChangeDrop
+   */
+  changeDrop: {
+    methodKind: "unary";
+    input: typeof ChangeDropRequestSchema;
+    output: typeof ChangeDropResponseSchema;
   },
   /**
    * The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.

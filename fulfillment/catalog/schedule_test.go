@@ -1,0 +1,135 @@
+package catalog_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rimlight/rimlight/fulfillment/catalog"
+	"github.com/rimlight/rimlight/internal/dropclock"
+)
+
+// schedule opens in 5 s, is open for 90 s, and its longest offer stands for 5 min.
+func schedule(t interface {
+	Helper()
+	Fatal(...any)
+}) catalog.Schedule {
+	t.Helper()
+	d := draft()
+	d.Arms = []catalog.Arm{{Name: "short", Weight: 1, TokenTTL: time.Minute}, {Name: "long", Weight: 1, TokenTTL: 5 * time.Minute}}
+	terms, violations := catalog.Plan(d, now)
+	if violations != nil {
+		t.Fatal(violations)
+	}
+	return terms.Schedule()
+}
+
+func TestStateFollowsTheLongestArmAndTheStoredFacts(t *testing.T) {
+	s := schedule(t)
+	over := s.CloseTime.Add(5*time.Minute + dropclock.Grace)
+	for _, c := range []struct {
+		at              time.Time
+		paused, settled bool
+		want            dropclock.State
+	}{
+		{now, false, false, dropclock.Armed}, // it opens in 5 s, within the lead
+		{s.OpenTime, false, false, dropclock.Open},
+		{s.OpenTime, true, false, dropclock.Paused},
+		{over.Add(-1), false, false, dropclock.Draining},
+		{over.Add(-1), true, false, dropclock.Paused},
+		{over, false, false, dropclock.Closed},
+		{over, true, false, dropclock.Closed},
+		{over, true, true, dropclock.Settled},
+	} {
+		s.Paused, s.Settled = c.paused, c.settled
+		if got := s.State(c.at); got != c.want {
+			t.Errorf("at %v, paused %v, settled %v: got %v, want %v", c.at, c.paused, c.settled, got, c.want)
+		}
+	}
+}
+
+func TestChangesOfASchedule(t *testing.T) {
+	plan := schedule(t)
+	open, closing, over := plan.OpenTime, plan.CloseTime, plan.OverTime
+	pause, resume, end := catalog.Schedule.Pause, catalog.Schedule.Resume, catalog.Schedule.Close
+	extend := func(by time.Duration) func(catalog.Schedule, time.Time) (catalog.Schedule, error) {
+		return func(s catalog.Schedule, at time.Time) (catalog.Schedule, error) { return s.Extend(by, at) }
+	}
+	for rule, c := range map[string]struct {
+		change  func(catalog.Schedule, time.Time) (catalog.Schedule, error)
+		at      time.Time
+		paused  bool
+		want    catalog.Schedule
+		refusal string // a part of the sentence; empty: allowed
+	}{
+		"an open drop is paused":                       {change: pause, at: open, want: catalog.Schedule{OpenTime: open, CloseTime: closing, OverTime: over, Paused: true}},
+		"a paused drop stays paused":                   {change: pause, at: open, paused: true, want: catalog.Schedule{OpenTime: open, CloseTime: closing, OverTime: over, Paused: true}},
+		"a drop that is over is not paused":            {change: pause, at: over, refusal: "Nothing is left"},
+		"a paused drop goes on":                        {change: resume, at: open, paused: true, want: plan},
+		"a drop that was not paused goes on":           {change: resume, at: open, want: plan},
+		"a paused drop that is over does not go on":    {change: resume, at: over, paused: true, refusal: "over"},
+		"an open drop is extended, and so is its end":  {change: extend(time.Minute), at: open, want: catalog.Schedule{OpenTime: open, CloseTime: closing.Add(time.Minute), OverTime: over.Add(time.Minute)}},
+		"a planned drop is extended":                   {change: extend(time.Minute), at: open.Add(-time.Hour), want: catalog.Schedule{OpenTime: open, CloseTime: closing.Add(time.Minute), OverTime: over.Add(time.Minute)}},
+		"a paused drop is extended and stays paused":   {change: extend(time.Minute), at: open, paused: true, want: catalog.Schedule{OpenTime: open, CloseTime: closing.Add(time.Minute), OverTime: over.Add(time.Minute), Paused: true}},
+		"a closed window is not opened again":          {change: extend(time.Minute), at: closing, refusal: "plan another"},
+		"nor is it while the drop is paused":           {change: extend(time.Minute), at: closing, paused: true, refusal: "plan another"},
+		"an extension does not shorten":                {change: extend(-time.Second), at: open, refusal: "longer than nothing"},
+		"an extension of less than a microsecond":      {change: extend(time.Nanosecond), at: open, refusal: "longer than nothing"},
+		"an extended drop is open for an hour at most": {change: extend(time.Hour - 90*time.Second + time.Microsecond), at: open, refusal: "1h0m0s at most"},
+		"an open drop closes now, and ends as before":  {change: end, at: open.Add(time.Second), want: catalog.Schedule{OpenTime: open, CloseTime: open.Add(time.Second), OverTime: over}},
+		"a drop that has not opened never does":        {change: end, at: open.Add(-time.Second), want: catalog.Schedule{OpenTime: open.Add(-time.Second), CloseTime: open.Add(-time.Second), OverTime: over}},
+		"a window that is over closes no later":        {change: end, at: closing.Add(time.Second), want: plan},
+		"a drop that is over closes no later":          {change: end, at: over.Add(time.Second), want: plan},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			s := plan
+			s.Paused = c.paused
+			got, err := c.change(s, c.at)
+			var refused *catalog.ChangeError
+			if c.refusal != "" {
+				if !errors.As(err, &refused) || !strings.Contains(refused.Sentence, c.refusal) || got != s {
+					t.Fatalf("got %+v, %v, want a refusal with %q", got, err, c.refusal)
+				}
+				return
+			}
+			if err != nil || got != c.want {
+				t.Fatalf("got %+v, %v, want %+v", got, err, c.want)
+			}
+		})
+	}
+}
+
+// A node that hears of no change serves by an older schedule: its last token must be dead before the drop is CLOSED, and
+// no change may bring back a drop that was CLOSED.
+func TestNoChangeEndsADropBeforeAnOlderScheduleDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, at := schedule(t), now
+		for range rapid.IntRange(1, 10).Draw(t, "changes") {
+			at = at.Add(time.Duration(rapid.Int64Range(0, 200_000).Draw(t, "later")) * time.Millisecond)
+			before := s
+			var err error
+			switch rapid.IntRange(0, 3).Draw(t, "change") {
+			case 0:
+				s, err = s.Pause(at)
+			case 1:
+				s, err = s.Resume(at)
+			case 2:
+				s, err = s.Extend(time.Duration(rapid.Int64Range(-10, 1000).Draw(t, "by"))*time.Second, at)
+			default:
+				s, err = s.Close(at)
+			}
+			if s.OverTime.Before(before.OverTime) {
+				t.Fatalf("%+v ends before %+v", s, before)
+			}
+			if before.State(at) == dropclock.Closed && s != before {
+				t.Fatalf("a closed drop changed to %+v, %v", s, err)
+			}
+			if s.CloseTime.Before(s.OpenTime) || s.CloseTime.Sub(s.OpenTime) > catalog.MaxDuration {
+				t.Fatalf("open from %v to %v", s.OpenTime, s.CloseTime)
+			}
+		}
+	})
+}
