@@ -96,6 +96,8 @@ type Deps struct {
 	// Dial connects to a region's node (name: its region) or to a peer (name: the router). It must not block: it may
 	// connect later. The router closes what it dialled.
 	Dial func(name, address string) (Conn, error)
+	// Policy chooses where calls go; nil: router/arbiter.
+	Policy forward.Policy
 	// Membership is the gossip; nil without.
 	Membership Membership
 	// Central services by full name, forwarded without a choice, on the operator port only.
@@ -137,12 +139,13 @@ func New(config Config, deps Deps) (*Router, error) {
 		slips: newSlipFeed(ids.NewV7(deps.Now(), deps.Random)),
 		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
 	}
+	prober := &forward.Prober{Router: config.Name, Conn: r.nodes.get}
 	seeds, err := r.seeds()
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.table, err = measure.New(config.Measure, measure.Deps{
-		Prober: &forward.Prober{Router: config.Name, Conn: r.nodes.get}, Now: deps.Now, Random: seeds(), Log: deps.Log,
+		Prober: prober, Now: deps.Now, Random: seeds(), Log: deps.Log,
 		Metrics: deps.Metrics,
 	})
 	if err != nil {
@@ -150,12 +153,13 @@ func New(config Config, deps Deps) (*Router, error) {
 	}
 	draws := &lockedRand{rand: seeds()}
 	r.forwarder, err = forward.New(config.forward(), forward.Deps{
-		Measured: r.table, Conn: r.nodes.get, Central: deps.Central, Record: r.record,
+		Measured: r.table, Policy: deps.Policy, Conn: r.nodes.get, Central: deps.Central, Record: r.record,
 		Now: deps.Now, Random: deps.Random, Draw: draws.Float64, Log: deps.Log, Metrics: deps.Metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
+	prober.Probed = r.forwarder.Probed
 	r.stopping, r.stop = context.WithCancel(context.Background())
 	r.follow()
 	return r, nil

@@ -25,7 +25,7 @@ func (f *fleet) reads(t *testing.T, during time.Duration) {
 	for range during / (100 * ms) {
 		for _, name := range []string{"r1", "r2"} {
 			reading.Go(func() {
-				_, err := f.viewer[name].GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{Hints: &offerv1.RoutingHints{DropId: "d1"}})
+				_, err := f.viewer[name].GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{Hints: &offerv1.RoutingHints{DropId: "01890a5d-ac96-774b-bcce-b302099a8057"}})
 				if err != nil {
 					t.Error(err)
 				}

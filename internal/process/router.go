@@ -20,6 +20,7 @@ import (
 	"github.com/rimlight/rimlight/internal/gossip"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/router"
+	"github.com/rimlight/rimlight/router/forward"
 )
 
 // Router is what a router needs beyond Common, of which it uses no DataDir.
@@ -45,6 +46,8 @@ type Router struct {
 	DialCentre Dialer
 	DialTo     func(name string) Dialer
 	Gossip     Gossip
+	// Policy chooses where calls go; nil: the router's own.
+	Policy forward.Policy
 }
 
 // RouterProcess is a running router.
@@ -104,7 +107,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	p.AdminAddr = admin.Addr().String()
 
 	deps := router.Deps{
-		Dial: p.dialTo(c), Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
+		Dial: p.dialTo(c), Policy: c.Policy, Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
 	}
 	var ring *gossip.Ring
 	if c.Gossip.Listen != "" {

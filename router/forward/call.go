@@ -21,15 +21,19 @@ import (
 
 // call is one arbitrated call on its way.
 type call struct {
-	f        *Forwarder
-	name     string // full method name
-	label    string // for metrics
-	arrived  time.Time
-	request  arbiter.Request // Tried grows
-	awaited  bool            // the answer is due within a predictable time
-	foreign  bool            // of somebody else's service
-	decision *Decision
-	recorded bool
+	f         *Forwarder
+	name      string // full method name
+	label     string // for metrics
+	arrived   time.Time
+	request   arbiter.Request // Tried grows
+	awaited   bool            // the answer is due within a predictable time
+	foreign   bool            // of somebody else's service
+	retriable bool            // another node may be asked
+	asked     int             // nodes so far
+	repeats   string          // why the next choice is another attempt; empty: it is none
+	paid      bool            // for that attempt
+	decision  *Decision
+	recorded  bool
 }
 
 // node is where an attempt goes.
@@ -70,17 +74,21 @@ func (c *call) choose(ctx context.Context) *node {
 		a := Attempt{
 			Snapshot: s, SnapshotAge: time.Since(s.Time), Request: c.request, Draw: c.f.deps.Draw(), Start: time.Since(c.arrived),
 		}
-		a.Choice = arbiter.Pick(s, a.Request, a.Draw)
+		a.Choice = c.f.deps.Policy.Pick(s, a.Request, a.Draw)
 		c.f.metrics.choices.WithLabelValues(a.Choice.Regime.String()).Inc()
 		c.decision.Attempts = append(c.decision.Attempts, a)
 		g := a.Choice.Region
 		if g == nil {
+			c.repeated(false)
 			return nil
 		}
 		// A fresh slice: the last attempt's request keeps its own.
 		c.request.Tried = append(c.request.Tried[:len(c.request.Tried):len(c.request.Tried)], g.Key)
 		if conn := c.f.deps.Conn(g.Key); conn != nil {
 			sent := c.f.deps.Measured.Begin(g.Key, c.awaited)
+			c.f.deps.Policy.Sent(g.Key)
+			c.asked++
+			c.repeated(true)
 			return &node{
 				region: g, conn: conn, start: a.Start, sent: sent, others: a.Choice.Others,
 				attempt: len(c.decision.Attempts) - 1, expected: a.Choice.Expected,
@@ -113,7 +121,7 @@ func (c *call) tell(n *node, r result, timed bool) {
 	if reason == errorsv1.Reason_REASON_NO_UNIT_HERE {
 		o.OutOfStock = c.request.Drop
 	}
-	c.f.deps.Measured.Observe(n.region.Key, o)
+	c.f.observe(n, o)
 }
 
 // keep puts how an attempt went into the decision.
@@ -131,9 +139,9 @@ func (c *call) patience(n *node) time.Duration {
 }
 
 // attemptTimeout is when to give an attempt up for another node: after the patience, but early enough to leave half
-// of the remaining time to the second one, unless the first is not even expected by then. 0: never.
+// of the remaining time to the next one, unless this one is not even expected by then. 0: never.
 func (c *call) attemptTimeout(ctx context.Context, n *node) time.Duration {
-	if n.others == 0 {
+	if n.others == 0 || !c.retriable || c.asked == maxAttempts {
 		return 0
 	}
 	timeout := c.patience(n)
@@ -143,15 +151,41 @@ func (c *call) attemptTimeout(ctx context.Context, n *node) time.Duration {
 	return timeout
 }
 
-// retries tells whether the call goes to another node after this result, and counts it.
-func (c *call) retries(ctx context.Context, r result) bool {
-	if r.err == nil || !r.retry || ctx.Err() != nil {
+// maxAttempts is how many nodes a call may ask: one, another, and a third when nothing was heard of either. Two regions
+// that die in the same second ended one call in 500 of those under way with two.
+const maxAttempts = 3
+
+// again tells whether the call goes to another node after what failed before and this result. A healthy node's refusal
+// costs nothing; whatever else is repeated must be in the budget.
+func (c *call) again(ctx context.Context, failed, r result) bool {
+	if r.err == nil || !r.retry || !c.retriable || ctx.Err() != nil || c.asked >= maxAttempts {
 		return false
 	}
-	c.f.metrics.retries.WithLabelValues(rpcerr.Reason(r.err).String()).Inc()
+	if c.asked > 1 && heavier(failed, r).weight != silent {
+		return false
+	}
+	reason := rpcerr.Reason(r.err).String()
+	paid := r.verdict != measure.Good
+	if paid && !c.f.retries.take() {
+		c.f.metrics.withheld.WithLabelValues(reason).Inc()
+		return false
+	}
+	c.repeats, c.paid = reason, paid
 	c.f.deps.Log.Debug("trying another region", slog.String("decision", c.decision.ID), slog.String("method", c.name),
-		slog.String("reason", rpcerr.Reason(r.err).String()))
+		slog.String("reason", reason))
 	return true
+}
+
+// repeated counts an attempt that again allowed, once somebody was found to make it.
+func (c *call) repeated(found bool) {
+	switch {
+	case c.repeats == "":
+	case found:
+		c.f.metrics.retries.WithLabelValues(c.repeats).Inc()
+	case c.paid:
+		c.f.retries.add(1)
+	}
+	c.repeats = ""
 }
 
 // record hands the decision over, once, with what the caller is answered.

@@ -9,3 +9,6 @@ func (f *Forwarder) Forbid(name string) {
 	m.retriable = false
 	f.offers[name] = m
 }
+
+// Refused is the status for hints that break a rule.
+func Refused(h Hints) error { return h.refused() }

@@ -1,6 +1,6 @@
 // Package forward is the router's data plane: it takes a call, asks where it should go, and passes it on.
 //
-//	viewer <--frames--> Forwarder <--frames--> region node      OfferService: hints, deadline, one retry or hedge
+//	viewer <--frames--> Forwarder <--frames--> region node      OfferService: hints, deadline, retries, hedges
 //	                        |  \-------------> any backend      forwarded services: transparent
 //	                        |  \-------------> the centre       central services: transparent, no choice
 //	                        +--> arbiter.Pick over measure's snapshot; the outcome goes back to measure
@@ -10,11 +10,15 @@
 // trailers, status details, cancellation and deadlines pass through. The trailer "rimlight-load-bin" is for the router
 // and ends here.
 //
-// A call is tried at most twice, the second time at another node, and only if its method's idempotency_level allows it
-// and the caller has seen nothing yet: after the first attempt failed, or beside it when a unary answer is later than its
-// predicted 98th percentile (a hedge, always in another region; the first good answer ends the other attempt). If both
-// attempts fail, the more telling status is answered. A retried or hedged redemption carries the same token; SOLD_OUT from the second node is answered even if the first one's answer was lost, since the
+// A call is tried again at another node only if its method's idempotency_level allows it and the caller has seen nothing
+// yet: after an attempt failed, or beside it when a unary answer is later than its predicted 98th percentile (a hedge,
+// always in another region; the first good answer ends the other attempt). Two nodes are asked at most, and a third if
+// nothing was heard of either. If all attempts fail, the most telling status is answered. A retried or hedged redemption
+// carries the same token; SOLD_OUT from the second node is answered even if the first one's answer was lost, since the
 // token still finds the purchase at the verifier.
+//
+// Retries of failures, silence and sheds, and hedges, come out of budgets that calls which went well pay into: when every
+// region is full, the shed is passed on, with its reason and when to come back.
 //
 // Calls of forwarded services are tried elsewhere only while nothing of them was sent.
 package forward
@@ -66,9 +70,13 @@ type Config struct {
 	// HedgeFloor is the least time before a late answer is asked for a second time elsewhere; else the predicted 98th
 	// percentile says when. Default 10 ms. Half doubles calls that a busy scheduler held up.
 	HedgeFloor time.Duration
-	// HedgeShare is how many hedges a router may make per call, from 0 to 1; 40 may be saved up. Default 0.05; negative:
+	// HedgeShare is how many hedges a router may make per call that went well, from 0 to 1; 40 may be saved up. Default 0.05; negative:
 	// none. Less than 0.02 leaves nothing saved up for a region that dies: a calm platform hedges one call in fifty.
 	HedgeShare float64
+	// RetryShare is how many further attempts a router may make per call that went well, from 0 to 1, where a node failed,
+	// was silent or shed; 500 may be saved up. Default 0.2; negative: none. Half leaves viewers with errors while a region
+	// that carries a third of the calls dies; double is a storm of twice as many calls when every region is full.
+	RetryShare float64
 	// MaxMessageBytes is the largest message taken from a backend. Default 4 MiB.
 	MaxMessageBytes int
 }
@@ -90,6 +98,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HedgeShare == 0 {
 		c.HedgeShare = 0.05
+	}
+	if c.RetryShare == 0 {
+		c.RetryShare = 0.2
 	}
 	if c.MaxMessageBytes == 0 {
 		c.MaxMessageBytes = 4 << 20
@@ -116,6 +127,9 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %v is negative", name, d))
 		}
 	}
+	if c.RetryShare > 1 {
+		errs = append(errs, fmt.Errorf("RetryShare: %v is more than every call", c.RetryShare))
+	}
 	if c.HedgeShare > 1 {
 		errs = append(errs, fmt.Errorf("HedgeShare: %v is more than every call", c.HedgeShare))
 	}
@@ -132,9 +146,31 @@ type Measurements interface {
 	Observe(key string, o measure.Outcome)
 }
 
+// Policy chooses where calls go, and hears of every attempt. Nil in Deps is the arbiter, which needs no more than the
+// measurements; bench/arbitration puts other balancers in its place. Implementations are safe for concurrent use and do
+// not block.
+type Policy interface {
+	// Pick chooses as arbiter.Pick does. A request that names a region in Hedging asks for a second copy elsewhere.
+	Pick(s *arbiter.Snapshot, r arbiter.Request, draw float64) arbiter.Choice
+	// Sent tells that an attempt goes to the node with this key; Done follows once, and again with a Late outcome.
+	Sent(key string)
+	Done(key string, o measure.Outcome)
+}
+
+// production is the arbiter as a Policy.
+type production struct{}
+
+func (production) Pick(s *arbiter.Snapshot, r arbiter.Request, draw float64) arbiter.Choice {
+	return arbiter.Pick(s, r, draw)
+}
+func (production) Sent(string)                  {}
+func (production) Done(string, measure.Outcome) {}
+
 // Deps is what the data plane needs of others.
 type Deps struct {
 	Measured Measurements
+	// Policy chooses; nil: router/arbiter.
+	Policy Policy
 	// Conn is the connection to a node by its key in the snapshot; nil when it is gone.
 	Conn func(key string) grpc.ClientConnInterface
 	// Central services by full name, forwarded without a choice, on the operator port only. May be nil.
@@ -152,13 +188,15 @@ type Deps struct {
 
 // Forwarder is the data plane. Safe for concurrent use.
 type Forwarder struct {
-	config  Config
-	deps    Deps
-	offers  map[string]method // of OfferService, by full method name
-	foreign map[string]bool   // by full service name
-	metrics metrics
-	hedges  *bucket
-	options []grpc.CallOption
+	config    Config
+	deps      Deps
+	offers    map[string]method // of OfferService, by full method name
+	foreign   map[string]bool   // by full service name
+	metrics   metrics
+	hedges    *budget
+	retries   *budget
+	ejections ejections
+	options   []grpc.CallOption
 
 	stopping context.Context // ends streams, not unary calls
 	stop     context.CancelFunc
@@ -176,7 +214,11 @@ func New(config Config, deps Deps) (*Forwarder, error) {
 	for _, s := range config.Services {
 		f.foreign[s] = true
 	}
-	f.hedges = newBucket(f.config.HedgeShare)
+	if f.deps.Policy == nil {
+		f.deps.Policy = production{}
+	}
+	f.hedges = newBudget(f.config.HedgeShare, hedgeBurst)
+	f.retries = newBudget(f.config.RetryShare, retryBurst)
 	f.options = callOptions(f.config.MaxMessageBytes)
 	f.stopping, f.stop = context.WithCancel(context.Background())
 	return f, nil

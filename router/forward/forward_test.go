@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	ms = time.Millisecond
+
+	aDrop = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 	requestOffer = "/rimlight.offer.v1.OfferService/RequestOffer"
 	redeemOffer  = "/rimlight.offer.v1.OfferService/RedeemOffer"
@@ -78,6 +81,7 @@ type world struct {
 	nodes    map[string]*server
 	viewer   *grpc.ClientConn // the public port's
 	operator *grpc.ClientConn // the operator port's
+	metrics  *prometheus.Registry
 	mu       sync.Mutex
 	recorded []*forward.Decision
 }
@@ -138,7 +142,13 @@ type node struct {
 
 func newWorld(t testing.TB, config forward.Config, nodes ...node) *world {
 	t.Helper()
-	w := &world{nodes: map[string]*server{}, regions: &fakeRegions{
+	return newWorldWith(t, config, nil, nodes...)
+}
+
+// newWorldWith has a policy of its own.
+func newWorldWith(t testing.TB, config forward.Config, policy forward.Policy, nodes ...node) *world {
+	t.Helper()
+	w := &world{metrics: prometheus.NewRegistry(), nodes: map[string]*server{}, regions: &fakeRegions{
 		outcomes: map[string][]measure.Outcome{}, begun: map[string]int{}, snapshot: &arbiter.Snapshot{Version: 1, Time: time.Now()},
 	}}
 	for i, n := range nodes {
@@ -151,7 +161,7 @@ func newWorld(t testing.TB, config forward.Config, nodes ...node) *world {
 	config.Services = []string{"echo.v1.EchoService"}
 	centre := serve(t, talk)
 	f, err := forward.New(config, forward.Deps{
-		Measured: w.regions,
+		Measured: w.regions, Policy: policy, Metrics: w.metrics,
 		Conn: func(key string) grpc.ClientConnInterface {
 			if s := w.nodes[key]; s != nil {
 				return s.conn

@@ -3,55 +3,19 @@ package forward
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/rimlight/rimlight/internal/rpc/frame"
 )
 
-const (
-	// hedgeBurst is how many hedges a router may make at once after a quiet time.
-	hedgeBurst = 40
-	// hedgesUntil is the platform's utilisation above which nobody hedges: second copies would make late answers later.
-	hedgesUntil = 0.85
-)
+// hedgesUntil is the platform's utilisation above which nobody hedges: second copies would make late answers later.
+const hedgesUntil = 0.85
 
 // What ends an attempt because the other one is over.
 var (
 	errOutrun    = errors.New("another region answered first")       // it was late
 	errNotNeeded = errors.New("the first region answered after all") // it was a hedge, and says nothing about the node
 )
-
-// bucket bounds the hedges to a share of the calls, whatever happens to the regions.
-type bucket struct {
-	share float64
-
-	mu     sync.Mutex
-	tokens float64
-}
-
-func newBucket(share float64) *bucket { return &bucket{share: share, tokens: hedgeBurst} }
-
-// add counts a call.
-func (b *bucket) add() { b.put(b.share) }
-
-// put gives back what take took, or a part of it.
-func (b *bucket) put(tokens float64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tokens = min(b.tokens+tokens, hedgeBurst)
-}
-
-// take takes what one hedge costs, if it is there.
-func (b *bucket) take() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
-}
 
 // attempted is an attempt that is over.
 type attempted struct {
@@ -67,19 +31,20 @@ func (c *call) race(ctx context.Context, n *node, request *frame.Frame) (first, 
 	defer endFirst(nil)
 	hedgeCtx, endHedge := context.WithCancelCause(ctx)
 	defer endHedge(nil)
+	timeout := c.attemptTimeout(ctx, n) // before the hedge may count as another attempt
 	over := make(chan struct{})
 	timer := time.AfterFunc(max(n.region.Late(), c.f.config.HedgeFloor), func() {
 		defer close(over)
 		if hedged.n = c.hedge(hedgeCtx, n); hedged.n == nil {
 			return
 		}
-		hedged.answer, hedged.r = c.invoke(hedgeCtx, hedged.n, request, 0)
+		hedged.answer, hedged.r = c.invoke(hedgeCtx, hedged.n, request, c.attemptTimeout(hedgeCtx, hedged.n))
 		if hedged.r.err == nil {
 			endFirst(errOutrun)
 		}
 	})
 	first.n = n
-	first.answer, first.r = c.invoke(firstCtx, n, request, c.attemptTimeout(ctx, n))
+	first.answer, first.r = c.invoke(firstCtx, n, request, timeout)
 	if timer.Stop() {
 		return first, attempted{}
 	}
@@ -110,7 +75,7 @@ func (c *call) hedge(ctx context.Context, late *node) *node {
 	if n == nil { // not worth a line of the decision: nothing came of it
 		c.decision.Attempts = c.decision.Attempts[:before]
 		c.f.metrics.hedges.WithLabelValues("nobody").Inc()
-		c.f.hedges.put(1)
+		c.f.hedges.add(1)
 	}
 	return n
 }

@@ -9,11 +9,14 @@ import (
 )
 
 type metrics struct {
-	calls   *prometheus.CounterVec
-	answer  *prometheus.HistogramVec
-	choices *prometheus.CounterVec
-	retries *prometheus.CounterVec
-	hedges  *prometheus.CounterVec
+	calls      *prometheus.CounterVec
+	answer     *prometheus.HistogramVec
+	choices    *prometheus.CounterVec
+	retries    *prometheus.CounterVec
+	withheld   *prometheus.CounterVec
+	hedges     *prometheus.CounterVec
+	wrong      *prometheus.CounterVec
+	probeBytes *prometheus.CounterVec
 }
 
 func newMetrics(registerer prometheus.Registerer) metrics {
@@ -30,8 +33,19 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 			Name: "rimlight_router_choices_total", Help: "Choices by regime.",
 		}, []string{"regime"}),
 		retries: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "rimlight_router_retries_total", Help: "Second attempts by the reason of the first one's failure.",
+			Name: "rimlight_router_retries_total", Help: "Attempts at another region by the reason of the failure before.",
 		}, []string{"reason"}),
+		withheld: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_retries_withheld_total",
+			Help: "Attempts at another region that the budget did not allow, by the reason of the failure before.",
+		}, []string{"reason"}),
+		wrong: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_wrong_ejections_total",
+			Help: "Ejections of nodes whose probes were good and idle all the while, and whose first call afterwards went well.",
+		}, []string{"region"}),
+		probeBytes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_router_probe_bytes_total", Help: "Bytes of probe messages, without framing and headers (sent, received).",
+		}, []string{"region", "direction"}),
 		hedges: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_hedges_total",
 			Help: "Late answers by what was done: asked elsewhere (won, lost, failed), or not (closed, over_budget, nobody).",

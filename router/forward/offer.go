@@ -15,9 +15,6 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
-// maxAttempts is the first one and one retry.
-const maxAttempts = 2
-
 // offer forwards a call of OfferService: one request, one answer or a stream of them.
 func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error {
 	ctx := stream.Context()
@@ -25,10 +22,14 @@ func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error
 	if err := stream.RecvMsg(request); err != nil {
 		return received(ctx, err)
 	}
-	c := f.newCall(ctx, name, m.label, m.kind, ReadHints(request.Payload))
-	c.awaited = !m.stream
+	h := ReadHints(request.Payload)
+	if err := h.refused(); err != nil {
+		return err
+	}
+	c := f.newCall(ctx, name, m.label, m.kind, h)
+	c.retriable, c.awaited = m.retriable, !m.stream
 	if m.stream {
-		return c.serverStream(stream, m, request)
+		return c.serverStream(stream, request)
 	}
 	ctx, cancel, err := f.budget(ctx)
 	if err != nil {
@@ -36,7 +37,7 @@ func (f *Forwarder) offer(stream grpc.ServerStream, name string, m method) error
 		return err
 	}
 	defer cancel()
-	return c.unary(outgoing(ctx), stream, m, request)
+	return c.unary(outgoing(ctx), stream, request)
 }
 
 // budget shaves a unary call's deadline for the way back and refuses what cannot be answered in time anyway.
@@ -56,37 +57,33 @@ func (f *Forwarder) budget(ctx context.Context) (context.Context, context.Cancel
 	return ctx, cancel, nil
 }
 
-func (c *call) unary(ctx context.Context, stream grpc.ServerStream, m method, request *frame.Frame) error {
-	c.f.hedges.add()
+func (c *call) unary(ctx context.Context, stream grpc.ServerStream, request *frame.Frame) error {
 	var failed result
-	for attempt := 1; ; attempt++ {
+	for {
 		n := c.choose(ctx)
 		if n == nil {
 			return c.nobody(stream, failed)
 		}
 		var a, hedged attempted
-		if mayRetry := m.retriable && attempt < maxAttempts; mayRetry && n.others > 0 && c.f.config.HedgeShare > 0 {
+		if c.asked == 1 && c.retriable && n.others > 0 && c.f.config.HedgeShare > 0 {
 			a, hedged = c.race(ctx, n, request)
 		} else {
-			timeout := time.Duration(0)
-			if mayRetry {
-				timeout = c.attemptTimeout(ctx, n)
-			}
 			a.n = n
-			a.answer, a.r = c.invoke(ctx, n, request, timeout)
+			a.answer, a.r = c.invoke(ctx, n, request, c.attemptTimeout(ctx, n))
 		}
 		c.keep(a.n, a.r)
-		switch {
-		case hedged.n != nil:
+		if hedged.n != nil {
 			c.keep(hedged.n, hedged.r)
 			if a.r.err != nil && (hedged.r.err == nil || hedged.r.weight >= a.r.weight) {
 				a = hedged
 			}
-		case m.retriable && attempt < maxAttempts && c.retries(ctx, a.r):
-			failed = a.r
+		}
+		if c.again(ctx, failed, a.r) {
+			failed = heavier(failed, a.r)
 			continue
 		}
 		r := heavier(failed, a.r)
+		c.f.earn(r)
 		c.record(r.err)
 		if err := c.prepare(stream, a.n, r); err != nil || r.err != nil {
 			return cmp.Or(err, r.err)

@@ -21,6 +21,8 @@ import (
 type Prober struct {
 	Router string                                    // whom the node's log names
 	Conn   func(key string) grpc.ClientConnInterface // nil when the connection is gone
+	// Probed, if set, hears of every probe's end: what was sent, and the answer or the error.
+	Probed func(t measure.Target, sent *regionv1.ProbeRequest, answer *regionv1.ProbeResponse, err error)
 
 	mu      sync.Mutex
 	foreign map[string]bool // by key: the last answer was that Probe is not implemented
@@ -42,7 +44,11 @@ func (p *Prober) Probe(ctx context.Context, t measure.Target) (*regionv1.ProbeRe
 		}
 		return nil, nil
 	}
-	answer, err := regionv1.NewRegionServiceClient(conn).Probe(ctx, &regionv1.ProbeRequest{Router: p.Router})
+	request := &regionv1.ProbeRequest{Router: p.Router}
+	answer, err := regionv1.NewRegionServiceClient(conn).Probe(ctx, request)
+	if p.Probed != nil {
+		p.Probed(t, request, answer, err)
+	}
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		p.setForeign(key, true)

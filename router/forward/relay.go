@@ -43,7 +43,8 @@ func (f *Forwarder) transparent(stream grpc.ServerStream, name string) error {
 	c.foreign = true
 
 	var failed result
-	for attempt := 1; ; attempt++ {
+	c.retriable = true // while nothing was sent
+	for {
 		n := c.choose(ctx)
 		if n == nil {
 			return c.nobody(stream, failed)
@@ -55,7 +56,7 @@ func (f *Forwarder) transparent(stream grpc.ServerStream, name string) error {
 		r := judge(ctx, err, n.region.Name, 0, 0)
 		r.took = time.Since(c.arrived) - n.start
 		c.note(n, r, false)
-		if attempt == maxAttempts || !c.retries(ctx, r) {
+		if !c.again(ctx, failed, r) {
 			c.record(r.err)
 			return cmp.Or(c.prepare(stream, n, r), r.err)
 		}
@@ -77,6 +78,9 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 	}
 	err := r.run()
 	verdict := foreignVerdict(ctx, err)
+	if limit, ok := sizeLimit(err); ok && limit == c.f.config.MaxMessageBytes { // ours, hence in our words
+		err = tooLarge(limit)
+	}
 	if ctx.Err() != nil && err != nil {
 		err = ended(ctx)
 	}
@@ -85,7 +89,7 @@ func (c *call) relay(ctx context.Context, cancel context.CancelCauseFunc, stream
 		c.noteForeign(n, err, verdict, r.sinceHalfClose())
 		c.record(err)
 	case verdict != measure.Good:
-		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: verdict, Late: true})
+		c.f.observe(n, measure.Outcome{Verdict: verdict, Late: true})
 	}
 	return err
 }
@@ -101,7 +105,8 @@ func (c *call) noteForeign(n *node, err error, verdict measure.Verdict, sinceHal
 	if verdict == measure.Good {
 		o.Total = sinceHalfClose
 	}
-	c.f.deps.Measured.Observe(n.region.Key, o)
+	c.f.observe(n, o)
+	c.f.earn(result{verdict: verdict})
 }
 
 // relay passes frames both ways until the upstream ends.

@@ -79,6 +79,11 @@ func TestRetryRules(t *testing.T) {
 		{"SOLD_OUT is final", redeemOffer, typed(codes.FailedPrecondition, "SOLD_OUT"), nil, 0, codes.FailedPrecondition, "SOLD_OUT", measure.Good},
 		{"TOKEN_EXPIRED is final", redeemOffer, typed(codes.FailedPrecondition, "TOKEN_EXPIRED"), nil, 0, codes.FailedPrecondition, "TOKEN_EXPIRED", measure.Good},
 		{"a bad request is final and nobody's fault", requestOffer, typed(codes.InvalidArgument, "INVALID_REQUEST"), nil, 0, codes.InvalidArgument, "INVALID_REQUEST", measure.Ignored},
+		{"a message that the node finds too large is final and nobody's fault", requestOffer, typed(codes.ResourceExhausted, "MESSAGE_TOO_LARGE"),
+			nil, 0, codes.ResourceExhausted, "MESSAGE_TOO_LARGE", measure.Ignored},
+		{"a word of grpc's about size is", requestOffer, status.Error(codes.ResourceExhausted, "grpc: received message larger than max (9 vs. 8)"),
+			nil, 0, codes.ResourceExhausted, "MESSAGE_TOO_LARGE", measure.Ignored},
+		{"a shed without a reason is a shed", requestOffer, status.Error(codes.ResourceExhausted, "slow down"), nil, 1, codes.OK, "UNSPECIFIED", measure.Shed},
 		{"INTERNAL is not repeated", requestOffer, typed(codes.Internal, "INTERNAL"), nil, 0, codes.Internal, "INTERNAL", measure.Failed},
 		{"grpc's word for garbage is the caller's fault", requestOffer, status.Error(codes.Internal, "grpc: failed to unmarshal the received message: x"),
 			nil, 0, codes.InvalidArgument, "MALFORMED", measure.Ignored},
@@ -90,7 +95,7 @@ func TestRetryRules(t *testing.T) {
 			codes.ResourceExhausted, "NO_UNIT_HERE", measure.Broken},
 		{"a definite word beats NO_UNIT_HERE", redeemOffer, typed(codes.ResourceExhausted, "NO_UNIT_HERE"), typed(codes.FailedPrecondition, "SOLD_OUT"), 1,
 			codes.FailedPrecondition, "SOLD_OUT", measure.Good},
-		{"both silent", requestOffer, broken, broken, 1, codes.Unavailable, "UPSTREAM_UNREACHABLE", measure.Broken},
+		{"both silent, and a third", requestOffer, broken, broken, 2, codes.Unavailable, "UPSTREAM_UNREACHABLE", measure.Broken},
 		{"a foreign service is never repeated once sent", foreign, broken, nil, 0, codes.Unavailable, "UNSPECIFIED", measure.Broken},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -99,13 +104,13 @@ func TestRetryRules(t *testing.T) {
 			if tt.far != nil {
 				farHandler = fails(tt.far)
 			}
-			w := newWorld(t, forward.Config{}, node{"near", counted(&near, fails(tt.near))}, node{"far", counted(&far, farHandler)},
+			w := newWorld(t, forward.Config{HedgeShare: -1}, node{"near", counted(&near, fails(tt.near))}, node{"far", counted(&far, farHandler)},
 				node{"third", counted(&far, farHandler)})
 			stream, err := w.viewer.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, tt.method)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := stream.SendMsg(&frame.Frame{Payload: hints(t, &offerv1.RoutingHints{DropId: "d"})}); err != nil {
+			if err := stream.SendMsg(&frame.Frame{Payload: hints(t, &offerv1.RoutingHints{DropId: aDrop})}); err != nil {
 				t.Fatal(err)
 			}
 			if err := stream.CloseSend(); err != nil {
@@ -438,10 +443,10 @@ func TestTheLoadReportIsTakenInAndKeptFromViewers(t *testing.T) {
 
 func TestWithoutUnitTheDropIsNoted(t *testing.T) {
 	w := newWorld(t, forward.Config{}, node{"near", fails(typed(codes.ResourceExhausted, "NO_UNIT_HERE"))}, node{"far", answers("x")})
-	if _, err := w.call(t.Context(), redeemOffer, hints(t, &offerv1.RoutingHints{DropId: "d"})); err != nil {
+	if _, err := w.call(t.Context(), redeemOffer, hints(t, &offerv1.RoutingHints{DropId: aDrop})); err != nil {
 		t.Fatal(err)
 	}
-	if o := w.regions.of("near"); len(o) != 1 || o[0].OutOfStock != "d" {
+	if o := w.regions.of("near"); len(o) != 1 || o[0].OutOfStock != aDrop {
 		t.Errorf("got %+v", o)
 	}
 }
@@ -499,4 +504,46 @@ func TestAnAnswerThatIsTooLargeIsTyped(t *testing.T) {
 	w := newWorld(t, forward.Config{MaxMessageBytes: 10}, node{"near", answers("more than ten bytes")})
 	_, err := w.call(t.Context(), requestOffer, nil)
 	wantStatus(t, err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
+	if got := rpcerr.Info(err).GetMetadata()["limit_bytes"]; got != "10" {
+		t.Errorf("got limit_bytes %q", got)
+	}
+}
+
+// What is too large for the router says nothing about the node, in the words of either kind of service.
+func TestARoutersOwnLimitBlamesNobody(t *testing.T) {
+	for _, method := range []string{requestOffer, watchDrops, foreign} {
+		w := newWorld(t, forward.Config{MaxMessageBytes: 10}, node{"near", answers("more than ten bytes")})
+		_, err := w.call(t.Context(), method, nil)
+		wantStatus(t, err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
+		if o := w.regions.of("near"); len(o) != 1 || o[0].Verdict != measure.Ignored {
+			t.Errorf("%s: got %+v, want one that is ignored", method, o)
+		}
+	}
+}
+
+// unreadable is a caller's stream whose request cannot be read.
+type unreadable struct {
+	grpc.ServerStream
+	ctx context.Context
+	err error
+}
+
+func (u unreadable) Context() context.Context { return u.ctx }
+func (u unreadable) RecvMsg(any) error        { return u.err }
+
+// called is what names a stream's method.
+type called struct{ grpc.ServerTransportStream }
+
+func (called) Method() string { return requestOffer }
+
+func TestARequestThatIsTooLargeNamesTheLimit(t *testing.T) {
+	w := newWorld(t, forward.Config{}, node{"near", answers("x")})
+	err := w.Handle(nil, unreadable{
+		ctx: grpc.NewContextWithServerTransportStream(t.Context(), called{}),
+		err: status.Error(codes.ResourceExhausted, "grpc: received message larger than max (11 vs. 10)"),
+	})
+	wantStatus(t, err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
+	if got := rpcerr.Info(err).GetMetadata()["limit_bytes"]; got != "10" {
+		t.Errorf("got limit_bytes %q", got)
+	}
 }

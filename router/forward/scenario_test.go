@@ -63,27 +63,30 @@ func regionNode(name string, service time.Duration, calls *atomic.Int32, silent 
 func TestNoCallFailsWhileARegionDies(t *testing.T) {
 	for _, tt := range []struct {
 		rule string
+		dead int // the nearest ones
 		die  func(*server, *atomic.Bool)
 	}{
-		{"its connections break", func(s *server, _ *atomic.Bool) { s.grpc.Stop() }},
-		{"it falls silent", func(_ *server, silent *atomic.Bool) { silent.Store(true) }},
+		{"its connections break", 1, func(s *server, _ *atomic.Bool) { s.grpc.Stop() }},
+		{"it falls silent", 1, func(_ *server, silent *atomic.Bool) { silent.Store(true) }},
+		{"the connections of two break at once", 2, func(s *server, _ *atomic.Bool) { s.grpc.Stop() }},
+		{"two fall silent at once", 2, func(_ *server, silent *atomic.Bool) { silent.Store(true) }},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { dyingRegion(t, tt.die) })
+			synctest.Test(t, func(t *testing.T) { dyingRegions(t, tt.dead, tt.die) })
 		})
 	}
 }
 
 //rimlight:bubble its callers are bubbles
-func dyingRegion(t *testing.T, die func(*server, *atomic.Bool)) {
-	var silent atomic.Bool // near's
+func dyingRegions(t *testing.T, dead int, die func(*server, *atomic.Bool)) {
+	var silent atomic.Bool // the dead
 	nodes := map[string]*server{}
 	var targets []measure.Target
 	calls := map[string]*atomic.Int32{}
 	for i, name := range []string{"near", "middle", "far"} {
 		calls[name] = new(atomic.Int32)
 		target := measure.Target{Region: name, Address: name}
-		nodes[target.Key()] = serve(t, regionNode(name, time.Duration(5+20*i)*ms, calls[name], func() bool { return i == 0 && silent.Load() }))
+		nodes[target.Key()] = serve(t, regionNode(name, time.Duration(5+20*i)*ms, calls[name], func() bool { return i < dead && silent.Load() }))
 		targets = append(targets, target)
 	}
 	conn := func(key string) grpc.ClientConnInterface { return nodes[key].conn }
@@ -117,7 +120,9 @@ func dyingRegion(t *testing.T, die func(*server, *atomic.Bool)) {
 	var viewers sync.WaitGroup
 	for i := range 1000 { // one every 5 ms, so some are in flight at the moment of death
 		if i == 400 {
-			viewers.Go(func() { die(nodes["near@near"], &silent) })
+			for _, target := range targets[:dead] {
+				viewers.Go(func() { die(nodes[target.Key()], &silent) })
+			}
 		}
 		viewers.Go(func() {
 			answer := new(frame.Frame)
@@ -131,8 +136,9 @@ func dyingRegion(t *testing.T, die func(*server, *atomic.Bool)) {
 	if n := calls["near"].Load(); n < 350 {
 		t.Errorf("near answered %d calls before it died, want about 400", n)
 	}
-	if n := calls["middle"].Load(); n < 580 {
-		t.Errorf("middle answered %d calls, want about 600", n)
+	next := targets[dead].Region
+	if n := calls[next].Load(); n < 580 {
+		t.Errorf("%s answered %d calls, want about 600", next, n)
 	}
 	t.Logf("near %d, middle %d, far %d", calls["near"].Load(), calls["middle"].Load(), calls["far"].Load())
 }

@@ -3,6 +3,8 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,8 +66,11 @@ func judge(ctx context.Context, err error, region string, elapsed, patience time
 	switch st.Code() {
 	case codes.DeadlineExceeded: // the caller's deadline, seen first by the node
 		return result{err: deadlineExceeded(), weight: late, verdict: measure.Ignored}
-	case codes.ResourceExhausted: // of our statuses all carry a reason: this is grpc's own limit
-		return result{err: tooLarge(), weight: final, verdict: measure.Ignored}
+	case codes.ResourceExhausted: // of our statuses all carry a reason
+		if limit, ok := sizeLimit(err); ok {
+			return result{err: tooLarge(limit), weight: final, verdict: measure.Ignored}
+		}
+		return result{err: overloaded(), weight: refused, retry: true, verdict: measure.Shed}
 	case codes.Unimplemented:
 		return result{weight: final, verdict: measure.Good, err: rpcerr.New(codes.Unimplemented,
 			errorsv1.Reason_REASON_UNKNOWN_METHOD, "The region does not serve the method.")}
@@ -95,12 +100,15 @@ func judgeReason(err error, reason errorsv1.Reason) result {
 		r.weight, r.retry, r.verdict = refused, true, measure.Failed
 	case errorsv1.Reason_REASON_OVERLOADED:
 		r.weight, r.retry, r.verdict = refused, true, measure.Shed
+		if _, ok := rpcerr.Retry(err); !ok {
+			r.err = overloaded()
+		}
 	case errorsv1.Reason_REASON_INTERNAL:
 		r.verdict = measure.Failed
 	case errorsv1.Reason_REASON_DEADLINE_EXCEEDED, errorsv1.Reason_REASON_DEADLINE_BELOW_FLOOR,
 		errorsv1.Reason_REASON_CANCELLED:
 		r.weight, r.verdict = late, measure.Ignored
-	case errorsv1.Reason_REASON_INVALID_REQUEST, errorsv1.Reason_REASON_MALFORMED:
+	case errorsv1.Reason_REASON_INVALID_REQUEST, errorsv1.Reason_REASON_MALFORMED, errorsv1.Reason_REASON_MESSAGE_TOO_LARGE:
 		r.verdict = measure.Ignored
 	}
 	return r
@@ -112,6 +120,9 @@ func foreignVerdict(ctx context.Context, err error) measure.Verdict {
 		return measure.Good
 	}
 	if ctx.Err() != nil {
+		return measure.Ignored
+	}
+	if _, ok := sizeLimit(err); ok {
 		return measure.Ignored
 	}
 	switch status.Code(err) {
@@ -155,19 +166,46 @@ func draining() error {
 	return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "The router is shutting down.")
 }
 
-func tooLarge() error {
-	return rpcerr.New(codes.ResourceExhausted, errorsv1.Reason_REASON_MESSAGE_TOO_LARGE, "The message is larger than the limit.")
+func tooLarge(limit int) error {
+	return rpcerr.New(codes.ResourceExhausted, errorsv1.Reason_REASON_MESSAGE_TOO_LARGE,
+		fmt.Sprintf("The message is larger than %d bytes.", limit), rpcerr.Meta("limit_bytes", strconv.Itoa(limit)))
+}
+
+// overloadedRetry is when a caller may come back where a full node did not say: several round trips, in which queues of
+// 100 ms empty.
+const overloadedRetry = 500 * time.Millisecond
+
+func overloaded() error {
+	return rpcerr.New(codes.ResourceExhausted, errorsv1.Reason_REASON_OVERLOADED, "More calls than the regions take at once.",
+		rpcerr.RetryAfter(overloadedRetry))
+}
+
+// sizeLimit reads the limit in bytes from what grpc-go says of a message that is too large, here or at the far end:
+// "grpc: received message larger than max (19 vs. 10)" and "trying to send message larger than max (19 vs. 10)".
+func sizeLimit(err error) (limit int, ok bool) {
+	if status.Code(err) != codes.ResourceExhausted {
+		return 0, false
+	}
+	_, figures, found := strings.Cut(status.Convert(err).Message(), "message larger than max (")
+	if !found {
+		return 0, false
+	}
+	_, most, _ := strings.Cut(figures, " vs. ")
+	most, _, _ = strings.Cut(most, ")")
+	limit, convErr := strconv.Atoi(most)
+	return limit, convErr == nil
 }
 
 // received is the status for a request that could not be read off the caller's stream.
 func received(ctx context.Context, err error) error {
+	limit, large := sizeLimit(err)
 	switch {
 	case ctx.Err() != nil:
 		return ended(ctx)
 	case rpcerr.Reason(err) != errorsv1.Reason_REASON_UNSPECIFIED:
 		return err
-	case status.Code(err) == codes.ResourceExhausted:
-		return tooLarge()
+	case large:
+		return tooLarge(limit)
 	default:
 		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_MALFORMED, "The request could not be read.")
 	}

@@ -18,14 +18,14 @@ import (
 
 // serverStream forwards a call with one request and a stream of answers. Until the first answer it may go elsewhere;
 // afterwards a broken stream ends with UPSTREAM_UNREACHABLE and the client resumes.
-func (c *call) serverStream(stream grpc.ServerStream, m method, request *frame.Frame) error {
+func (c *call) serverStream(stream grpc.ServerStream, request *frame.Frame) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(c.f.stopping, func() { cancel(draining()) })()
 	ctx = outgoing(ctx)
 
 	var failed result
-	for attempt := 1; ; attempt++ {
+	for {
 		n := c.choose(ctx)
 		if n == nil {
 			return c.nobody(stream, failed)
@@ -34,11 +34,12 @@ func (c *call) serverStream(stream grpc.ServerStream, m method, request *frame.F
 		if delivered {
 			return r.err
 		}
-		if m.retriable && attempt < maxAttempts && c.retries(ctx, r) {
-			failed = r
+		if c.again(ctx, failed, r) {
+			failed = heavier(failed, r)
 			continue
 		}
 		r = heavier(failed, r)
+		c.f.earn(r)
 		c.record(r.err)
 		return cmp.Or(c.prepare(stream, n, r), r.err)
 	}
@@ -75,6 +76,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 	header, _ := upstream.Header() // a message came, so it did
 	patience = forever             // nothing is overdue: a caller's deadline that ends the stream says nothing of the node
 	c.note(n, result{verdict: measure.Good, took: time.Since(start)}, false)
+	c.f.earn(result{verdict: measure.Good})
 	c.record(nil)
 	if err := c.prepare(stream, n, result{header: header}); err != nil {
 		return result{err: err}, true
@@ -89,7 +91,7 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 	r = judged(upstream, err)
 	stream.SetTrailer(endToEnd(r.trailer))
 	if r.verdict != measure.Good { // the good one was counted with the first message
-		c.f.deps.Measured.Observe(n.region.Key, measure.Outcome{Verdict: r.verdict, Late: true})
+		c.f.observe(n, measure.Outcome{Verdict: r.verdict, Late: true})
 	}
 	return r, true
 }
@@ -142,10 +144,6 @@ func (f *Forwarder) watch(ctx context.Context, giveUp context.CancelFunc, key st
 }
 
 func reaches(s *arbiter.Snapshot, key string) bool {
-	for _, g := range s.Regions {
-		if g.Key == key {
-			return g.Reachable
-		}
-	}
-	return false
+	g := row(s, key)
+	return g != nil && g.Reachable
 }
