@@ -85,7 +85,7 @@ func TestLateAnswersSlipTheirFlowAndDrop(t *testing.T) {
 		}
 		f.reads(t, 3*time.Second)
 		got := f.slips(t, "r2")
-		for _, want := range []string{"SLIP_RULE_SLIDING GetPurchase", "SLIP_RULE_SLIDING d1"} {
+		for _, want := range []string{"SLIP_RULE_SLIDING GetPurchase", "SLIP_RULE_SLIDING 01890a5d-ac96-774b-bcce-b302099a8057"} {
 			if s := got[want]; s.GetWorstShare() != 1 || s.GetExplanation() == "" {
 				t.Errorf("%s: got %v", want, s)
 			}
