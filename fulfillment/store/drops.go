@@ -226,7 +226,7 @@ func stateClause(state dropclock.State, now, armed string) string {
 // at settledUpTo or before: a snapshot leaves them out and still misses nothing that is settled while it is being read.
 func (s *Store) Changes(ctx context.Context, after, settledUpTo int64, limit int) ([]Drop, error) {
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+dropColumns+` FROM drops
-		WHERE revision > $1 AND (settled_time_us IS NULL OR revision > $2) ORDER BY revision LIMIT $3`, after, settledUpTo, limit)
+		WHERE revision > $1 AND (settled_time_us IS NULL OR revision > $2) ORDER BY revision LIMIT CAST($3 AS BIGINT)`, after, settledUpTo, limit)
 	drops, err := collect(rows, err, scanDropRows)
 	if err != nil {
 		return nil, fmt.Errorf("reading the catalogue after revision %d: %w", after, err)

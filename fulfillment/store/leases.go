@@ -103,7 +103,7 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 	var n int
 	var anyLeased bool
 	err = tx.QueryRowContext(ctx, `SELECT COUNT(*), EXISTS (SELECT 1 FROM units WHERE drop_id = $1 AND state = $3)
-		FROM (SELECT serial FROM units WHERE drop_id = $1 AND state = $2 LIMIT $4) AS few`, req.DropID[:], free, leased, enough).Scan(&n, &anyLeased)
+		FROM (SELECT serial FROM units WHERE drop_id = $1 AND state = $2 LIMIT CAST($4 AS BIGINT)) AS few`, req.DropID[:], free, leased, enough).Scan(&n, &anyLeased)
 	if err != nil {
 		return Grant{}, fmt.Errorf("counting free units: %w", err)
 	}
@@ -129,7 +129,7 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 // lend takes the lowest free serials, or those that no other grant is taking.
 func (s *Store) lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, size int, now time.Time) (*fulfillmentv1.Lease, error) {
 	rows, err := tx.QueryContext(ctx, `WITH lowest AS MATERIALIZED
-			(SELECT serial FROM units WHERE drop_id = $3 AND state = $4 ORDER BY serial LIMIT $5`+s.db.SkipLocked()+`)
+			(SELECT serial FROM units WHERE drop_id = $3 AND state = $4 ORDER BY serial LIMIT CAST($5 AS BIGINT)`+s.db.SkipLocked()+`)
 		UPDATE units SET state = $1, lease_id = $2 WHERE drop_id = $3 AND serial IN (SELECT serial FROM lowest) RETURNING serial`,
 		leased, leaseID[:], req.DropID[:], free, size)
 	serials, err := collect(rows, err, func(rows *sql.Rows) (n uint32, err error) { return n, rows.Scan(&n) })

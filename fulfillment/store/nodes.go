@@ -135,7 +135,7 @@ func (s *Store) Keys(ctx context.Context, after int64, limit int) ([]PositionedK
 	if limit < 0 {
 		limit = 1 << 30
 	}
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT position, key FROM node_keys WHERE position > $1 ORDER BY position LIMIT $2`, after, limit)
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT position, key FROM node_keys WHERE position > $1 ORDER BY position LIMIT CAST($2 AS BIGINT)`, after, limit)
 	keys, err := collect(rows, err, func(rows *sql.Rows) (PositionedKey, error) {
 		var raw []byte
 		k := PositionedKey{Key: &offerv1.SigningKey{}}

@@ -116,7 +116,7 @@ func insertEvent(ctx context.Context, tx *sql.Tx, cursor int64, o Order, now tim
 
 // Claimable lists orders that a worker may claim at now, longest waiting first.
 func (s *Store) Claimable(ctx context.Context, now time.Time, limit int) ([]ID, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT order_id FROM orders WHERE state < 4 AND until_us <= $1 ORDER BY until_us, position LIMIT $2`, now.UnixMicro(), limit)
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT order_id FROM orders WHERE state < 4 AND until_us <= $1 ORDER BY until_us, position LIMIT CAST($2 AS BIGINT)`, now.UnixMicro(), limit)
 	found, err := collect(rows, err, func(rows *sql.Rows) (ID, error) {
 		var id []byte
 		if err := rows.Scan(&id); err != nil {
@@ -234,7 +234,7 @@ type Event struct {
 // Events lists events after a cursor in the order of their commits.
 func (s *Store) Events(ctx context.Context, after int64, limit int) ([]Event, error) {
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+`, e.cursor, e.state, e.attempt, e.state_time_us
-		FROM order_events e JOIN orders o ON o.order_id = e.order_id WHERE e.cursor > $1 ORDER BY e.cursor LIMIT $2`, after, limit)
+		FROM order_events e JOIN orders o ON o.order_id = e.order_id WHERE e.cursor > $1 ORDER BY e.cursor LIMIT CAST($2 AS BIGINT)`, after, limit)
 	events, err := collect(rows, err, func(rows *sql.Rows) (e Event, err error) {
 		var state orders.State
 		var attempt int

@@ -204,7 +204,7 @@ func (n *Network) accept(c *call) bool {
 		ctx, c.cancel = context.WithCancel(ctx)
 	}
 	c.host = h
-	n.wg.Go(func() { h.serve(ctx, c) })
+	n.handle(func() { h.serve(ctx, c) })
 	return true
 }
 

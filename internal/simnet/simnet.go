@@ -80,6 +80,7 @@ type Network struct {
 
 	mu     sync.Mutex // never held while anything waits
 	closed bool
+	idle   []chan func() // handlers' goroutines that have nothing to do
 	hosts  map[string]*Host
 	links  map[path]Link // overrides of Config.Link
 	cuts   map[path]bool
@@ -199,6 +200,10 @@ func (n *Network) Close() {
 	for _, h := range n.hosts {
 		h.kill()
 	}
+	for _, work := range n.idle {
+		close(work)
+	}
+	n.idle = nil
 	n.mu.Unlock()
 	n.wg.Wait()
 }
@@ -226,6 +231,30 @@ func (n *Network) sorted() []*call {
 		calls = append(calls, n.calls[id])
 	}
 	return calls
+}
+
+// handle runs a handler on a goroutine that ran others before, if one is free: its stack has grown to what a database
+// needs. Growing a stack for each call took a tenth of all time.
+func (n *Network) handle(f func()) {
+	if last := len(n.idle) - 1; last >= 0 {
+		n.idle[last] <- f
+		n.idle = n.idle[:last]
+		return
+	}
+	work := make(chan func(), 1)
+	work <- f
+	n.wg.Go(func() {
+		for f := range work {
+			f()
+			n.mu.Lock()
+			if n.closed {
+				n.mu.Unlock()
+				return
+			}
+			n.idle = append(n.idle, work)
+			n.mu.Unlock()
+		}
+	})
 }
 
 // fate is what happens to one message.

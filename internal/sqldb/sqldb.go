@@ -6,7 +6,7 @@
 // One SQL text serves both engines: $N parameters, integers for money (minor units), time (microseconds UTC) and
 // booleans, BLOB for ids and protos (BYTEA is written in its place for PostgreSQL), INSERT .. ON CONFLICT, RETURNING. What
 // remains different are the suffixes ForUpdate and SkipLocked, which are empty where there is one writer. Connections keep
-// statements prepared. In a transaction, read the rows of a query to their end before the next statement: PostgreSQL's
+// statements prepared; a statement's LIMIT is CAST($N AS BIGINT), since SQLite plans anew at each change of a bare parameter. In a transaction, read the rows of a query to their end before the next statement: PostgreSQL's
 // connections do one thing at a time.
 //
 // Write runs a function in one transaction and repeats it when the engine asks for that, so the function must have no

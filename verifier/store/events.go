@@ -84,5 +84,5 @@ func (q Queries) events(ctx context.Context, where string, n int, after, head in
 		return scanPurchase(r.Scan, &e.Now, &e.Cursor, &e.State, &e.Reason, &e.Time)
 	}, `SELECT `+purchaseColumns+`, e.cursor, e.state, e.reason, e.event_time
 		FROM events e JOIN purchases p ON p.token_id = e.token_id LEFT JOIN vouchers v ON v.token_id = p.token_id
-		WHERE e.cursor > $1 AND e.cursor <= $2`+where+` ORDER BY e.cursor LIMIT $3`, append([]any{after, head, n}, more...)...)
+		WHERE e.cursor > $1 AND e.cursor <= $2`+where+` ORDER BY e.cursor LIMIT CAST($3 AS BIGINT)`, append([]any{after, head, n}, more...)...)
 }

@@ -47,7 +47,7 @@ func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]
 		j.Kind = kind
 		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts)
 	}, `WITH due AS MATERIALIZED
-			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT $4`+tx.skip+`)
+			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT CAST($4 AS BIGINT)`+tx.skip+`)
 		UPDATE jobs SET state = 1, run_at = $1, attempts = attempts + 1
 		WHERE kind = $2 AND (token_id, serial, lease_id) IN (SELECT token_id, serial, lease_id FROM due)
 		RETURNING token_id, serial, lease_id, attempts`, until, kind, now, n)
