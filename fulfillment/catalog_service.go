@@ -194,7 +194,8 @@ func (s *Service) withStock(ctx context.Context, drops []store.Drop) ([]*fulfill
 		statuses[i] = &fulfillmentv1.DropStatus{
 			Drop: s.view(d, &level),
 			Stock: &fulfillmentv1.StockLevel{
-				DropId: d.ID.String(), Units: d.Terms.GetUnits(), Free: level.Free, Leased: level.Leased, Sold: level.Sold,
+				DropId: d.ID.String(), Units: d.Terms.GetUnits(), Free: level.Free, Leased: level.Leased,
+				Quarantined: level.Quarantined, Sold: level.Sold,
 			},
 		}
 	}
@@ -206,7 +207,7 @@ func (s *Service) view(d store.Drop, level *store.Level) *fulfillmentv1.CatalogD
 	d.Terms.Drop.State = offerv1.DropState(d.State(s.now()))
 	if level != nil {
 		d.Terms.Drop.Availability = offerv1.Availability_AVAILABILITY_AVAILABLE
-		if level.Free+level.Leased == 0 {
+		if level.Free+level.Leased+level.Quarantined == 0 {
 			d.Terms.Drop.Availability = offerv1.Availability_AVAILABILITY_SOLD_OUT
 		}
 	}

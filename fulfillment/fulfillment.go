@@ -13,7 +13,7 @@
 // fulfillment/catalog, how much to lend is fulfillment/stock, what an order may become is fulfillment/orders, and what
 // is durable is fulfillment/store. It knows nothing of money, receipts or viewers.
 //
-// Not built yet: quarantine and Close of leases whose node lost its disk (such a node is refused at Join), goods that are not digital.
+// Not built yet: Close of quarantined leases, goods that are not digital.
 package fulfillment
 
 import (

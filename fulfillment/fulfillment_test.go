@@ -241,7 +241,28 @@ func TestBadRequestsGetATypedError(t *testing.T) {
 		ctx := t.Context()
 		d := l.createDrop(5)
 		drop := d.GetDrop().GetDropId()
-		n, other := l.join(), l.join()
+		n, other, third := l.join(), l.join(), l.join()
+		for _, disk := range []string{"disk-two", "disk-new"} {
+			req := third.joinRequest()
+			req.DiskId, req.Life, req.BootId = disk, 2, newID()
+			if _, err := l.stock.JoinNode(ctx, req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		replaced := func(n *node) func(*fulfillmentv1.JoinNodeRequest) {
+			return func(r *fulfillmentv1.JoinNodeRequest) {
+				proto.Reset(r)
+				proto.Merge(r, n.joinRequest())
+				r.DiskId = "disk-two"
+			}
+		}
+		superseded := func(n *node) func(*fulfillmentv1.JoinNodeRequest) {
+			return func(r *fulfillmentv1.JoinNodeRequest) {
+				proto.Reset(r)
+				proto.Merge(r, n.joinRequest())
+				r.DiskId, r.Life = "disk-new", 1
+			}
+		}
 		lease := n.grant(drop, 1).GetLease().GetLeaseId()
 		later := dropRequest(5)
 		later.RequestId = newID()
@@ -282,7 +303,8 @@ func TestBadRequestsGetATypedError(t *testing.T) {
 			"another list's page":             {second(l.orders.ListOrders(ctx, &fulfillmentv1.ListOrdersRequest{PageToken: "AAAA"})), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST},
 			"settling an unknown drop":        {second(l.catalog.SettleDrop(ctx, &fulfillmentv1.SettleDropRequest{DropId: newID()})), codes.NotFound, errorsv1.Reason_REASON_DROP_NOT_FOUND},
 			"settling an open drop":           {second(l.catalog.SettleDrop(ctx, &fulfillmentv1.SettleDropRequest{DropId: drop})), codes.Aborted, errorsv1.Reason_REASON_CONFLICT},
-			"a node from another disk":        {join(func(r *fulfillmentv1.JoinNodeRequest) { r.DiskId = "disk-other" }), codes.FailedPrecondition, errorsv1.Reason_REASON_DISK_CHANGED},
+			"a disk that was replaced":        {join(replaced(third)), codes.FailedPrecondition, errorsv1.Reason_REASON_DISK_CHANGED},
+			"an earlier life of a process":    {join(superseded(third)), codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED},
 			"a node with another's key":       {join(func(r *fulfillmentv1.JoinNodeRequest) { r.SigningKey = other.joinRequest().SigningKey }), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST},
 			"a key that is stolen and renamed": {join(func(r *fulfillmentv1.JoinNodeRequest) {
 				r.SigningKey = other.joinRequest().SigningKey

@@ -17,6 +17,8 @@ type metrics struct {
 	delivered prometheus.Histogram
 	dead      prometheus.Counter
 	rounds    prometheus.Counter
+
+	quarantined prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -39,9 +41,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 		dead:   counter("orders_dead_total", "Orders that no attempt could deliver."),
 		rounds: counter("worker_failed_rounds_total", "Rounds of the digital worker that a failure ended early."),
+
+		quarantined: counter("leases_quarantined_total", "Leases that were put aside."),
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.rounds} {
+	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.rounds, m.quarantined} {
 		problems = append(problems, r.Register(c))
 	}
 	return m, errors.Join(problems...)

@@ -50,6 +50,7 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		disk     *store.DiskChangedError
 		change   *changeError
 		stale    *store.EpochStaleError
+		other    *store.SupersededError
 	)
 	switch {
 	case err == nil:
@@ -89,8 +90,11 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 			rpcerr.Meta("drop_id", change.dropID), rpcerr.Meta("state", change.State.String()))
 	case errors.As(err, &disk):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_DISK_CHANGED,
-			"This node joined before from another disk. Start it with its old data directory, or as a new node with an empty one; taking over from a lost disk is not built yet.",
+			"This node has joined from another disk since it last did from this one; that one stands.",
 			rpcerr.Meta("node_id", disk.NodeID.String()))
+	case errors.As(err, &other):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED,
+			"Another process took the place of this one of the node.", rpcerr.Meta("node_id", other.NodeID.String()))
 	case errors.As(err, &stale):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_EPOCH_STALE,
 			fmt.Sprintf("The node acts under epoch %d; the current one is %d.", stale.Epoch, stale.Current),

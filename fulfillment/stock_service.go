@@ -52,7 +52,9 @@ func (s *stockServer) joinNode(ctx context.Context, req *fulfillmentv1.JoinNodeR
 	if err := checkKey(req); err != nil {
 		return nil, err
 	}
-	epoch, err := s.store.Join(ctx, store.Node{ID: node, DiskID: req.GetDiskId(), Region: req.GetRegion(), Key: req.GetSigningKey()}, s.now())
+	joined, err := s.store.Join(ctx, store.Node{
+		ID: node, DiskID: req.GetDiskId(), Region: req.GetRegion(), Key: req.GetSigningKey(), Life: req.GetLife(), BootID: req.GetBootId(),
+	}, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +62,13 @@ func (s *stockServer) joinNode(ctx context.Context, req *fulfillmentv1.JoinNodeR
 	if err != nil {
 		return nil, err
 	}
-	s.log.InfoContext(ctx, "a node joined", "node_id", node.String(), "region", req.GetRegion(), "epoch", epoch)
-	return &fulfillmentv1.JoinNodeResponse{Epoch: epoch, Keys: keys}, nil
+	s.log.InfoContext(ctx, "a node joined", "node_id", node.String(), "region", req.GetRegion(), "epoch", joined.Epoch)
+	if joined.Quarantined > 0 {
+		s.metrics.quarantined.Add(float64(joined.Quarantined))
+		s.log.WarnContext(ctx, "a node came back with a new disk; the leases of the lost one are quarantined",
+			"node_id", node.String(), "leases", joined.Quarantined)
+	}
+	return &fulfillmentv1.JoinNodeResponse{Epoch: joined.Epoch, Keys: keys}, nil
 }
 
 // checkKey refuses a key that no verifier of signatures would take later: its id must be its own, and its owner the node.
@@ -85,7 +92,7 @@ func (s *stockServer) GrantLease(ctx context.Context, req *fulfillmentv1.GrantLe
 }
 
 func (s *stockServer) grantLease(ctx context.Context, req *fulfillmentv1.GrantLeaseRequest) (*fulfillmentv1.GrantLeaseResponse, error) {
-	ask := store.GrantRequest{Epoch: req.GetEpoch(), Wanted: int(req.GetWantedUnits())}
+	ask := store.GrantRequest{Epoch: req.GetEpoch(), BootID: req.GetBootId(), Wanted: int(req.GetWantedUnits())}
 	var err error
 	if ask.RequestID, err = parseID("request_id", req.GetRequestId()); err != nil {
 		return nil, err
@@ -133,7 +140,7 @@ func (s *stockServer) returnUnits(ctx context.Context, req *fulfillmentv1.Return
 	if err != nil {
 		return nil, err
 	}
-	freed, err := s.store.Return(ctx, node, req.GetEpoch(), lease, req.GetSerials())
+	freed, err := s.store.Return(ctx, store.Caller{NodeID: node, Epoch: req.GetEpoch(), BootID: req.GetBootId()}, lease, req.GetSerials(), s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -181,13 +188,14 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 		list(drop)
 		report.hungry[drop] = true
 	}
-	if err := s.store.Seen(ctx, node, req.GetEpoch(), s.now()); err != nil {
+	caller := store.Caller{NodeID: node, Epoch: req.GetEpoch(), BootID: req.GetBootId()}
+	if err := s.store.Seen(ctx, caller, s.now()); err != nil {
 		return nil, err
 	}
 	s.board.report(node, report)
 
-	res := &fulfillmentv1.HeartbeatResponse{NextIn: durationpb.New(idleHeartbeat)}
-	if res.Missing, err = s.store.ActiveLeases(ctx, node, req.GetEpoch(), known, maxMissing); err != nil {
+	res := &fulfillmentv1.HeartbeatResponse{Epoch: caller.Epoch, NextIn: durationpb.New(idleHeartbeat)}
+	if res.Missing, err = s.store.ActiveLeases(ctx, caller, known, maxMissing); err != nil {
 		return nil, err
 	}
 	for _, drop := range listed {

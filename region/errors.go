@@ -9,8 +9,13 @@ import (
 
 // Errors that end a node's Run. Each needs an operator: a restart alone does not help, but for the journal's ErrBroken.
 var (
-	// ErrDiskChanged: fulfillment knows this node with another disk. Begin with an empty data directory, as a new node.
-	ErrDiskChanged = errors.New("region: fulfillment knows this node with another disk")
+	// ErrDiskChanged: the node has joined from another disk since it last did from this one. What this journal sold is
+	// forwarded at every start; it sells nothing more.
+	ErrDiskChanged = errors.New("region: the node has joined from another disk since")
+	// ErrSuperseded: another process on a copy of the data directory took the place of this one, and may sell the same
+	// serials. The journal remembers it. What it sold is forwarded at every start; to go on as the same node, begin with
+	// an empty directory and the node's id.
+	ErrSuperseded = errors.New("region: a process on a copy of the data directory took the place of this one")
 	// ErrJournalBehind: the verifier has redemptions that the journal lacks, so serials could be sold twice. The data
 	// directory is an old copy, or its newest records were lost.
 	ErrJournalBehind = errors.New("region: the verifier has redemptions that this journal lacks")

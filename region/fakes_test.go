@@ -42,11 +42,16 @@ type fakeStock struct {
 	returned map[uint32]int // how often each serial came back
 	onReturn func(*fulfillmentv1.ReturnUnitsRequest)
 	joinErr  error
+	beatErr  error
+	epoch    int64 // that Join answers
+	joins    []*fulfillmentv1.JoinNodeRequest
+	// epochAhead is how far the epoch of heartbeats' answers is from the one asked for.
+	epochAhead int64
 }
 
 func newFakeStock(random io.Reader, most int) *fakeStock {
 	return &fakeStock{
-		random: random, most: most, free: map[string][]uint32{}, leases: map[string]*fulfillmentv1.Lease{},
+		random: random, most: most, epoch: 1, free: map[string][]uint32{}, leases: map[string]*fulfillmentv1.Lease{},
 		granted: map[string]*fulfillmentv1.GrantLeaseResponse{}, returned: map[uint32]int{},
 	}
 }
@@ -72,10 +77,11 @@ func (f *fakeStock) JoinNode(_ context.Context, r *fulfillmentv1.JoinNodeRequest
 	if f.joinErr != nil {
 		return nil, f.joinErr
 	}
+	f.joins = append(f.joins, r)
 	if !slices.ContainsFunc(f.keys, func(k *offerv1.SigningKey) bool { return proto.Equal(k, r.GetSigningKey()) }) {
 		f.keys = append(f.keys, r.GetSigningKey())
 	}
-	return &fulfillmentv1.JoinNodeResponse{Epoch: 1, Keys: f.keys}, nil
+	return &fulfillmentv1.JoinNodeResponse{Epoch: f.epoch, Keys: f.keys}, nil
 }
 
 func (f *fakeStock) GrantLease(_ context.Context, r *fulfillmentv1.GrantLeaseRequest, _ ...grpc.CallOption) (*fulfillmentv1.GrantLeaseResponse, error) {
@@ -128,14 +134,17 @@ func (f *fakeStock) Heartbeat(_ context.Context, r *fulfillmentv1.HeartbeatReque
 	if f.down {
 		return nil, errDown
 	}
-	answer := &fulfillmentv1.HeartbeatResponse{NextIn: durationpb.New(time.Second), Recalls: f.recalls}
+	if f.beatErr != nil {
+		return nil, f.beatErr
+	}
+	answer := &fulfillmentv1.HeartbeatResponse{Epoch: r.GetEpoch() + f.epochAhead, NextIn: durationpb.New(time.Second), Recalls: f.recalls}
 	f.recalls = nil
 	held := map[string]bool{}
 	for _, h := range r.GetHeld() {
 		held[h.GetLeaseId()] = true
 	}
 	for id, l := range f.leases {
-		if !held[id] {
+		if !held[id] && l.GetEpoch() == r.GetEpoch() {
 			answer.Missing = append(answer.Missing, l)
 		}
 	}
@@ -189,6 +198,14 @@ type fakeVerifier struct {
 	receipts map[string]int // how often each came
 	cursor   int64
 	muted    bool // answers get lost
+	journals []string
+}
+
+// journalNames are what journals were called, each once, in the order of their greeting.
+func (f *fakeVerifier) journalNames() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.journals)
 }
 
 func (f *fakeVerifier) mute(on bool) {
@@ -277,6 +294,9 @@ func (s *submitStream) Send(m *verifierv1.SubmitRedemptionsRequest) error {
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
 	var purchases []*offerv1.Purchase
+	if h := m.GetHello(); h != nil && !slices.Contains(s.f.journals, h.GetJournalId()) {
+		s.f.journals = append(s.f.journals, h.GetJournalId())
+	}
 	for _, e := range m.GetBatch().GetEntries() {
 		s.f.receipts[e.GetReceipt()]++
 		if e.GetSequence() <= s.f.acked {

@@ -64,7 +64,11 @@ type Node struct {
 	pokeStock, pokeBoard, pokeOutbox, pokeDrained chan struct{}
 	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
 	// New and the forwarder use it.
-	offered    int64
+	offered int64
+	// bootID names this process life, and life numbers it from 1; lives before it are in the journal.
+	bootID     string
+	life       int64
+	superseded string      // the life that gave way to another process, as the journal tells; nothing is sold any more
 	keysWanted atomic.Bool // somebody showed a token of an unknown key
 
 	failed   chan struct{} // closed by the first fail
@@ -95,6 +99,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		cfg: cfg, deps: deps, signer: signer, till: newTill(), gate: newGate(), load: newLoad(cfg.Parallelism),
 		log:       deps.Log.With("region", cfg.Region, "node_id", deps.Identity.NodeID),
 		board:     newBoard(ids.NewV7(deps.Now(), deps.Random)),
+		bootID:    ids.NewV7(deps.Now(), deps.Random),
 		pokeStock: make(chan struct{}, 1), pokeBoard: make(chan struct{}, 1), pokeOutbox: make(chan struct{}, 1), pokeDrained: make(chan struct{}, 1),
 		failed: make(chan struct{}), modeTurn: make(chan struct{}, 1),
 		random: mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
@@ -157,7 +162,7 @@ func Rules() auth.Rules {
 
 // Run is the node's loops, once. When ctx ends the node takes nothing new, finishes what it has, gives the verifier
 // DrainTimeout to take the rest of the journal, and returns nil. It returns an error when the node must not go on:
-// journal.ErrBroken, ErrDiskChanged, ErrJournalBehind.
+// journal.ErrBroken, ErrDiskChanged, ErrSuperseded, ErrJournalBehind.
 func (n *Node) Run(ctx context.Context) error {
 	if n.started.Swap(true) {
 		return errors.New("region: Run was called twice")

@@ -61,7 +61,7 @@ func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
 	cursor := n.till.cursor
 	n.till.mu.Unlock()
 	err = stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Hello{Hello: &verifierv1.Hello{
-		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, OutcomeCursor: cursor,
+		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, OutcomeCursor: cursor, JournalId: n.journalID(),
 	}}})
 	if err != nil {
 		return fmt.Errorf("greeting: %w", err)

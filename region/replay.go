@@ -31,6 +31,7 @@ func (n *Node) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.life++
 	n.publishCatalogue(next, n.deps.Now())
 	return nil
 }
@@ -38,8 +39,17 @@ func (n *Node) replay(ctx context.Context) error {
 func (n *Node) replayRecord(sequence int64, m *regionv1.JournalRecord, next *catalogue) error {
 	t := n.till
 	switch r := m.GetRecord().(type) {
+	case *regionv1.JournalRecord_Started:
+		n.life = r.Started.GetLife()
+	case *regionv1.JournalRecord_Superseded:
+		n.superseded = r.Superseded.GetBootId()
+		n.setEpoch(0)
 	case *regionv1.JournalRecord_Joined:
-		n.setEpoch(r.Joined.GetEpoch())
+		if disk := r.Joined.GetDiskId(); disk == "" || disk == n.deps.Identity.DiskID { // "": before disks were noted
+			n.setEpoch(r.Joined.GetEpoch())
+		} else { // the directory moved: this disk has no epoch before it joined
+			n.setEpoch(0)
+		}
 	case *regionv1.JournalRecord_Leased:
 		t.book.Adopt(leaseOf(r.Leased))
 	case *regionv1.JournalRecord_Returned:

@@ -32,6 +32,7 @@ const (
 // stocker is the stock loop's own state: it belongs to one goroutine.
 type stocker struct {
 	n           *Node
+	started     bool // this life is in the journal
 	joined      bool
 	wait        *backoff // after a failure
 	retryAt     time.Time
@@ -51,13 +52,18 @@ type question struct {
 // keepStock joins, fetches leases, gives them back and sends heartbeats, one call at a time, until ctx ends.
 func (n *Node) keepStock(ctx context.Context) error {
 	s := &stocker{n: n, wait: n.newBackoff(), questions: map[string]*question{}}
+	if n.superseded != "" {
+		return n.lastWords(ctx, ErrSuperseded)
+	}
 	for ctx.Err() == nil {
 		err := s.turn(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // asked to stop: how the turn took that is no news
 		case rpcerr.Reason(err) == errorsv1.Reason_REASON_DISK_CHANGED:
-			return fmt.Errorf("%w: %w", ErrDiskChanged, err)
+			return n.lastWords(ctx, fmt.Errorf("%w: %w", ErrDiskChanged, err))
+		case rpcerr.Reason(err) == errorsv1.Reason_REASON_NODE_SUPERSEDED:
+			return n.giveWay(ctx, err)
 		case rpcerr.Reason(err) == errorsv1.Reason_REASON_EPOCH_STALE, rpcerr.Reason(err) == errorsv1.Reason_REASON_NODE_NOT_JOINED:
 			s.joined = false
 		}
@@ -118,16 +124,26 @@ func (n *Node) callContext(ctx context.Context) (context.Context, context.Cancel
 
 func (s *stocker) join(ctx context.Context) error {
 	n := s.n
+	if !s.started { // durable first: else the next life could come under this one's number
+		record := &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Started{Started: &regionv1.Started{Life: n.life}}}
+		if err := n.append(ctx, record); err != nil {
+			return fmt.Errorf("journaling the start: %w", err)
+		}
+		s.started = true
+	}
 	call, cancel := n.callContext(ctx)
 	defer cancel()
 	answer, err := n.deps.Stock.JoinNode(call, &fulfillmentv1.JoinNodeRequest{
 		NodeId: n.deps.Identity.NodeID, DiskId: n.deps.Identity.DiskID, Region: n.cfg.Region, SigningKey: n.signer.Public(),
+		Life: n.life, BootId: n.bootID,
 	})
 	if err != nil {
 		return fmt.Errorf("joining: %w", err)
 	}
 	if epoch := answer.GetEpoch(); epoch != n.epoch() {
-		record := &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Joined{Joined: &regionv1.Joined{Epoch: epoch}}}
+		record := &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Joined{Joined: &regionv1.Joined{
+			Epoch: epoch, DiskId: n.deps.Identity.DiskID,
+		}}}
 		if err := n.append(ctx, record); err != nil {
 			return fmt.Errorf("journaling the epoch: %w", err)
 		}
@@ -197,7 +213,7 @@ func (s *stocker) sendReturn(ctx context.Context, r lease.Return) error {
 	call, cancel := n.callContext(ctx)
 	defer cancel()
 	_, err := n.deps.Stock.ReturnUnits(call, &fulfillmentv1.ReturnUnitsRequest{
-		NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), LeaseId: r.Lease, Serials: r.Serials,
+		NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), LeaseId: r.Lease, Serials: r.Serials, BootId: n.bootID,
 	})
 	if rpcerr.Reason(err) == errorsv1.Reason_REASON_LEASE_NOT_FOUND {
 		n.log.Error("fulfillment does not know a lease that goes back", "lease_id", r.Lease, "units", len(r.Serials))
@@ -279,7 +295,7 @@ func (s *stocker) grant(ctx context.Context, drop string, q *question) error {
 	call, cancel := n.callContext(ctx)
 	defer cancel()
 	answer, err := n.deps.Stock.GrantLease(call, &fulfillmentv1.GrantLeaseRequest{
-		RequestId: q.requestID, NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), DropId: drop, WantedUnits: q.wanted,
+		RequestId: q.requestID, NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), DropId: drop, WantedUnits: q.wanted, BootId: n.bootID,
 	})
 	if err != nil {
 		switch rpcerr.Reason(err) {
@@ -394,6 +410,9 @@ func (s *stocker) beat(ctx context.Context) error {
 		pace = defaultHeartbeat
 	}
 	s.heartbeatAt = s.lastBeat.Add(max(pace, shortestHeartbeat))
+	if answer.GetEpoch() != request.GetEpoch() { // a recall that was meant for the holder of other leases
+		return fmt.Errorf("a heartbeat of epoch %d was answered for epoch %d", request.GetEpoch(), answer.GetEpoch())
+	}
 	if err := n.addKeys(ctx, answer.GetKeys()); err != nil {
 		return err
 	}
@@ -418,7 +437,7 @@ func (s *stocker) beat(ctx context.Context) error {
 
 func (s *stocker) heartbeat() *fulfillmentv1.HeartbeatRequest {
 	n, now := s.n, s.n.deps.Now()
-	request := &fulfillmentv1.HeartbeatRequest{NodeId: n.deps.Identity.NodeID, Epoch: n.epoch()}
+	request := &fulfillmentv1.HeartbeatRequest{NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), BootId: n.bootID}
 	for _, k := range n.keys.All() {
 		if k.GetOwner() == offerv1.KeyOwner_KEY_OWNER_NODE { // the verifier's are not fulfillment's to count
 			request.KnownKeys++

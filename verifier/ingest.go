@@ -87,7 +87,7 @@ func (s *Service) verify(ctx context.Context, texts []string) (results []redempt
 
 // ingest takes one batch of a node's journal in, in one transaction. Entries that are not genuine are kept aside and
 // listed; they hold up nothing.
-func (s *Service) ingest(ctx context.Context, nodeID store.ID, entries []*verifierv1.JournalEntry) (*verifierv1.Acknowledgement, error) {
+func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*verifierv1.JournalEntry) (*verifierv1.Acknowledgement, error) {
 	texts := make([]string, len(entries))
 	for i, e := range entries {
 		texts[i] = e.GetReceipt()
@@ -113,14 +113,14 @@ func (s *Service) ingest(ctx context.Context, nodeID store.ID, entries []*verifi
 			case cause == nil:
 			case isRejection(cause):
 				ack.RejectedSequences = append(ack.RejectedSequences, e.GetSequence())
-				if err := tx.Reject(ctx, nodeID, e.GetSequence(), cause.Error(), e.GetReceipt(), s.deps.Now().UnixMicro()); err != nil {
+				if err := tx.Reject(ctx, journal, e.GetSequence(), cause.Error(), e.GetReceipt(), s.deps.Now().UnixMicro()); err != nil {
 					return err
 				}
 			default:
 				return cause
 			}
 		}
-		return tx.Acknowledge(ctx, nodeID, ack.Sequence)
+		return tx.Acknowledge(ctx, journal, ack.Sequence)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("taking entries in: %w", err)

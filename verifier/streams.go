@@ -37,7 +37,8 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNodeID, err)
 	}
-	acknowledged, err := s.store.Read().Acknowledged(ctx, nodeID)
+	journal := store.Journal{NodeID: nodeID, Name: first.GetHello().GetJournalId()}
+	acknowledged, err := s.store.Read().Acknowledged(ctx, journal)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 			if m.GetBatch() == nil {
 				return errNoHello
 			}
-			ack, err := s.ingest(ctx, nodeID, m.GetBatch().GetEntries())
+			ack, err := s.ingest(ctx, journal, m.GetBatch().GetEntries())
 			if err != nil {
 				return err
 			}

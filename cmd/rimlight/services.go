@@ -105,6 +105,7 @@ type regionCmd struct {
 	serviceFlags
 	gossipFlags
 	Name        string        `help:"The region's name." required:""`
+	NodeID      string        `name:"node-id" help:"With an empty --data: come back as this node, which lost its disk. What the lost disk held is put aside." placeholder:"UUID"`
 	Zones       []string      `help:"Residency zones that it is in, for example eu."`
 	Fulfillment string        `help:"Fulfillment's address." required:"" placeholder:"ADDR"`
 	Verifier    string        `help:"The verifier's address." required:"" placeholder:"ADDR"`
@@ -122,7 +123,7 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	cfg := process.Region{
-		Common: common, Name: c.Name, Zones: c.Zones, Fulfillment: c.Fulfillment, Verifier: c.Verifier, Advertise: c.Advertise, Gossip: ring,
+		Common: common, Name: c.Name, NodeID: c.NodeID, Zones: c.Zones, Fulfillment: c.Fulfillment, Verifier: c.Verifier, Advertise: c.Advertise, Gossip: ring,
 	}
 	if c.EmulateRTT > 0 {
 		cfg.Dial = process.Delayed(c.EmulateRTT)

@@ -262,7 +262,7 @@ func (s *Store) SettleDrop(ctx context.Context, id ID, now time.Time) (Drop, err
 		if err != nil {
 			return err
 		}
-		if state, leased := d.State(now), levels[id].Leased; state != dropclock.Closed || leased > 0 {
+		if state, leased := d.State(now), levels[id].Leased+levels[id].Quarantined; state != dropclock.Closed || leased > 0 {
 			return &NotSettleableError{id, state, leased}
 		}
 		d.Settled = true

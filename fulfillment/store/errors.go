@@ -39,7 +39,7 @@ func (e *NotLiveError) Error() string { return fmt.Sprintf("drop %v is %v", e.Dr
 type NotSettleableError struct {
 	DropID ID
 	State  dropclock.State
-	Leased uint32
+	Leased uint32 // quarantined ones too
 }
 
 func (e *NotSettleableError) Error() string {
@@ -51,11 +51,18 @@ type NotJoinedError struct{ NodeID ID }
 
 func (e *NotJoinedError) Error() string { return fmt.Sprintf("node %v has not joined", e.NodeID) }
 
-// DiskChangedError means: the node joined before from another disk.
+// DiskChangedError means: the node joined from another disk since it last did from this one.
 type DiskChangedError struct{ NodeID ID }
 
 func (e *DiskChangedError) Error() string {
-	return fmt.Sprintf("node %v came from another disk", e.NodeID)
+	return fmt.Sprintf("another disk took the place of this one of node %v", e.NodeID)
+}
+
+// SupersededError means: another process joined from a copy of the node's data directory, or a later life of this one.
+type SupersededError struct{ NodeID ID }
+
+func (e *SupersededError) Error() string {
+	return fmt.Sprintf("another process took the place of this one of node %v", e.NodeID)
 }
 
 // EpochStaleError means: the node's epoch is not the current one.

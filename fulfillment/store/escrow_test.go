@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/sqldb"
 
 	"google.golang.org/protobuf/proto"
@@ -28,15 +31,16 @@ func TestEscrowAgainstAnOracle(t *testing.T) {
 		}
 		w := &world{t: t, rt: rt, s: store.New(db),
 			grants: map[store.ID]store.GrantRequest{}, answers: map[store.ID]store.Grant{}, leases: map[store.ID]*fulfillmentv1.Lease{},
-			had: map[store.ID]store.Claim{}, released: map[store.Claim]bool{}}
+			had: map[store.ID]store.Claim{}, released: map[store.Claim]bool{}, aside: map[store.ID]bool{}}
 		for d := range w.units {
 			create(t, w.s, id('d', d), unitsPerDrop, window(start, 90*time.Second))
 		}
 		for n := range nodes {
-			join(t, w.s, id('n', n))
+			w.join(n)
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"grant": w.grant, "grant again": w.grantAgain, "return": w.giveBack, "settle": w.settle, "release": w.release, "": w.check,
+			"grant": w.grant, "grant again": w.grantAgain, "return": w.giveBack, "settle": w.settle, "release": w.release,
+			"lose a disk": w.loseDisk, "": w.check,
 		})
 	})
 }
@@ -63,12 +67,42 @@ type world struct {
 	order    []store.ID // leases, oldest first
 	had      map[store.ID]store.Claim
 	released map[store.Claim]bool
+	epochs   [nodes]int64
+	aside    map[store.ID]bool // leases of lost disks
+}
+
+// join makes the node's next epoch, from a disk that was never seen.
+func (w *world) join(n int) {
+	node := id('n', n)
+	w.epochs[n]++
+	j, err := w.s.Join(w.t.Context(), store.Node{ID: node, DiskID: fmt.Sprint("disk-", w.epochs[n]), Region: "r",
+		Key: &offerv1.SigningKey{KeyId: fmt.Appendf(nil, "key-%d-%d", n, w.epochs[n])}}, start)
+	want := store.Joined{Epoch: w.epochs[n]}
+	for lease, l := range w.leases {
+		if l.GetNodeId() == node.String() && !w.aside[lease] {
+			w.aside[lease] = true
+			want.Quarantined++
+		}
+	}
+	if err != nil || j != want {
+		w.rt.Fatalf("node %d joined with %+v, %v, want %+v", n, j, err, want)
+	}
+}
+
+func (w *world) loseDisk(rt *rapid.T) {
+	n := rapid.IntRange(0, nodes-1).Draw(rt, "node")
+	before := fmt.Sprint("disk-", w.epochs[n])
+	w.join(n)
+	if _, err := w.s.Join(w.t.Context(), store.Node{ID: id('n', n), DiskID: before, Region: "r"}, start); !errors.As(err, new(*store.DiskChangedError)) {
+		rt.Fatalf("the disk before: %v", err)
+	}
 }
 
 func (w *world) grant(rt *rapid.T) {
 	n := len(w.grants) + 1
 	d := rapid.IntRange(0, drops-1).Draw(rt, "drop")
-	req := store.GrantRequest{RequestID: id('r', n), NodeID: id('n', rapid.IntRange(0, nodes-1).Draw(rt, "node")), DropID: id('d', d), Epoch: 1,
+	node := rapid.IntRange(0, nodes-1).Draw(rt, "node")
+	req := store.GrantRequest{RequestID: id('r', n), NodeID: id('n', node), DropID: id('d', d), Epoch: w.epochs[node],
 		Wanted: rapid.IntRange(1, 4).Draw(rt, "wanted")}
 	g, err := w.s.Grant(w.t.Context(), req, id('l', n), start)
 	if err != nil {
@@ -105,6 +139,12 @@ func (w *world) grantAgain(rt *rapid.T) {
 	}
 	r := id('r', rapid.IntRange(1, len(w.grants)).Draw(rt, "request"))
 	g, err := w.s.Grant(w.t.Context(), w.grants[r], id('x', int(r[15])), start)
+	if w.grants[r].Epoch != w.epochs[w.grants[r].NodeID[15]] {
+		if !errors.As(err, new(*store.EpochStaleError)) {
+			rt.Fatalf("a grant under an old epoch was repeated: %+v, %v", g, err)
+		}
+		return
+	}
 	if want := w.answers[r]; err != nil || !proto.Equal(g.Lease, want.Lease) || g.SoldOut != want.SoldOut {
 		rt.Fatalf("got %+v, %v, want %+v", g, err, want)
 	}
@@ -120,7 +160,17 @@ func (w *world) giveBack(rt *rapid.T) {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	got, err := w.s.Return(w.t.Context(), node, 1, lease, serials)
+	epoch := w.epochs[node[15]]
+	if w.aside[lease] {
+		for _, e := range []int64{epoch, w.leases[lease].GetEpoch()} {
+			got, err := w.s.Return(w.t.Context(), store.Caller{NodeID: node, Epoch: e}, lease, serials, start)
+			if !errors.As(err, new(*store.LeaseNotFoundError)) && !errors.As(err, new(*store.EpochStaleError)) {
+				rt.Fatalf("units of a lost disk came back under epoch %d: %d, %v", e, got, err)
+			}
+		}
+		return
+	}
+	got, err := w.s.Return(w.t.Context(), store.Caller{NodeID: node, Epoch: epoch}, lease, serials, start)
 	want := 0
 	for _, serial := range serials {
 		if u := w.unit(w.dropOf(lease), serial); u.lease == lease && u.token == (store.ID{}) {
@@ -184,7 +234,7 @@ func (w *world) release(rt *rapid.T) {
 	}
 }
 
-// check compares every level: free + leased + sold = units follows, since the oracle has one holder per unit.
+// check compares every level: free + leased + quarantined + sold = units follows, since the oracle has one holder per unit.
 func (w *world) check(rt *rapid.T) {
 	for d := range w.units {
 		want := store.Level{Units: unitsPerDrop}
@@ -192,6 +242,8 @@ func (w *world) check(rt *rapid.T) {
 			switch {
 			case u.token != store.ID{}:
 				want.Sold++
+			case w.aside[u.lease]:
+				want.Quarantined++
 			case u.lease != store.ID{}:
 				want.Leased++
 			default:

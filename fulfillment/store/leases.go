@@ -14,11 +14,20 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 )
 
+// States of a lease.
+const (
+	activeLease      = 1
+	quarantinedLease = 2
+	closedLease      = 3
+)
+
 // GrantRequest asks for stock.
 type GrantRequest struct {
 	RequestID, NodeID, DropID ID
 	Epoch                     int64
 	Wanted                    int
+	// BootID is the process life that asks. A repeat from another one is fenced, not a repeat.
+	BootID string
 }
 
 // Grant is the answer to a GrantRequest.
@@ -37,7 +46,7 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 	var g Grant
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
 		g = Grant{}
-		if _, err := checkEpoch(ctx, tx, req.NodeID, req.Epoch); err != nil {
+		if err := admit(ctx, tx, Caller{req.NodeID, req.Epoch, req.BootID}, now); err != nil {
 			return err
 		}
 		before, err := granted(ctx, tx, req)
@@ -55,9 +64,6 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 		if state := d.State(now); !state.Live() {
 			return &NotLiveError{d.ID, state, d.OpenTime, d.CloseTime}
 		}
-		if err := touch(ctx, tx, req.NodeID, now); err != nil {
-			return err
-		}
 		g, err = s.grant(ctx, tx, req, leaseID, now)
 		return err
 	})
@@ -70,7 +76,7 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 // granted is the answer that this request got before; nil when it is new.
 func granted(ctx context.Context, tx *sql.Tx, req GrantRequest) (*Grant, error) {
 	var node, drop, lease []byte
-	first := GrantRequest{RequestID: req.RequestID}
+	first := GrantRequest{RequestID: req.RequestID, BootID: req.BootID}
 	g := Grant{Repeated: true}
 	err := tx.QueryRowContext(ctx, `SELECT g.node_id, g.epoch, g.drop_id, g.wanted_units, g.sold_out <> 0, l.lease
 		FROM grant_requests g LEFT JOIN leases l ON l.lease_id = g.lease_id WHERE g.request_id = $1`, req.RequestID[:]).
@@ -153,14 +159,14 @@ func (s *Store) lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID 
 }
 
 // Return frees those of the serials that are still LEASED to the lease, and says how many they were.
-func (s *Store) Return(ctx context.Context, node ID, epoch int64, lease ID, serials []uint32) (freed int, err error) {
+func (s *Store) Return(ctx context.Context, c Caller, lease ID, serials []uint32, now time.Time) (freed int, err error) {
 	err = s.db.Write(ctx, func(tx *sql.Tx) error {
 		freed = 0
-		if _, err := checkEpoch(ctx, tx, node, epoch); err != nil {
+		if err := admit(ctx, tx, c, now); err != nil {
 			return err
 		}
 		var drop []byte
-		err := tx.QueryRowContext(ctx, `SELECT drop_id FROM leases WHERE lease_id = $1 AND node_id = $2 AND epoch = $3`, lease[:], node[:], epoch).Scan(&drop)
+		err := tx.QueryRowContext(ctx, `SELECT drop_id FROM leases WHERE lease_id = $1 AND node_id = $2 AND epoch = $3`, lease[:], c.NodeID[:], c.Epoch).Scan(&drop)
 		if errors.Is(err, sql.ErrNoRows) {
 			return &LeaseNotFoundError{lease}
 		}
@@ -188,13 +194,13 @@ func (s *Store) Return(ctx context.Context, node ID, epoch int64, lease ID, seri
 	return freed, nil
 }
 
-// ActiveLeases lists, oldest first, the leases of a node's epoch with a unit that is still LEASED, but for those that the
+// ActiveLeases lists, oldest first, the ACTIVE leases of a node's epoch with a unit that is still LEASED, but for those that the
 // caller knows. A settled drop has none, which keeps the search among the drops that matter.
-func (s *Store) ActiveLeases(ctx context.Context, node ID, epoch int64, known map[ID]bool, limit int) ([]*fulfillmentv1.Lease, error) {
+func (s *Store) ActiveLeases(ctx context.Context, c Caller, known map[ID]bool, limit int) ([]*fulfillmentv1.Lease, error) {
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT l.lease_id, l.lease FROM leases l JOIN drops d ON d.drop_id = l.drop_id
-		WHERE l.node_id = $1 AND l.epoch = $2 AND d.settled_time_us IS NULL
+		WHERE l.node_id = $1 AND l.epoch = $2 AND l.state = $4 AND d.settled_time_us IS NULL
 		AND EXISTS (SELECT 1 FROM units u WHERE u.lease_id = l.lease_id AND u.state = $3)
-		ORDER BY l.grant_time_us, l.lease_id`, node[:], epoch, leased)
+		ORDER BY l.grant_time_us, l.lease_id`, c.NodeID[:], c.Epoch, leased, activeLease)
 	raw, err := collect(rows, err, func(rows *sql.Rows) ([]byte, error) {
 		var id, lease []byte
 		if err := rows.Scan(&id, &lease); err != nil || known[ID(id)] {

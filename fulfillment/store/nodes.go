@@ -26,34 +26,94 @@ type Node struct {
 	DiskID string
 	Region string
 	Key    *offerv1.SigningKey
+	// Life counts the node's process lives, as its journal does; BootID tells two with the same number apart.
+	Life   int64
+	BootID string
 }
 
-// Join registers a node with its disk and key and returns its epoch. The first join makes epoch 1; the same disk gets the
-// same epoch for ever; another disk gets DiskChangedError, another node's key ErrKeyTaken.
-func (s *Store) Join(ctx context.Context, n Node, now time.Time) (epoch int64, err error) {
-	err = s.db.Write(ctx, func(tx *sql.Tx) error {
-		var disk string
-		err := tx.QueryRowContext(ctx, `SELECT disk_id, epoch FROM nodes WHERE node_id = $1`, n.ID[:]).Scan(&disk, &epoch)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			epoch = 1
-		case err != nil:
+// Caller is a node's process as it names itself in every call after its Join.
+type Caller struct {
+	NodeID ID
+	Epoch  int64
+	BootID string
+}
+
+// Joined is the answer to a Join.
+type Joined struct {
+	Epoch int64
+	// Quarantined leases were the lost disk's, put aside by this Join.
+	Quarantined int
+}
+
+// Join registers a node with its disk, its process life and its key: docs/settlement.md 2.1. The first join makes epoch
+// 1, the same disk gets the same epoch, and a new disk the next one: then the older leases are QUARANTINED. A disk that
+// another took the place of gets DiskChangedError, a process life that another took the place of SupersededError,
+// another node's key ErrKeyTaken.
+func (s *Store) Join(ctx context.Context, n Node, now time.Time) (Joined, error) {
+	var j Joined
+	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		var err error
+		if j, err = place(ctx, tx, n, now); err != nil {
 			return err
-		case disk != n.DiskID:
-			return &DiskChangedError{n.ID}
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO nodes (node_id, disk_id, epoch, region, seen_time_us) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (node_id) DO UPDATE SET region = excluded.region, seen_time_us = excluded.seen_time_us`,
-			n.ID[:], n.DiskID, epoch, n.Region, now.UnixMicro())
+		_, err = tx.ExecContext(ctx, `UPDATE nodes SET disk_id = $1, epoch = $2, region = $3, life = $4, boot_id = $5 WHERE node_id = $6`,
+			n.DiskID, j.Epoch, n.Region, n.Life, n.BootID, n.ID[:])
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO node_disks (node_id, disk_id, epoch) VALUES ($1, $2, $3) ON CONFLICT (node_id, disk_id) DO NOTHING`,
+			n.ID[:], n.DiskID, j.Epoch)
 		if err != nil {
 			return err
 		}
 		return addKey(ctx, tx, n)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("joining a node: %w", err)
+		return Joined{}, fmt.Errorf("joining a node: %w", err)
 	}
-	return epoch, nil
+	return j, nil
+}
+
+// place finds the epoch of a node that joins, and puts the leases of a lost disk aside. It writes the node's row before it
+// reads it, so that another Join or a Grant comes before all of this or after it.
+func place(ctx context.Context, tx *sql.Tx, n Node, now time.Time) (Joined, error) {
+	var disk, boot string
+	var epoch, life int64
+	err := tx.QueryRowContext(ctx, `INSERT INTO nodes (node_id, disk_id, epoch, region, seen_time_us, life, boot_id)
+		VALUES ($1, $2, 1, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_time_us = excluded.seen_time_us
+		RETURNING disk_id, epoch, life, boot_id`, n.ID[:], n.DiskID, n.Region, now.UnixMicro(), n.Life, n.BootID).
+		Scan(&disk, &epoch, &life, &boot)
+	switch {
+	case err != nil:
+		return Joined{}, err
+	case disk == n.DiskID && (n.Life < life || n.Life == life && n.BootID != boot):
+		return Joined{}, &SupersededError{n.ID}
+	case disk == n.DiskID:
+		return Joined{Epoch: epoch}, nil
+	}
+	var before bool
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM node_disks WHERE node_id = $1 AND disk_id = $2)`, n.ID[:], n.DiskID).Scan(&before); err != nil {
+		return Joined{}, err
+	}
+	if before { // a new epoch for it would put the leases of the disk aside that is in use
+		return Joined{}, &DiskChangedError{n.ID}
+	}
+	leases, err := quarantine(ctx, tx, n.ID, nil, now)
+	return Joined{Epoch: epoch + 1, Quarantined: leases}, err
+}
+
+// quarantine puts the ACTIVE leases of a node aside, those of one drop or of all, and says how many.
+func quarantine(ctx context.Context, tx *sql.Tx, node ID, drop *ID, now time.Time) (int, error) {
+	query, args := `UPDATE leases SET state = $1, quarantine_time_us = $2 WHERE node_id = $3 AND state = $4`,
+		[]any{quarantinedLease, now.UnixMicro(), node[:], activeLease}
+	if drop != nil {
+		query, args = query+` AND drop_id = $5`, append(args, drop[:])
+	}
+	n, err := affected(tx.ExecContext(ctx, query, args...))
+	if err != nil {
+		return 0, fmt.Errorf("quarantining leases: %w", err)
+	}
+	return n, nil
 }
 
 func addKey(ctx context.Context, tx *sql.Tx, n Node) error {
@@ -81,35 +141,47 @@ func addKey(ctx context.Context, tx *sql.Tx, n Node) error {
 	return err
 }
 
-// Seen checks a node's epoch and notes that it is alive.
-func (s *Store) Seen(ctx context.Context, id ID, epoch int64, now time.Time) error {
-	seen, err := checkEpoch(ctx, s.db.Read(), id, epoch)
+// Seen checks who calls and notes that it is alive.
+func (s *Store) Seen(ctx context.Context, c Caller, now time.Time) error {
+	seen, err := checkCaller(ctx, s.db.Read(), c)
 	if err != nil || now.Sub(seen) < liveRefresh {
 		return err
 	}
-	err = s.db.Write(ctx, func(tx *sql.Tx) error { return touch(ctx, tx, id, now) })
+	err = s.db.Write(ctx, func(tx *sql.Tx) error { return admit(ctx, tx, c, now) })
 	if err != nil {
 		return fmt.Errorf("stamping a node: %w", err)
 	}
 	return nil
 }
 
-func touch(ctx context.Context, tx *sql.Tx, id ID, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `UPDATE nodes SET seen_time_us = $1 WHERE node_id = $2`, now.UnixMicro(), id[:])
+// admit is the fence of docs/settlement.md 2.1 for whatever changes something: a compare-and-set on the node's row, so
+// that a Join at the same time comes before it or after it, on every engine.
+func admit(ctx context.Context, tx *sql.Tx, c Caller, now time.Time) error {
+	n, err := affected(tx.ExecContext(ctx, `UPDATE nodes SET seen_time_us = $1 WHERE node_id = $2 AND epoch = $3 AND boot_id = $4`,
+		now.UnixMicro(), c.NodeID[:], c.Epoch, c.BootID))
+	if err != nil || n == 1 {
+		return err
+	}
+	if _, err = checkCaller(ctx, tx, c); err == nil {
+		err = fmt.Errorf("node %v changed meanwhile", c.NodeID)
+	}
 	return err
 }
 
-// checkEpoch is the fence of docs/settlement.md 2.1: whoever lost its disk may not act under its old epoch.
-func checkEpoch(ctx context.Context, q querier, id ID, epoch int64) (seen time.Time, err error) {
+// checkCaller says why a caller is not the node as it joined last.
+func checkCaller(ctx context.Context, q querier, c Caller) (seen time.Time, err error) {
 	var current, us int64
-	err = q.QueryRowContext(ctx, `SELECT epoch, seen_time_us FROM nodes WHERE node_id = $1`, id[:]).Scan(&current, &us)
+	var boot string
+	err = q.QueryRowContext(ctx, `SELECT epoch, seen_time_us, boot_id FROM nodes WHERE node_id = $1`, c.NodeID[:]).Scan(&current, &us, &boot)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return time.Time{}, &NotJoinedError{id}
+		return time.Time{}, &NotJoinedError{c.NodeID}
 	case err != nil:
-		return time.Time{}, fmt.Errorf("reading node %v: %w", id, err)
-	case current != epoch:
-		return time.Time{}, &EpochStaleError{epoch, current}
+		return time.Time{}, fmt.Errorf("reading node %v: %w", c.NodeID, err)
+	case current != c.Epoch:
+		return time.Time{}, &EpochStaleError{c.Epoch, current}
+	case boot != c.BootID:
+		return time.Time{}, &SupersededError{c.NodeID}
 	}
 	return fromMicros(us), nil
 }

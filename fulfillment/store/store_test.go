@@ -111,18 +111,13 @@ func release(t testing.TB, s *store.Store, claims ...store.Claim) int {
 	return n
 }
 
-func TestJoinKeepsTheEpochOfADiskAndRefusesAnother(t *testing.T) {
+func TestJoinKeepsTheEpochOfADisk(t *testing.T) {
 	onEach(t, func(t *testing.T, s *store.Store) {
 		n := store.Node{ID: id('n', 1), DiskID: "disk-1", Region: "a", Key: &offerv1.SigningKey{KeyId: []byte("12345678")}}
 		for range 3 {
-			if epoch, err := s.Join(t.Context(), n, start); err != nil || epoch != 1 {
-				t.Fatalf("got epoch %d, %v", epoch, err)
+			if j, err := s.Join(t.Context(), n, start); err != nil || j.Epoch != 1 {
+				t.Fatalf("got %+v, %v", j, err)
 			}
-		}
-		other := n
-		other.DiskID = "disk-2"
-		if _, err := s.Join(t.Context(), other, start); !errors.As(err, new(*store.DiskChangedError)) {
-			t.Errorf("another disk: %v", err)
 		}
 		thief := n
 		thief.ID, thief.DiskID = id('n', 2), "disk-3"
@@ -303,7 +298,7 @@ func TestReturnFreesOnlyWhatIsStillTheLeases(t *testing.T) {
 		settle(t, s, store.Claim{TokenID: id('k', 1), DropID: drop, Serial: serials[0], LeaseID: id('l', 1)})
 		give := func(node store.ID, epoch int64, lease store.ID, serials ...uint32) int {
 			t.Helper()
-			n, err := s.Return(t.Context(), node, epoch, lease, serials)
+			n, err := s.Return(t.Context(), store.Caller{NodeID: node, Epoch: epoch}, lease, serials, start)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,10 +310,10 @@ func TestReturnFreesOnlyWhatIsStillTheLeases(t *testing.T) {
 		if n := give(node, 1, id('l', 1), serials[1]); n != 0 {
 			t.Errorf("a repeat freed %d", n)
 		}
-		if _, err := s.Return(t.Context(), node, 1, id('l', 2), serials); !errors.As(err, new(*store.LeaseNotFoundError)) {
+		if _, err := s.Return(t.Context(), store.Caller{NodeID: node, Epoch: 1}, id('l', 2), serials, start); !errors.As(err, new(*store.LeaseNotFoundError)) {
 			t.Errorf("another node's lease: %v", err)
 		}
-		if _, err := s.Return(t.Context(), node, 2, id('l', 1), serials); !errors.As(err, new(*store.EpochStaleError)) {
+		if _, err := s.Return(t.Context(), store.Caller{NodeID: node, Epoch: 2}, id('l', 1), serials, start); !errors.As(err, new(*store.EpochStaleError)) {
 			t.Errorf("another epoch: %v", err)
 		}
 	})
@@ -337,7 +332,7 @@ func TestActiveLeasesAreThoseWithALeasedUnit(t *testing.T) {
 			for _, k := range known {
 				set[k] = true
 			}
-			leases, err := s.ActiveLeases(t.Context(), node, 1, set, 10)
+			leases, err := s.ActiveLeases(t.Context(), store.Caller{NodeID: node, Epoch: 1}, set, 10)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -370,7 +365,7 @@ func TestSettleDropNeedsTheEndAndNothingLeased(t *testing.T) {
 				t.Errorf("at %v: %v", at, err)
 			}
 		}
-		if _, err := s.Return(t.Context(), node, 1, id('l', 1), lease.Serials); err != nil {
+		if _, err := s.Return(t.Context(), store.Caller{NodeID: node, Epoch: 1}, id('l', 1), lease.Serials, start); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.SettleDrop(t.Context(), drop, d.OverTime.Add(-time.Microsecond)); !errors.As(err, new(*store.NotSettleableError)) {

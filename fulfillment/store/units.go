@@ -180,8 +180,8 @@ func release(ctx context.Context, tx *sql.Tx, c Claim, now time.Time) (int, erro
 		WHERE drop_id = $2 AND serial = $3 AND state = $4 AND lease_id = $5`, free, c.DropID[:], c.Serial, leased, c.LeaseID[:]))
 }
 
-// Level is the stock of one drop.
-type Level struct{ Units, Free, Leased, Sold uint32 }
+// Level is the stock of one drop: Free + Leased + Quarantined + Sold = Units.
+type Level struct{ Units, Free, Leased, Quarantined, Sold uint32 }
 
 // Levels counts the units of drops, all in one committed state.
 func (s *Store) Levels(ctx context.Context, drops []ID) (map[ID]Level, error) {
@@ -193,34 +193,44 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 	if len(drops) == 0 {
 		return all, nil
 	}
-	args := make([]any, len(drops))
+	args := []any{leased, quarantinedLease}
 	places := make([]string, len(drops))
 	for i, id := range drops {
-		args[i], places[i] = id[:], fmt.Sprintf("$%d", i+1)
+		args = append(args, id[:])
+		places[i] = fmt.Sprintf("$%d", len(args))
 	}
 	type count struct {
-		drop  []byte
-		state int
-		n     uint32
+		drop     []byte
+		state, n int64
 	}
-	rows, err := q.QueryContext(ctx, `SELECT drop_id, state, COUNT(*) FROM units WHERE drop_id IN (`+strings.Join(places, ", ")+`) GROUP BY drop_id, state`, args...)
+	in := ` IN (` + strings.Join(places, ", ") + `)`
+	// State 0 counts those of the leased that are quarantined: there are few such leases, so joining all units to theirs
+	// would cost more.
+	rows, err := q.QueryContext(ctx, `SELECT drop_id, state, COUNT(*) FROM units WHERE drop_id`+in+` GROUP BY drop_id, state
+		UNION ALL SELECT l.drop_id, 0, COUNT(*) FROM leases l JOIN units u ON u.lease_id = l.lease_id AND u.state = $1
+		WHERE l.state = $2 AND l.drop_id`+in+` GROUP BY l.drop_id`, args...)
 	counts, err := collect(rows, err, func(rows *sql.Rows) (c count, err error) { return c, rows.Scan(&c.drop, &c.state, &c.n) })
 	if err != nil {
 		return nil, fmt.Errorf("counting units: %w", err)
 	}
 	for _, c := range counts {
-		l := all[ID(c.drop)]
+		l, n := all[ID(c.drop)], uint32(c.n)
 		switch c.state {
 		case free:
-			l.Free = c.n
+			l.Free = n
 		case leased:
-			l.Leased = c.n
+			l.Leased += n
+		case 0:
+			l.Quarantined = n
+			l.Leased -= n // the sum comes out right in either order of the two rows
 		case sold:
-			l.Sold = c.n
+			l.Sold = n
 		default:
 			return nil, fmt.Errorf("counting units of drop %v: unknown state %d", ID(c.drop), c.state)
 		}
-		l.Units += c.n
+		if c.state != 0 {
+			l.Units += n
+		}
 		all[ID(c.drop)] = l
 	}
 	return all, nil

@@ -34,6 +34,8 @@ type Region struct {
 	// Name of the region, and the residency zones that it is in.
 	Name  string
 	Zones []string
+	// NodeID is who an empty data directory's node is; empty: a new node. See journal.Options.
+	NodeID string
 	// Fulfillment and Verifier are addresses.
 	Fulfillment, Verifier string
 	// Advertise is where routers reach the node; empty: where it listens.
@@ -61,7 +63,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 		}
 	}()
 	log := c.Log.With("region", c.Name) // the node and the server add what they are
-	disk, identity, err := journal.Open(ctx, c.DataDir, journal.Options{})
+	disk, identity, err := journal.Open(ctx, c.DataDir, journal.Options{NodeID: c.NodeID})
 	if err != nil {
 		return nil, err
 	}

@@ -62,6 +62,9 @@ type Options struct {
 	// Now and Random make a new directory's identity. nil: time.Now and crypto/rand.
 	Now    func() time.Time
 	Random io.Reader
+	// NodeID is who a new directory's node is: that of a node which lost its disk, and comes back as itself with another
+	// one. Empty: a new node. A directory that has an identity refuses another one.
+	NodeID string
 	// MachineID names the machine. Empty: what the operating system says, or the host's name.
 	MachineID string
 	// Fault is asked at every stage of a commit; an error there is a failed fsync, ErrClosed a power cut.
@@ -108,9 +111,18 @@ func openLocked(ctx context.Context, dir string, o Options) (*SQLite, Identity, 
 	if err != nil {
 		return nil, Identity{}, err
 	}
+	if o.NodeID != "" {
+		if _, err := ids.Bytes(o.NodeID); err != nil {
+			return nil, Identity{}, fmt.Errorf("the node's id: %w", err)
+		}
+		fresh.nodeID = o.NodeID
+	}
 	db, b, last, err := openFile(ctx, path, func() birth { return fresh })
 	if err != nil {
 		return nil, Identity{}, err
+	}
+	if o.NodeID != "" && o.NodeID != b.nodeID {
+		return nil, Identity{}, errors.Join(fmt.Errorf("%s belongs to node %s, not to node %s", dir, b.nodeID, o.NodeID), db.Close())
 	}
 	if key, err = matchKeyFile(key, b, last, dir, o.Random); err != nil {
 		return nil, Identity{}, errors.Join(err, db.Close())

@@ -185,6 +185,25 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+func TestANodeComesBackOnANewDisk(t *testing.T) {
+	j, lost := open(t, t.TempDir(), journal.Options{})
+	mustClose(t, j)
+	dir := t.TempDir()
+	for range 2 { // the flag may stay
+		j, again := open(t, dir, journal.Options{NodeID: lost.NodeID})
+		mustClose(t, j)
+		if again.NodeID != lost.NodeID || again.DiskID == lost.DiskID || bytes.Equal(again.Seed, lost.Seed) {
+			t.Error("it must be the same node with another disk and another key")
+		}
+	}
+	for name, id := range map[string]string{"another node's directory": "0190d5e6-0000-7000-8000-000000000001", "no id": "x"} {
+		if j, _, err := journal.Open(t.Context(), dir, journal.Options{NodeID: id}); err == nil {
+			mustClose(t, j)
+			t.Errorf("%s: it opened", name)
+		}
+	}
+}
+
 func TestHalfADirectoryIsRefused(t *testing.T) {
 	for name, lose := range map[string][]string{
 		"a journal without its key":       {"identity.json"},

@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 )
 
 // CandidateState is what a redemption is to its purchase.
@@ -67,28 +65,4 @@ func (q Queries) Candidates(ctx context.Context, tokenID ID) ([]Candidate, error
 		return r.Scan(&c.TokenID, &c.NodeID, &c.Serial, &c.LeaseID, &c.Arrival, &c.State, &c.Settled, &c.Receipt)
 	}, `SELECT token_id, node_id, serial, lease_id, arrival, state, settled, receipt FROM candidates
 		WHERE token_id = $1 ORDER BY arrival`, tokenID)
-}
-
-// Reject keeps an entry that is no genuine receipt.
-func (tx *Tx) Reject(ctx context.Context, nodeID ID, sequence int64, cause, entry string, now int64) error {
-	_, err := tx.exec(ctx, "keeping a rejected entry", `INSERT INTO rejected (node_id, sequence, cause, entry, reject_time)
-		VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, nodeID, sequence, cause, entry, now)
-	return err
-}
-
-// Acknowledged is up to where a node's journal is durable here; 0 for a new node.
-func (q Queries) Acknowledged(ctx context.Context, nodeID ID) (int64, error) {
-	var sequence int64
-	err := q.q.QueryRowContext(ctx, `SELECT sequence FROM forwarders WHERE node_id = $1`, nodeID).Scan(&sequence)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("reading a forwarder: %w", err)
-	}
-	return sequence, nil
-}
-
-// Acknowledge remembers it. It never goes back.
-func (tx *Tx) Acknowledge(ctx context.Context, nodeID ID, sequence int64) error {
-	_, err := tx.exec(ctx, "storing a forwarder", `INSERT INTO forwarders (node_id, sequence) VALUES ($1, $2)
-		ON CONFLICT (node_id) DO UPDATE SET sequence = excluded.sequence WHERE forwarders.sequence < excluded.sequence`, nodeID, sequence)
-	return err
 }

@@ -96,7 +96,7 @@ const (
 	Reason_REASON_UNAUTHENTICATED Reason = 50
 	// The bearer token's role may not do this. Metadata: role, needed. PERMISSION_DENIED.
 	Reason_REASON_ROLE_NOT_ALLOWED Reason = 51
-	// The node joined again from another disk; recovering from a lost disk is not built yet. FAILED_PRECONDITION.
+	// The node joined from another disk since it last did from this one. Metadata: node_id. FAILED_PRECONDITION.
 	Reason_REASON_DISK_CHANGED Reason = 60
 	// The node's epoch is not the current one. Metadata: epoch, current. FAILED_PRECONDITION.
 	Reason_REASON_EPOCH_STALE Reason = 61
@@ -110,6 +110,9 @@ const (
 	Reason_REASON_CONFLICT Reason = 65
 	// No order has this id. Metadata: order_id. NOT_FOUND.
 	Reason_REASON_ORDER_NOT_FOUND Reason = 66
+	// Another process took this one's place: it began on a copy of the data directory. Metadata: node_id.
+	// FAILED_PRECONDITION.
+	Reason_REASON_NODE_SUPERSEDED Reason = 67
 	// The payment provider declined for good. In outcomes, not in a status.
 	Reason_REASON_PAYMENT_DECLINED Reason = 70
 	// The customer did not finish the payment in time. In outcomes, not in a status.
@@ -170,6 +173,7 @@ var (
 		64:  "REASON_UNIT_NOT_YOURS",
 		65:  "REASON_CONFLICT",
 		66:  "REASON_ORDER_NOT_FOUND",
+		67:  "REASON_NODE_SUPERSEDED",
 		70:  "REASON_PAYMENT_DECLINED",
 		71:  "REASON_PAYMENT_WINDOW_OVER",
 		72:  "REASON_UNIT_DENIED",
@@ -220,6 +224,7 @@ var (
 		"REASON_UNIT_NOT_YOURS":       64,
 		"REASON_CONFLICT":             65,
 		"REASON_ORDER_NOT_FOUND":      66,
+		"REASON_NODE_SUPERSEDED":      67,
 		"REASON_PAYMENT_DECLINED":     70,
 		"REASON_PAYMENT_WINDOW_OVER":  71,
 		"REASON_UNIT_DENIED":          72,
@@ -261,7 +266,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\x9a\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xb6\n" +
 	"\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
@@ -305,7 +310,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x16REASON_LEASE_NOT_FOUND\x10?\x12\x19\n" +
 	"\x15REASON_UNIT_NOT_YOURS\x10@\x12\x13\n" +
 	"\x0fREASON_CONFLICT\x10A\x12\x1a\n" +
-	"\x16REASON_ORDER_NOT_FOUND\x10B\x12\x1b\n" +
+	"\x16REASON_ORDER_NOT_FOUND\x10B\x12\x1a\n" +
+	"\x16REASON_NODE_SUPERSEDED\x10C\x12\x1b\n" +
 	"\x17REASON_PAYMENT_DECLINED\x10F\x12\x1e\n" +
 	"\x1aREASON_PAYMENT_WINDOW_OVER\x10G\x12\x16\n" +
 	"\x12REASON_UNIT_DENIED\x10H\x12\x1c\n" +

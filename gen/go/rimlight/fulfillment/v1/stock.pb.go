@@ -114,7 +114,7 @@ type StockLevel struct {
 	Free uint32 `protobuf:"varint,3,opt,name=free,proto3" json:"free,omitempty"`
 	// Lent to nodes.
 	Leased uint32 `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"`
-	// Lent to nodes that lost their disk. Always 0 until the claims window is built.
+	// Lent to nodes that lost their disk, retired or were fenced; free again when their leases are closed.
 	Quarantined uint32 `protobuf:"varint,5,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	// Settled.
 	Sold          uint32 `protobuf:"varint,6,opt,name=sold,proto3" json:"sold,omitempty"`

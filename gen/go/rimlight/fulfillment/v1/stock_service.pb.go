@@ -35,7 +35,11 @@ type JoinNodeRequest struct {
 	// Its region.
 	Region string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	// Its signing key.
-	SigningKey    *v1.SigningKey `protobuf:"bytes,4,opt,name=signing_key,json=signingKey,proto3" json:"signing_key,omitempty"`
+	SigningKey *v1.SigningKey `protobuf:"bytes,4,opt,name=signing_key,json=signingKey,proto3" json:"signing_key,omitempty"`
+	// How many process lives the data directory has had, this one included: counted in the journal.
+	Life int64 `protobuf:"varint,5,opt,name=life,proto3" json:"life,omitempty"`
+	// Random, of this process life. The older of two lives on copies of one directory is fenced.
+	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +100,20 @@ func (x *JoinNodeRequest) GetSigningKey() *v1.SigningKey {
 		return x.SigningKey
 	}
 	return nil
+}
+
+func (x *JoinNodeRequest) GetLife() int64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+func (x *JoinNodeRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
 }
 
 // The response of JoinNode.
@@ -165,7 +183,9 @@ type GrantLeaseRequest struct {
 	// The drop. UUID.
 	DropId string `protobuf:"bytes,4,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
 	// How many units the node would like; fulfillment decides by what is free.
-	WantedUnits   uint32 `protobuf:"varint,5,opt,name=wanted_units,json=wantedUnits,proto3" json:"wanted_units,omitempty"`
+	WantedUnits uint32 `protobuf:"varint,5,opt,name=wanted_units,json=wantedUnits,proto3" json:"wanted_units,omitempty"`
+	// The process life that calls, as in JoinNode.
+	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +255,13 @@ func (x *GrantLeaseRequest) GetWantedUnits() uint32 {
 	return 0
 }
 
+func (x *GrantLeaseRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
 // The response of GrantLease.
 type GrantLeaseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -300,7 +327,9 @@ type ReturnUnitsRequest struct {
 	// The lease. UUID.
 	LeaseId string `protobuf:"bytes,3,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	// What of it goes back.
-	Serials       []uint32 `protobuf:"varint,4,rep,packed,name=serials,proto3" json:"serials,omitempty"`
+	Serials []uint32 `protobuf:"varint,4,rep,packed,name=serials,proto3" json:"serials,omitempty"`
+	// The process life that calls, as in JoinNode.
+	BootId        string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -361,6 +390,13 @@ func (x *ReturnUnitsRequest) GetSerials() []uint32 {
 		return x.Serials
 	}
 	return nil
+}
+
+func (x *ReturnUnitsRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
 }
 
 // The response of ReturnUnits.
@@ -485,7 +521,9 @@ type HeartbeatRequest struct {
 	// Drops that it would sell if it had stock.
 	HungryDropIds []string `protobuf:"bytes,4,rep,name=hungry_drop_ids,json=hungryDropIds,proto3" json:"hungry_drop_ids,omitempty"`
 	// Nothing of its keys is missing that was made before this many keys were known.
-	KnownKeys     int32 `protobuf:"varint,5,opt,name=known_keys,json=knownKeys,proto3" json:"known_keys,omitempty"`
+	KnownKeys int32 `protobuf:"varint,5,opt,name=known_keys,json=knownKeys,proto3" json:"known_keys,omitempty"`
+	// The process life that calls, as in JoinNode.
+	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -553,6 +591,13 @@ func (x *HeartbeatRequest) GetKnownKeys() int32 {
 		return x.KnownKeys
 	}
 	return 0
+}
+
+func (x *HeartbeatRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
 }
 
 // A wish, not an order: fulfillment takes nothing back by itself.
@@ -624,7 +669,9 @@ type HeartbeatResponse struct {
 	// Keys of all nodes, when there are more than known_keys.
 	Keys []*v1.SigningKey `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
 	// When to come again.
-	NextIn        *durationpb.Duration `protobuf:"bytes,6,opt,name=next_in,json=nextIn,proto3" json:"next_in,omitempty"`
+	NextIn *durationpb.Duration `protobuf:"bytes,6,opt,name=next_in,json=nextIn,proto3" json:"next_in,omitempty"`
+	// The epoch that the answer is for: a node under another one ignores all of it.
+	Epoch         int64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +746,13 @@ func (x *HeartbeatResponse) GetNextIn() *durationpb.Duration {
 		return x.NextIn
 	}
 	return nil
+}
+
+func (x *HeartbeatResponse) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 // One purchase's claim on a unit.
@@ -1127,17 +1181,19 @@ var File_rimlight_fulfillment_v1_stock_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/fulfillment/v1/stock_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xc4\x01\n" +
+	"+rimlight/fulfillment/v1/stock_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1erimlight/offer/v1/signed.proto\"\x83\x02\n" +
 	"\x0fJoinNodeRequest\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12#\n" +
 	"\adisk_id\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\b\x18\x80\x01R\x06diskId\x12!\n" +
 	"\x06region\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06region\x12F\n" +
 	"\vsigning_key\x18\x04 \x01(\v2\x1d.rimlight.offer.v1.SigningKeyB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"signingKey\"[\n" +
+	"signingKey\x12\x1b\n" +
+	"\x04life\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04life\x12 \n" +
+	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"[\n" +
 	"\x10JoinNodeResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x121\n" +
-	"\x04keys\x18\x02 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\"\xc7\x01\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\"\xe9\x01\n" +
 	"\x11GrantLeaseRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12!\n" +
@@ -1145,21 +1201,23 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12!\n" +
 	"\adrop_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12-\n" +
 	"\fwanted_units\x18\x05 \x01(\rB\n" +
-	"\xbaH\a*\x05\x18\x90N(\x01R\vwantedUnits\"e\n" +
+	"\xbaH\a*\x05\x18\x90N(\x01R\vwantedUnits\x12 \n" +
+	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"e\n" +
 	"\x12GrantLeaseResponse\x124\n" +
 	"\x05lease\x18\x01 \x01(\v2\x1e.rimlight.fulfillment.v1.LeaseR\x05lease\x12\x19\n" +
-	"\bsold_out\x18\x02 \x01(\bR\asoldOut\"\x99\x01\n" +
+	"\bsold_out\x18\x02 \x01(\bR\asoldOut\"\xbb\x01\n" +
 	"\x12ReturnUnitsRequest\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12#\n" +
 	"\blease_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12%\n" +
-	"\aserials\x18\x04 \x03(\rB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\aserials\"+\n" +
+	"\aserials\x18\x04 \x03(\rB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\aserials\x12 \n" +
+	"\aboot_id\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"+\n" +
 	"\x13ReturnUnitsResponse\x12\x14\n" +
 	"\x05freed\x18\x01 \x01(\rR\x05freed\"q\n" +
 	"\tHeldLease\x12#\n" +
 	"\blease_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12!\n" +
 	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12\x1c\n" +
-	"\tuntouched\x18\x03 \x01(\rR\tuntouched\"\xe7\x01\n" +
+	"\tuntouched\x18\x03 \x01(\rR\tuntouched\"\x89\x02\n" +
 	"\x10HeartbeatRequest\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12A\n" +
@@ -1167,17 +1225,19 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x0fhungry_drop_ids\x18\x04 \x03(\tB\x10\xbaH\r\x92\x01\n" +
 	"\x10\xe8\a\"\x05r\x03\xb0\x01\x01R\rhungryDropIds\x12\x1d\n" +
 	"\n" +
-	"known_keys\x18\x05 \x01(\x05R\tknownKeys\"7\n" +
+	"known_keys\x18\x05 \x01(\x05R\tknownKeys\x12 \n" +
+	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"7\n" +
 	"\x06Recall\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x14\n" +
-	"\x05units\x18\x02 \x01(\rR\x05units\"\xc8\x02\n" +
+	"\x05units\x18\x02 \x01(\rR\x05units\"\xde\x02\n" +
 	"\x11HeartbeatResponse\x128\n" +
 	"\amissing\x18\x01 \x03(\v2\x1e.rimlight.fulfillment.v1.LeaseR\amissing\x129\n" +
 	"\arecalls\x18\x02 \x03(\v2\x1f.rimlight.fulfillment.v1.RecallR\arecalls\x12)\n" +
 	"\x11sold_out_drop_ids\x18\x03 \x03(\tR\x0esoldOutDropIds\x12,\n" +
 	"\x12available_drop_ids\x18\x04 \x03(\tR\x10availableDropIds\x121\n" +
 	"\x04keys\x18\x05 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x122\n" +
-	"\anext_in\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06nextIn\"\x98\x01\n" +
+	"\anext_in\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06nextIn\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\x03R\x05epoch\"\x98\x01\n" +
 	"\tUnitClaim\x12\"\n" +
 	"\btoken_id\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\atokenId\x12!\n" +
 	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12\x1f\n" +

@@ -34,7 +34,8 @@ const (
 //
 // The escrow of serial-numbered stock: docs/settlement.md, section 2. Called by nodes and the verifier only (role: service).
 type StockServiceClient interface {
-	// A node announces itself, its disk and its signing key, and learns its epoch.
+	// A node announces itself, its disk and its signing key, and learns its epoch. A disk that is new raises it, and puts
+	// aside what the node's older disk held.
 	JoinNode(ctx context.Context, in *JoinNodeRequest, opts ...grpc.CallOption) (*JoinNodeResponse, error)
 	// A node asks for stock. Idempotent by request_id.
 	GrantLease(ctx context.Context, in *GrantLeaseRequest, opts ...grpc.CallOption) (*GrantLeaseResponse, error)
@@ -134,7 +135,8 @@ func (c *stockServiceClient) ListNodeKeys(ctx context.Context, in *ListNodeKeysR
 //
 // The escrow of serial-numbered stock: docs/settlement.md, section 2. Called by nodes and the verifier only (role: service).
 type StockServiceServer interface {
-	// A node announces itself, its disk and its signing key, and learns its epoch.
+	// A node announces itself, its disk and its signing key, and learns its epoch. A disk that is new raises it, and puts
+	// aside what the node's older disk held.
 	JoinNode(context.Context, *JoinNodeRequest) (*JoinNodeResponse, error)
 	// A node asks for stock. Idempotent by request_id.
 	GrantLease(context.Context, *GrantLeaseRequest) (*GrantLeaseResponse, error)

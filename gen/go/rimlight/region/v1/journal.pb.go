@@ -39,6 +39,8 @@ type JournalRecord struct {
 	//	*JournalRecord_Drop
 	//	*JournalRecord_Outcome
 	//	*JournalRecord_Keys
+	//	*JournalRecord_Started
+	//	*JournalRecord_Superseded
 	Record        isJournalRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -153,6 +155,24 @@ func (x *JournalRecord) GetKeys() *KeysSeen {
 	return nil
 }
 
+func (x *JournalRecord) GetStarted() *Started {
+	if x != nil {
+		if x, ok := x.Record.(*JournalRecord_Started); ok {
+			return x.Started
+		}
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetSuperseded() *Superseded {
+	if x != nil {
+		if x, ok := x.Record.(*JournalRecord_Superseded); ok {
+			return x.Superseded
+		}
+	}
+	return nil
+}
+
 type isJournalRecord_Record interface {
 	isJournalRecord_Record()
 }
@@ -197,6 +217,16 @@ type JournalRecord_Keys struct {
 	Keys *KeysSeen `protobuf:"bytes,8,opt,name=keys,proto3,oneof"`
 }
 
+type JournalRecord_Started struct {
+	// A process life began.
+	Started *Started `protobuf:"bytes,9,opt,name=started,proto3,oneof"`
+}
+
+type JournalRecord_Superseded struct {
+	// A process on a copy of the directory took the place of this one.
+	Superseded *Superseded `protobuf:"bytes,10,opt,name=superseded,proto3,oneof"`
+}
+
 func (*JournalRecord_Joined) isJournalRecord_Record() {}
 
 func (*JournalRecord_Leased) isJournalRecord_Record() {}
@@ -213,11 +243,17 @@ func (*JournalRecord_Outcome) isJournalRecord_Record() {}
 
 func (*JournalRecord_Keys) isJournalRecord_Record() {}
 
+func (*JournalRecord_Started) isJournalRecord_Record() {}
+
+func (*JournalRecord_Superseded) isJournalRecord_Record() {}
+
 // Part of JournalRecord.
 type Joined struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The epoch from here on.
-	Epoch         int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The disk that it was given to: on another one, for example after a move to another machine, it counts for nothing.
+	DiskId        string `protobuf:"bytes,2,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,6 +293,13 @@ func (x *Joined) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Joined) GetDiskId() string {
+	if x != nil {
+		return x.DiskId
+	}
+	return ""
 }
 
 // Part of JournalRecord.
@@ -497,11 +540,103 @@ func (x *KeysSeen) GetKeys() []*v11.SigningKey {
 	return nil
 }
 
+// Part of JournalRecord.
+type Started struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which one, from 1.
+	Life          int64 `protobuf:"varint,1,opt,name=life,proto3" json:"life,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Started) Reset() {
+	*x = Started{}
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Started) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Started) ProtoMessage() {}
+
+func (x *Started) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Started.ProtoReflect.Descriptor instead.
+func (*Started) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_journal_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Started) GetLife() int64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+// Part of JournalRecord. Nothing is sold or lent under this journal any more.
+type Superseded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The process life that gave way: from here on the journal goes by its name, since the copy's has the old one.
+	BootId        string `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Superseded) Reset() {
+	*x = Superseded{}
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Superseded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Superseded) ProtoMessage() {}
+
+func (x *Superseded) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
+func (*Superseded) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_journal_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Superseded) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
 var File_rimlight_region_v1_journal_proto protoreflect.FileDescriptor
 
 const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	" rimlight/region/v1/journal.proto\x12\x12rimlight.region.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\x1a\x1drimlight/region/v1/load.proto\"\xd6\x03\n" +
+	" rimlight/region/v1/journal.proto\x12\x12rimlight.region.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\x1a\x1drimlight/region/v1/load.proto\"\xd1\x04\n" +
 	"\rJournalRecord\x124\n" +
 	"\x06joined\x18\x01 \x01(\v2\x1a.rimlight.region.v1.JoinedH\x00R\x06joined\x128\n" +
 	"\x06leased\x18\x02 \x01(\v2\x1e.rimlight.fulfillment.v1.LeaseH\x00R\x06leased\x12:\n" +
@@ -510,10 +645,16 @@ const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\fmode_changed\x18\x05 \x01(\v2\x1f.rimlight.region.v1.ModeChangedH\x00R\vmodeChanged\x12:\n" +
 	"\x04drop\x18\x06 \x01(\v2$.rimlight.fulfillment.v1.CatalogDropH\x00R\x04drop\x12;\n" +
 	"\aoutcome\x18\a \x01(\v2\x1f.rimlight.region.v1.OutcomeSeenH\x00R\aoutcome\x122\n" +
-	"\x04keys\x18\b \x01(\v2\x1c.rimlight.region.v1.KeysSeenH\x00R\x04keysB\b\n" +
-	"\x06record\"\x1e\n" +
+	"\x04keys\x18\b \x01(\v2\x1c.rimlight.region.v1.KeysSeenH\x00R\x04keys\x127\n" +
+	"\astarted\x18\t \x01(\v2\x1b.rimlight.region.v1.StartedH\x00R\astarted\x12@\n" +
+	"\n" +
+	"superseded\x18\n" +
+	" \x01(\v2\x1e.rimlight.region.v1.SupersededH\x00R\n" +
+	"supersededB\b\n" +
+	"\x06record\"7\n" +
 	"\x06Joined\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"?\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x17\n" +
+	"\adisk_id\x18\x02 \x01(\tR\x06diskId\"?\n" +
 	"\bReturned\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x18\n" +
 	"\aserials\x18\x02 \x03(\rR\aserials\"\x90\x02\n" +
@@ -529,7 +670,12 @@ const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\x06cursor\x18\x01 \x01(\x03R\x06cursor\x127\n" +
 	"\bpurchase\x18\x02 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"=\n" +
 	"\bKeysSeen\x121\n" +
-	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keysBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
+	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\"\x1d\n" +
+	"\aStarted\x12\x12\n" +
+	"\x04life\x18\x01 \x01(\x03R\x04life\"%\n" +
+	"\n" +
+	"Superseded\x12\x17\n" +
+	"\aboot_id\x18\x01 \x01(\tR\x06bootIdBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
 
 var (
 	file_rimlight_region_v1_journal_proto_rawDescOnce sync.Once
@@ -543,7 +689,7 @@ func file_rimlight_region_v1_journal_proto_rawDescGZIP() []byte {
 	return file_rimlight_region_v1_journal_proto_rawDescData
 }
 
-var file_rimlight_region_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_rimlight_region_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_rimlight_region_v1_journal_proto_goTypes = []any{
 	(*JournalRecord)(nil),         // 0: rimlight.region.v1.JournalRecord
 	(*Joined)(nil),                // 1: rimlight.region.v1.Joined
@@ -551,32 +697,36 @@ var file_rimlight_region_v1_journal_proto_goTypes = []any{
 	(*ModeChanged)(nil),           // 3: rimlight.region.v1.ModeChanged
 	(*OutcomeSeen)(nil),           // 4: rimlight.region.v1.OutcomeSeen
 	(*KeysSeen)(nil),              // 5: rimlight.region.v1.KeysSeen
-	(*v1.Lease)(nil),              // 6: rimlight.fulfillment.v1.Lease
-	(*v1.CatalogDrop)(nil),        // 7: rimlight.fulfillment.v1.CatalogDrop
-	(RegionMode)(0),               // 8: rimlight.region.v1.RegionMode
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*v11.Purchase)(nil),          // 10: rimlight.offer.v1.Purchase
-	(*v11.SigningKey)(nil),        // 11: rimlight.offer.v1.SigningKey
+	(*Started)(nil),               // 6: rimlight.region.v1.Started
+	(*Superseded)(nil),            // 7: rimlight.region.v1.Superseded
+	(*v1.Lease)(nil),              // 8: rimlight.fulfillment.v1.Lease
+	(*v1.CatalogDrop)(nil),        // 9: rimlight.fulfillment.v1.CatalogDrop
+	(RegionMode)(0),               // 10: rimlight.region.v1.RegionMode
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*v11.Purchase)(nil),          // 12: rimlight.offer.v1.Purchase
+	(*v11.SigningKey)(nil),        // 13: rimlight.offer.v1.SigningKey
 }
 var file_rimlight_region_v1_journal_proto_depIdxs = []int32{
 	1,  // 0: rimlight.region.v1.JournalRecord.joined:type_name -> rimlight.region.v1.Joined
-	6,  // 1: rimlight.region.v1.JournalRecord.leased:type_name -> rimlight.fulfillment.v1.Lease
+	8,  // 1: rimlight.region.v1.JournalRecord.leased:type_name -> rimlight.fulfillment.v1.Lease
 	2,  // 2: rimlight.region.v1.JournalRecord.returned:type_name -> rimlight.region.v1.Returned
 	3,  // 3: rimlight.region.v1.JournalRecord.mode_changed:type_name -> rimlight.region.v1.ModeChanged
-	7,  // 4: rimlight.region.v1.JournalRecord.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	9,  // 4: rimlight.region.v1.JournalRecord.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
 	4,  // 5: rimlight.region.v1.JournalRecord.outcome:type_name -> rimlight.region.v1.OutcomeSeen
 	5,  // 6: rimlight.region.v1.JournalRecord.keys:type_name -> rimlight.region.v1.KeysSeen
-	8,  // 7: rimlight.region.v1.ModeChanged.mode:type_name -> rimlight.region.v1.RegionMode
-	9,  // 8: rimlight.region.v1.ModeChanged.change_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: rimlight.region.v1.ModeChanged.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 10: rimlight.region.v1.ModeChanged.then_mode:type_name -> rimlight.region.v1.RegionMode
-	10, // 11: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
-	11, // 12: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	6,  // 7: rimlight.region.v1.JournalRecord.started:type_name -> rimlight.region.v1.Started
+	7,  // 8: rimlight.region.v1.JournalRecord.superseded:type_name -> rimlight.region.v1.Superseded
+	10, // 9: rimlight.region.v1.ModeChanged.mode:type_name -> rimlight.region.v1.RegionMode
+	11, // 10: rimlight.region.v1.ModeChanged.change_time:type_name -> google.protobuf.Timestamp
+	11, // 11: rimlight.region.v1.ModeChanged.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 12: rimlight.region.v1.ModeChanged.then_mode:type_name -> rimlight.region.v1.RegionMode
+	12, // 13: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
+	13, // 14: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_region_v1_journal_proto_init() }
@@ -594,6 +744,8 @@ func file_rimlight_region_v1_journal_proto_init() {
 		(*JournalRecord_Drop)(nil),
 		(*JournalRecord_Outcome)(nil),
 		(*JournalRecord_Keys)(nil),
+		(*JournalRecord_Started)(nil),
+		(*JournalRecord_Superseded)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -601,7 +753,7 @@ func file_rimlight_region_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_region_v1_journal_proto_rawDesc), len(file_rimlight_region_v1_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -32,6 +32,8 @@ type Hello struct {
 	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	// The last news of its purchases that the node remembers; 0: none.
 	OutcomeCursor int64 `protobuf:"varint,3,opt,name=outcome_cursor,json=outcomeCursor,proto3" json:"outcome_cursor,omitempty"`
+	// Names the journal: a node that lost its disk begins another one, whose sequences begin again.
+	JournalId     string `protobuf:"bytes,4,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +87,13 @@ func (x *Hello) GetOutcomeCursor() int64 {
 		return x.OutcomeCursor
 	}
 	return 0
+}
+
+func (x *Hello) GetJournalId() string {
+	if x != nil {
+		return x.JournalId
+	}
+	return ""
 }
 
 // One redemption of the node's journal.
@@ -1108,11 +1117,13 @@ var File_rimlight_verifier_v1_verifier_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"{\n" +
+	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xa4\x01\n" +
 	"\x05Hello\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x1f\n" +
 	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12.\n" +
-	"\x0eoutcome_cursor\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\routcomeCursor\"Y\n" +
+	"\x0eoutcome_cursor\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\routcomeCursor\x12'\n" +
+	"\n" +
+	"journal_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc0\x01R\tjournalId\"Y\n" +
 	"\fJournalEntry\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\bsequence\x12$\n" +
 	"\areceipt\x18\x02 \x01(\tB\n" +

@@ -96,7 +96,7 @@ export type StockLevel = Message<"rimlight.fulfillment.v1.StockLevel"> & {
   leased: number;
 
   /**
-   * Lent to nodes that lost their disk. Always 0 until the claims window is built.
+   * Lent to nodes that lost their disk, retired or were fenced; free again when their leases are closed.
    *
    * @generated from field: uint32 quarantined = 5;
    */

@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/region/v1/journal.proto.
  */
 export const file_rimlight_region_v1_journal: GenFile = /*@__PURE__*/
-  fileDesc("CiByaW1saWdodC9yZWdpb24vdjEvam91cm5hbC5wcm90bxIScmltbGlnaHQucmVnaW9uLnYxIpADCg1Kb3VybmFsUmVjb3JkEiwKBmpvaW5lZBgBIAEoCzIaLnJpbWxpZ2h0LnJlZ2lvbi52MS5Kb2luZWRIABIwCgZsZWFzZWQYAiABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZUgAEjAKCHJldHVybmVkGAMgASgLMhwucmltbGlnaHQucmVnaW9uLnYxLlJldHVybmVkSAASEgoIcmVkZWVtZWQYBCABKAlIABI3Cgxtb2RlX2NoYW5nZWQYBSABKAsyHy5yaW1saWdodC5yZWdpb24udjEuTW9kZUNoYW5nZWRIABI0CgRkcm9wGAYgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3BIABIyCgdvdXRjb21lGAcgASgLMh8ucmltbGlnaHQucmVnaW9uLnYxLk91dGNvbWVTZWVuSAASLAoEa2V5cxgIIAEoCzIcLnJpbWxpZ2h0LnJlZ2lvbi52MS5LZXlzU2VlbkgAQggKBnJlY29yZCIXCgZKb2luZWQSDQoFZXBvY2gYASABKAMiLQoIUmV0dXJuZWQSEAoIbGVhc2VfaWQYASABKAkSDwoHc2VyaWFscxgCIAMoDSLgAQoLTW9kZUNoYW5nZWQSLAoEbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgCIAEoCRIvCgtjaGFuZ2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKCXRoZW5fbW9kZRgFIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlIkwKC091dGNvbWVTZWVuEg4KBmN1cnNvchgBIAEoAxItCghwdXJjaGFzZRgCIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIjcKCEtleXNTZWVuEisKBGtleXMYASADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5QkFaP2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3JlZ2lvbi92MTtyZWdpb252MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed, file_rimlight_region_v1_load]);
+  fileDesc("CiByaW1saWdodC9yZWdpb24vdjEvam91cm5hbC5wcm90bxIScmltbGlnaHQucmVnaW9uLnYxIvYDCg1Kb3VybmFsUmVjb3JkEiwKBmpvaW5lZBgBIAEoCzIaLnJpbWxpZ2h0LnJlZ2lvbi52MS5Kb2luZWRIABIwCgZsZWFzZWQYAiABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZUgAEjAKCHJldHVybmVkGAMgASgLMhwucmltbGlnaHQucmVnaW9uLnYxLlJldHVybmVkSAASEgoIcmVkZWVtZWQYBCABKAlIABI3Cgxtb2RlX2NoYW5nZWQYBSABKAsyHy5yaW1saWdodC5yZWdpb24udjEuTW9kZUNoYW5nZWRIABI0CgRkcm9wGAYgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3BIABIyCgdvdXRjb21lGAcgASgLMh8ucmltbGlnaHQucmVnaW9uLnYxLk91dGNvbWVTZWVuSAASLAoEa2V5cxgIIAEoCzIcLnJpbWxpZ2h0LnJlZ2lvbi52MS5LZXlzU2VlbkgAEi4KB3N0YXJ0ZWQYCSABKAsyGy5yaW1saWdodC5yZWdpb24udjEuU3RhcnRlZEgAEjQKCnN1cGVyc2VkZWQYCiABKAsyHi5yaW1saWdodC5yZWdpb24udjEuU3VwZXJzZWRlZEgAQggKBnJlY29yZCIoCgZKb2luZWQSDQoFZXBvY2gYASABKAMSDwoHZGlza19pZBgCIAEoCSItCghSZXR1cm5lZBIQCghsZWFzZV9pZBgBIAEoCRIPCgdzZXJpYWxzGAIgAygNIuABCgtNb2RlQ2hhbmdlZBIsCgRtb2RlGAEgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDgoGcmVhc29uGAIgASgJEi8KC2NoYW5nZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoJdGhlbl9tb2RlGAUgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUiTAoLT3V0Y29tZVNlZW4SDgoGY3Vyc29yGAEgASgDEi0KCHB1cmNoYXNlGAIgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiNwoIS2V5c1NlZW4SKwoEa2V5cxgBIAMoCzIdLnJpbWxpZ2h0Lm9mZmVyLnYxLlNpZ25pbmdLZXkiFwoHU3RhcnRlZBIMCgRsaWZlGAEgASgDIh0KClN1cGVyc2VkZWQSDwoHYm9vdF9pZBgBIAEoCUJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yZWdpb24vdjE7cmVnaW9udjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed, file_rimlight_region_v1_load]);
 
 /**
  * One record of a node's journal: on disk for ever, hence a contract like any other.
@@ -99,6 +99,22 @@ export type JournalRecord = Message<"rimlight.region.v1.JournalRecord"> & {
      */
     value: KeysSeen;
     case: "keys";
+  } | {
+    /**
+     * A process life began.
+     *
+     * @generated from field: rimlight.region.v1.Started started = 9;
+     */
+    value: Started;
+    case: "started";
+  } | {
+    /**
+     * A process on a copy of the directory took the place of this one.
+     *
+     * @generated from field: rimlight.region.v1.Superseded superseded = 10;
+     */
+    value: Superseded;
+    case: "superseded";
   } | { case: undefined; value?: undefined };
 };
 
@@ -121,6 +137,13 @@ export type Joined = Message<"rimlight.region.v1.Joined"> & {
    * @generated from field: int64 epoch = 1;
    */
   epoch: bigint;
+
+  /**
+   * The disk that it was given to: on another one, for example after a move to another machine, it counts for nothing.
+   *
+   * @generated from field: string disk_id = 2;
+   */
+  diskId: string;
 };
 
 /**
@@ -255,4 +278,46 @@ export type KeysSeen = Message<"rimlight.region.v1.KeysSeen"> & {
  */
 export const KeysSeenSchema: GenMessage<KeysSeen> = /*@__PURE__*/
   messageDesc(file_rimlight_region_v1_journal, 5);
+
+/**
+ * Part of JournalRecord.
+ *
+ * @generated from message rimlight.region.v1.Started
+ */
+export type Started = Message<"rimlight.region.v1.Started"> & {
+  /**
+   * Which one, from 1.
+   *
+   * @generated from field: int64 life = 1;
+   */
+  life: bigint;
+};
+
+/**
+ * Describes the message rimlight.region.v1.Started.
+ * Use `create(StartedSchema)` to create a new message.
+ */
+export const StartedSchema: GenMessage<Started> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_journal, 6);
+
+/**
+ * Part of JournalRecord. Nothing is sold or lent under this journal any more.
+ *
+ * @generated from message rimlight.region.v1.Superseded
+ */
+export type Superseded = Message<"rimlight.region.v1.Superseded"> & {
+  /**
+   * The process life that gave way: from here on the journal goes by its name, since the copy's has the old one.
+   *
+   * @generated from field: string boot_id = 1;
+   */
+  bootId: string;
+};
+
+/**
+ * Describes the message rimlight.region.v1.Superseded.
+ * Use `create(SupersededSchema)` to create a new message.
+ */
+export const SupersededSchema: GenMessage<Superseded> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_journal, 7);
 

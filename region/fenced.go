@@ -1,0 +1,57 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+)
+
+// giveWay stops a process whose data directory was copied, and whose copy is in service. It is journaled: a supervisor
+// that starts both again and again would let the two sell the same serials in turns.
+func (n *Node) giveWay(ctx context.Context, cause error) error {
+	n.gate.close()
+	err := n.append(ctx, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Superseded{Superseded: &regionv1.Superseded{BootId: n.bootID}}})
+	if err != nil {
+		err = fmt.Errorf("journaling that another process took over: %w", err)
+	}
+	return n.lastWords(ctx, errors.Join(fmt.Errorf("%w: %w", ErrSuperseded, cause), err))
+}
+
+// lastWords keeps a node that is fenced for good from selling, and gives the verifier the time to take what it sold
+// before: those receipts are as good as any until their leases are closed. It returns why.
+func (n *Node) lastWords(ctx context.Context, why error) error {
+	n.gate.close()
+	n.log.Error("the node is fenced and must stop", "error", why, "journal_lag", n.till.lag())
+	patience := time.NewTimer(n.cfg.DrainTimeout)
+	defer patience.Stop()
+	select {
+	case <-n.gate.idle(): // who is inside may still redeem
+	case <-patience.C:
+		return why
+	case <-ctx.Done():
+		return why
+	}
+	for n.till.lag() > 0 {
+		select {
+		case <-n.pokeDrained:
+		case <-patience.C:
+			n.log.Warn("stopped before everything was forwarded; another start goes on", "journal_lag", n.till.lag())
+			return why
+		case <-ctx.Done():
+			return why
+		}
+	}
+	return why
+}
+
+// journalID names the journal to the verifier, which remembers by it how far it has read. A journal that a copy went on
+// with has sequences of its own from then on: it is read from its beginning.
+func (n *Node) journalID() string {
+	if n.superseded != "" {
+		return n.deps.Identity.DiskID + "/" + n.superseded
+	}
+	return n.deps.Identity.DiskID
+}
