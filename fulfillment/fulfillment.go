@@ -151,6 +151,14 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 // store is broken and the process must stop. Call it once.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.stop.Do(func() { close(s.stopping) })
+	if s.store.Shared() {
+		var loops sync.WaitGroup
+		defer loops.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		loops.Go(func() { s.follow(ctx) })
+		return s.deliver(ctx)
+	}
 	return s.deliver(ctx)
 }
 

@@ -2,7 +2,6 @@ package fulfillment
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strconv"
@@ -109,9 +108,9 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return rpcerr.New(codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_EXCEEDED, "The deadline ended before an answer.")
 	case ctx.Err() != nil:
 		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")
-	case errors.Is(err, sqldb.ErrBroken), errors.Is(err, sql.ErrConnDone):
-		s.log.ErrorContext(ctx, "the store cannot be written", "error", err)
-		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The store cannot be written; nothing was promised.")
+	case sqldb.IsUnavailable(err):
+		s.log.ErrorContext(ctx, "the store cannot be used", "error", err)
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The store cannot be used now; nothing was promised.")
 	default:
 		s.log.ErrorContext(ctx, "a call failed", "error", err)
 		return rpcerr.New(codes.Internal, errorsv1.Reason_REASON_INTERNAL, "Fulfillment failed; its log says why.")

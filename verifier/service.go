@@ -66,9 +66,9 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt or token.")
 	case errors.Is(err, store.ErrConflict):
 		return rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_CONFLICT, "The purchase changed at the same time.")
-	case errors.Is(err, sqldb.ErrBroken):
-		s.deps.Log.Error("the store is broken", "method", method, "error", err)
-		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The verifier's store cannot be written.")
+	case sqldb.IsUnavailable(err):
+		s.deps.Log.Error("the store cannot be used", "method", method, "error", err)
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The verifier's store cannot be used now.")
 	case rpcerr.Reason(err) != errorsv1.Reason_REASON_UNSPECIFIED: // what an interceptor said of a stream's message
 		return err
 	case status.Code(err) != codes.Unknown: // the stream broke: nobody is there to read this

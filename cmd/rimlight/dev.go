@@ -17,15 +17,16 @@ import (
 
 type devCmd struct {
 	tlsFlags
-	Listen   string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
-	Data     string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
-	Regions  []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
-	Routers  []string `help:"Where routers stand." default:"europe-west1,us-west1,asia-south1"`
-	Centre   string   `help:"Where verifier and fulfillment stand." default:"us-central1"`
-	RTT      string   `name:"rtt" help:"Another matrix of round-trip times, in the CSV form of internal/wan." placeholder:"FILE"`
-	Viewers  int      `help:"Synthetic viewers per minute; 0 is quiet." default:"60"`
-	Split    bool     `help:"Run each region's node as a process of its own and print its pid, so that it can be killed."`
-	LogLevel string   `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"warn"`
+	Listen  string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
+	Data    string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
+	Regions []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
+	Routers []string `help:"Where routers stand." default:"europe-west1,us-west1,asia-south1"`
+	Centre  string   `help:"Where verifier and fulfillment stand." default:"us-central1"`
+	RTT     string   `name:"rtt" help:"Another matrix of round-trip times, in the CSV form of internal/wan." placeholder:"FILE"`
+	Viewers int      `help:"Synthetic viewers per minute; 0 is quiet." default:"60"`
+	Split   bool     `help:"Run each region's node as a process of its own and print its pid, so that it can be killed."`
+	databaseFlags
+	LogLevel string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"warn"`
 }
 
 // readyWithin bounds the start. It is far above the second or two that it takes, so only something broken meets it.
@@ -45,7 +46,7 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	cfg := cluster.Config{
 		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
-		Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
+		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
 	}
 	if err := cfg.Validate(); err != nil {
 		return usageError{err.Error()}

@@ -14,12 +14,12 @@ import (
 
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sqldb"
 )
 
 // serviceFlags are what every service of a real deployment takes.
 type serviceFlags struct {
 	Listen       string `help:"Where RPCs are served." required:"" placeholder:"ADDR"`
-	Data         string `help:"Where the state is kept." required:"" placeholder:"DIR"`
 	Tokens       string `help:"Role tokens file (JSON), the same for all services; made at the first start." required:"" placeholder:"FILE"`
 	TrustNetwork bool   `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection   bool   `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
@@ -32,7 +32,7 @@ func (f *serviceFlags) common(s *streams) (process.Common, error) {
 		return process.Common{}, err
 	}
 	return process.Common{
-		Listen: f.Listen, DataDir: f.Data, Tokens: tokens, TrustNetwork: f.TrustNetwork, Reflection: f.Reflection, Version: version,
+		Listen: f.Listen, Tokens: tokens, TrustNetwork: f.TrustNetwork, Reflection: f.Reflection, Version: version,
 		Log: newLog(s, f.LogLevel), Metrics: prometheus.NewRegistry(),
 	}, nil
 }
@@ -66,7 +66,33 @@ func (f *gossipFlags) gossip() (process.Gossip, error) {
 	return g, nil
 }
 
-type fulfillmentCmd struct{ serviceFlags }
+// databaseFlags say where a central service keeps its state, other than in files.
+type databaseFlags struct {
+	Database      string `help:"Keep the state in this PostgreSQL database, which replicas share: postgres://USER@HOST/NAME. Other users see a password in the command line: give it in RIMLIGHT_DATABASE or PGPASSFILE." placeholder:"URL"`
+	DatabaseConns int    `help:"The most connections to it." default:"16"`
+}
+
+func (f *databaseFlags) postgres() sqldb.PostgresConfig {
+	return sqldb.PostgresConfig{URL: f.Database, MaxConns: f.DatabaseConns}
+}
+
+// centralFlags are serviceFlags of a service that a database can do without a directory for.
+type centralFlags struct {
+	serviceFlags
+	Data string `help:"Where the state is kept, unless --database says otherwise." placeholder:"DIR"`
+	databaseFlags
+}
+
+func (f *centralFlags) common(s *streams) (process.Common, error) {
+	if (f.Data == "") == (f.Database == "") {
+		return process.Common{}, usageError{"--data DIR or --database URL says where the state is kept: give one of them"}
+	}
+	common, err := f.serviceFlags.common(s)
+	common.DataDir, common.Database = f.Data, f.postgres()
+	return common, err
+}
+
+type fulfillmentCmd struct{ centralFlags }
 
 func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
 	common, err := c.common(s)
@@ -81,8 +107,8 @@ func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type verifierCmd struct {
-	serviceFlags
-	Fulfillment    string        `help:"Fulfillment's address." required:"" placeholder:"ADDR"`
+	centralFlags
+	Fulfillment    string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
 	Profile        string        `help:"dev, or production, which refuses the test payment provider." enum:"dev,production" default:"dev"`
 	PaymentLatency time.Duration `help:"TEST: how long the test payment provider takes for each answer." default:"0s"`
 }
@@ -103,12 +129,13 @@ func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
 
 type regionCmd struct {
 	serviceFlags
+	Data string `help:"Where the state is kept." required:"" placeholder:"DIR"`
 	gossipFlags
 	Name        string        `help:"The region's name." required:""`
 	NodeID      string        `name:"node-id" help:"With an empty --data: come back as this node, which lost its disk. What the lost disk held is put aside." placeholder:"UUID"`
 	Zones       []string      `help:"Residency zones that it is in, for example eu."`
-	Fulfillment string        `help:"Fulfillment's address." required:"" placeholder:"ADDR"`
-	Verifier    string        `help:"The verifier's address." required:"" placeholder:"ADDR"`
+	Fulfillment string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
+	Verifier    string        `help:"The verifier's address, or addresses." required:"" placeholder:"ADDR"`
 	Advertise   string        `help:"Where routers reach it, when that is not --listen." placeholder:"ADDR"`
 	EmulateRTT  time.Duration `name:"emulate-rtt" help:"Delay connections to the centre by this round trip; for one machine that plays many."`
 }
@@ -118,6 +145,7 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	common.DataDir = c.Data
 	ring, err := c.gossip()
 	if err != nil {
 		return err
@@ -144,8 +172,8 @@ type routerCmd struct {
 	Name           string            `help:"The router's name; default: the host's." placeholder:"NAME"`
 	Regions        map[string]string `name:"region" help:"A region's node without gossip; repeatable." placeholder:"NAME=ADDR"`
 	ForwardService []string          `help:"Forward this service too, as it is; repeatable." placeholder:"FULL.NAME"`
-	Fulfillment    string            `help:"Fulfillment's address, for the operator port." placeholder:"ADDR"`
-	Verifier       string            `help:"The verifier's address, for the operator port." placeholder:"ADDR"`
+	Fulfillment    string            `help:"Fulfillment's address, or addresses separated by commas, for the operator port." placeholder:"ADDR"`
+	Verifier       string            `help:"The verifier's address, or addresses, for the operator port." placeholder:"ADDR"`
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection     bool              `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`

@@ -19,7 +19,7 @@ import (
 func (s *Store) ChangeDrop(ctx context.Context, req *fulfillmentv1.ChangeDropRequest, id ID, role string, now time.Time,
 	change func(catalog.Schedule) (catalog.Schedule, error)) (before, after Drop, err error) {
 	err = s.db.Write(ctx, func(tx *sql.Tx) error {
-		if before, err = getDrop(ctx, tx, id); err != nil {
+		if before, err = getDropHeld(ctx, tx, id, s.db.ForUpdate()); err != nil {
 			return err
 		}
 		after = before

@@ -136,8 +136,11 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func getDrop(ctx context.Context, q querier, id ID) (Drop, error) {
-	d, err := scanDrop(q.QueryRowContext(ctx, `SELECT `+dropColumns+` FROM drops WHERE drop_id = $1`, id[:]))
+func getDrop(ctx context.Context, q querier, id ID) (Drop, error) { return getDropHeld(ctx, q, id, "") }
+
+// getDropHeld reads a drop that stays as it is until the transaction ends; hold is sqldb's ForUpdate or ForShare.
+func getDropHeld(ctx context.Context, q querier, id ID, hold string) (Drop, error) {
+	d, err := scanDrop(q.QueryRowContext(ctx, `SELECT `+dropColumns+` FROM drops WHERE drop_id = $1`+hold, id[:]))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Drop{}, &DropNotFoundError{id}
 	}
@@ -255,7 +258,7 @@ func (s *Store) SettleDrop(ctx context.Context, id ID, now time.Time) (Drop, err
 	var d Drop
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
 		var err error
-		if d, err = getDrop(ctx, tx, id); err != nil || d.Settled {
+		if d, err = getDropHeld(ctx, tx, id, s.db.ForUpdate()); err != nil || d.Settled {
 			return err
 		}
 		levels, err := levels(ctx, tx, []ID{id})

@@ -57,7 +57,7 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 			g = *before
 			return nil
 		}
-		d, err := getDrop(ctx, tx, req.DropID)
+		d, err := getDropHeld(ctx, tx, req.DropID, s.db.ForShare()) // a drop settles before this or after it
 		if err != nil {
 			return err
 		}
@@ -119,9 +119,11 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 		if g.Lease, err = s.lend(ctx, tx, req, leaseID, size, now); err != nil {
 			return Grant{}, err
 		}
-		lease = leaseID[:]
 	} else {
 		g.SoldOut = !anyLeased
+	}
+	if g.Lease != nil {
+		lease = leaseID[:]
 	}
 	soldOut := 0
 	if g.SoldOut {
@@ -132,7 +134,7 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 	return g, err
 }
 
-// lend takes the lowest free serials, or those that no other grant is taking.
+// lend takes the lowest free serials that no other grant is taking; nil if that leaves none.
 func (s *Store) lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID ID, size int, now time.Time) (*fulfillmentv1.Lease, error) {
 	rows, err := tx.QueryContext(ctx, `WITH lowest AS MATERIALIZED
 			(SELECT serial FROM units WHERE drop_id = $3 AND state = $4 ORDER BY serial LIMIT CAST($5 AS BIGINT)`+s.db.SkipLocked()+`)
@@ -141,6 +143,9 @@ func (s *Store) lend(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID 
 	serials, err := collect(rows, err, func(rows *sql.Rows) (n uint32, err error) { return n, rows.Scan(&n) })
 	if err != nil {
 		return nil, fmt.Errorf("taking free units: %w", err)
+	}
+	if len(serials) == 0 {
+		return nil, nil
 	}
 	slices.Sort(serials) // RETURNING promises no order
 	l := &fulfillmentv1.Lease{

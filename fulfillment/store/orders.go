@@ -73,6 +73,9 @@ func (s *Store) PlaceOrders(ctx context.Context, placed []Order, now time.Time) 
 			if missing := (*OrderNotFoundError)(nil); !errors.As(err, &missing) {
 				return err
 			}
+			if err := s.hold(ctx, tx, o.DropID, o.Serial); err != nil {
+				return fmt.Errorf("order %v: %w", o.ID, err)
+			}
 			if err := placeOrder(ctx, tx, o, now); err != nil {
 				return fmt.Errorf("order %v: %w", o.ID, err)
 			}
@@ -166,7 +169,7 @@ func advance(ctx context.Context, tx *sql.Tx, id ID, now time.Time, step Step) (
 	if err != nil {
 		return Order{}, err
 	}
-	// Read and write are one transaction; the compare-and-set keeps that true on an engine with several writers.
+	// Where transactions run side by side, whoever was faster fences this step.
 	n, err := affected(tx.ExecContext(ctx, `UPDATE orders SET state = $1, worker = $2, attempt = $3, until_us = $4, state_time_us = $5, licence_key = $6
 		WHERE order_id = $7 AND state = $8 AND attempt = $9 AND worker = $10`,
 		next.State, next.Worker, next.Attempt, next.Until.UnixMicro(), now.UnixMicro(), key, id[:], o.State, o.Attempt, o.Worker))

@@ -64,6 +64,9 @@ type Store struct{ db *sqldb.DB }
 // New wraps a migrated database.
 func New(db *sqldb.DB) *Store { return &Store{db: db} }
 
+// Shared tells that other replicas may change the store.
+func (s *Store) Shared() bool { return !s.db.Alone() }
+
 // The sequences of the table counters.
 const (
 	catalogRevision = "catalog_revision"

@@ -47,7 +47,7 @@ func (s *Store) Settle(ctx context.Context, claims []Claim) ([]Verdict, error) {
 	var verdicts []Verdict
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
 		verdicts = make([]Verdict, 0, len(claims))
-		st, err := prepareSettle(ctx, tx)
+		st, err := prepareSettle(ctx, tx, s.db.ForUpdate())
 		if err != nil {
 			return err
 		}
@@ -70,13 +70,13 @@ func (s *Store) Settle(ctx context.Context, claims []Claim) ([]Verdict, error) {
 // settler holds the statements of one batch: preparing them once is a third of the batch's time.
 type settler struct{ unit, barred, sell, lease *sql.Stmt }
 
-func prepareSettle(ctx context.Context, tx *sql.Tx) (*settler, error) {
+func prepareSettle(ctx context.Context, tx *sql.Tx, forUpdate string) (*settler, error) {
 	st := &settler{}
 	for _, p := range []struct {
 		to   **sql.Stmt
 		text string
 	}{
-		{&st.unit, `SELECT state, lease_id, token_id FROM units WHERE drop_id = $1 AND serial = $2`},
+		{&st.unit, `SELECT state, lease_id, token_id FROM units WHERE drop_id = $1 AND serial = $2` + forUpdate},
 		// K is barred from another unit while it has one and after it gave one back, and from this one after its release.
 		{&st.barred, `SELECT EXISTS (SELECT 1 FROM units WHERE token_id = $1) OR EXISTS (SELECT 1 FROM releases
 			WHERE token_id = $1 AND (was_sold <> 0 OR drop_id = $2 AND serial = $3 AND lease_id = $4))`},
@@ -147,6 +147,9 @@ func (s *Store) Release(ctx context.Context, claims []Claim, now time.Time) (fre
 	err = s.db.Write(ctx, func(tx *sql.Tx) error {
 		freed = 0
 		for _, c := range claims {
+			if err := s.hold(ctx, tx, c.DropID, c.Serial); err != nil {
+				return err
+			}
 			n, err := release(ctx, tx, c, now)
 			if err != nil {
 				return fmt.Errorf("unit %d of drop %v: %w", c.Serial, c.DropID, err)
@@ -159,6 +162,16 @@ func (s *Store) Release(ctx context.Context, claims []Claim, now time.Time) (fre
 		return 0, fmt.Errorf("releasing units: %w", err)
 	}
 	return freed, nil
+}
+
+// hold keeps a unit as it is until the transaction ends, where others could change it meanwhile: a Settle between the
+// steps of a Release would leave a unit sold that was released.
+func (s *Store) hold(ctx context.Context, tx *sql.Tx, drop ID, serial uint32) error {
+	if s.db.ForUpdate() == "" {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `SELECT 1 FROM units WHERE drop_id = $1 AND serial = $2`+s.db.ForUpdate(), drop[:], serial)
+	return err
 }
 
 func release(ctx context.Context, tx *sql.Tx, c Claim, now time.Time) (int, error) {

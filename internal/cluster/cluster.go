@@ -33,6 +33,7 @@ import (
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/viewers"
 	"github.com/rimlight/rimlight/internal/wan"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	TLS *tls.Config
 	// DataDir keeps all state.
 	DataDir string
+	// Database, if it has a URL, keeps the state of verifier and fulfillment instead.
+	Database sqldb.PostgresConfig
 	// Regions and Routers are names in the matrix; Centre is where verifier and fulfillment stand.
 	Regions, Routers []string
 	Centre           string
@@ -102,13 +105,13 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.Tokens, err = auth.LoadOrCreate(filepath.Join(cfg.DataDir, "tokens.json")); err != nil {
 		return c, err
 	}
-	fulfillment, err := process.StartFulfillment(ctx, c.common("fulfillment"))
+	fulfillment, err := process.StartFulfillment(ctx, c.central("fulfillment"))
 	if err != nil {
 		return c, fmt.Errorf("starting fulfillment: %w", err)
 	}
 	c.fulfillment = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
 	verifier, err := process.StartVerifier(ctx, process.Verifier{
-		Common: c.common("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",
+		Common: c.central("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",
 	})
 	if err != nil {
 		return c, fmt.Errorf("starting the verifier: %w", err)
@@ -168,6 +171,13 @@ func (c *Cluster) common(name string) process.Common {
 		Listen: "127.0.0.1:0", DataDir: filepath.Join(c.cfg.DataDir, name), Tokens: c.Tokens,
 		Reflection: true, Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(),
 	}
+}
+
+// central is common for the services that may keep their state in a database.
+func (c *Cluster) central(name string) process.Common {
+	common := c.common(name)
+	common.Database = c.cfg.Database
+	return common
 }
 
 // dialer delays connections between two places of the matrix; nil where there is no delay.

@@ -3,9 +3,6 @@ package process
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment"
@@ -14,7 +11,7 @@ import (
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
-// StartFulfillment opens fulfillment on DataDir/fulfillment.db.
+// StartFulfillment opens fulfillment on DataDir/fulfillment.db, or on Database.
 func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 	p := &Process{}
 	defer func() {
@@ -22,10 +19,7 @@ func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the data directory: %w", err)
-	}
-	db, err := p.openStore(ctx, c, filepath.Join(c.DataDir, "fulfillment.db"), fulfillment.Migrate)
+	db, err := p.openStore(ctx, c, "fulfillment", fulfillment.Migrate)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +44,7 @@ func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 // Verifier is what the verifier needs beyond Common.
 type Verifier struct {
 	Common
-	// Fulfillment is its address.
+	// Fulfillment is its address; several, of replicas, are separated by commas.
 	Fulfillment string
 	// Dial opens the connections; nil: TCP.
 	Dial Dialer
@@ -60,7 +54,8 @@ type Verifier struct {
 	PaymentLatency time.Duration
 }
 
-// StartVerifier opens the verifier on DataDir/verifier.db, with the test payment provider on DataDir/testpsp.db.
+// StartVerifier opens the verifier on DataDir/verifier.db, with the test payment provider on DataDir/testpsp.db, or both
+// on Database.
 func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 	p := &Process{}
 	defer func() {
@@ -68,14 +63,11 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the data directory: %w", err)
-	}
-	db, err := p.openStore(ctx, c.Common, filepath.Join(c.DataDir, "verifier.db"), verifier.Migrate)
+	db, err := p.openStore(ctx, c.Common, "verifier", verifier.Migrate)
 	if err != nil {
 		return nil, err
 	}
-	pspDB, err := p.openStore(ctx, c.Common, filepath.Join(c.DataDir, "testpsp.db"), testpsp.Migrate)
+	pspDB, err := p.openStore(ctx, c.Common, "testpsp", testpsp.Migrate)
 	if err != nil {
 		return nil, err
 	}

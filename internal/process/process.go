@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -33,6 +34,9 @@ type Common struct {
 	Listen string
 	// DataDir keeps the state; it is made if it does not exist.
 	DataDir string
+	// Database is where a central service keeps its state instead, when it has a URL; each store takes the schema of its
+	// own name. Replicas of a service are given the same one.
+	Database sqldb.PostgresConfig
 	// Tokens are the deployment's role tokens.
 	Tokens auth.Tokens
 	// TrustNetwork lets the service token travel in plaintext to other hosts: a network that only the platform uses.
@@ -113,10 +117,25 @@ func (p *Process) dial(c Common, addr string, dialer Dialer) (*grpc.ClientConn, 
 	return conn, nil
 }
 
-// openStore opens and migrates a store, which is this process's alone: SQLite itself would let a second one in, and each
-// would drive the same jobs. A store that breaks ends the process at once: going on after a failed fsync
-// would build on pages that may not be there.
-func (p *Process) openStore(ctx context.Context, c Common, path string, migrate func(context.Context, *sqldb.DB) error) (*sqldb.DB, error) {
+// openStore opens and migrates a store of a central service: a schema of the deployment's PostgreSQL database, which
+// replicas share, or a file in the data directory. A file is this process's alone: SQLite itself would let a second one
+// in, and each would drive the same jobs. A file that breaks ends the process at once: going on after a failed fsync would
+// build on pages that may not be there.
+func (p *Process) openStore(ctx context.Context, c Common, name string, migrate func(context.Context, *sqldb.DB) error) (*sqldb.DB, error) {
+	if c.Database.URL != "" {
+		cfg := c.Database
+		cfg.Schema = name
+		db, err := sqldb.OpenPostgres(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		p.onClose(db.Close)
+		return db, migrate(ctx, db)
+	}
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	path := filepath.Join(c.DataDir, name+".db")
 	lock, err := filelock.Acquire(path + ".lock")
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ type Region struct {
 	Zones []string
 	// NodeID is who an empty data directory's node is; empty: a new node. See journal.Options.
 	NodeID string
-	// Fulfillment and Verifier are addresses.
+	// Fulfillment and Verifier are addresses; several, of replicas, are separated by commas.
 	Fulfillment, Verifier string
 	// Advertise is where routers reach the node; empty: where it listens.
 	Advertise string

@@ -38,7 +38,8 @@ type Router struct {
 	Regions map[string]string
 	// ForwardServices are full names of further services that the regions' backends serve.
 	ForwardServices []string
-	// Fulfillment and Verifier are addresses, for the operator port; may be empty.
+	// Fulfillment and Verifier are addresses, for the operator port; several, of replicas, are separated by commas; may be
+	// empty.
 	Fulfillment, Verifier string
 	// MaxRecvBytes is the longest message taken; 0: 4 MiB from backends, 16 KiB from viewers.
 	MaxRecvBytes int

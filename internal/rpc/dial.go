@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 )
 
 // DialConfig is how to reach a server. The zero value is a plaintext connection without a token.
@@ -52,8 +54,9 @@ const (
 	streamWindow, connWindow = 256 << 10, 1 << 20
 )
 
-// Dial makes a client connection; it connects when first used. It does not retry: the router decides about retries.
-// Close it when done.
+// Dial makes a client connection; it connects when first used. Several addresses, separated by commas, are replicas of
+// one service: calls take turns over those that are connected, and a stream stays where it began. It does not retry: the
+// router decides about retries. Close it when done.
 func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if cfg.TLS != nil {
@@ -81,23 +84,46 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 	if cfg.MaxRecvBytes > 0 {
 		options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxRecvBytes)))
 	}
-	if cfg.Dialer != nil {
-		options = append(options, grpc.WithContextDialer(cfg.Dialer))
-		if !strings.Contains(target, ":///") {
-			target = "passthrough:///" + target
-		}
-	}
+	replicas := strings.Split(target, ",")
 	if cfg.Token != "" {
-		if cfg.TLS == nil && !cfg.TrustNetwork && !loopback(target) {
-			return nil, fmt.Errorf("dialling %s: %w", target, ErrPlaintextToken)
+		for _, replica := range replicas {
+			if cfg.TLS == nil && !cfg.TrustNetwork && !loopback(replica) {
+				return nil, fmt.Errorf("dialling %s: %w", replica, ErrPlaintextToken)
+			}
 		}
 		options = append(options, grpc.WithPerRPCCredentials(bearer{token: cfg.Token, secure: cfg.TLS != nil}))
+	}
+	if cfg.Dialer != nil {
+		options = append(options, grpc.WithContextDialer(cfg.Dialer))
+	}
+	switch {
+	case len(replicas) > 1:
+		options = append(options, takingTurns(replicas)...)
+		target = replicaScheme + ":///" + target
+	case cfg.Dialer != nil && !strings.Contains(target, ":///"):
+		target = "passthrough:///" + target
 	}
 	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", target, err)
 	}
 	return conn, nil
+}
+
+const replicaScheme = "replicas"
+
+// takingTurns spreads calls over addresses that do not change.
+func takingTurns(addresses []string) []grpc.DialOption {
+	static := manual.NewBuilderWithScheme(replicaScheme)
+	var state resolver.State
+	for _, a := range addresses {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: strings.TrimSpace(a)})
+	}
+	static.InitialState(state)
+	return []grpc.DialOption{
+		grpc.WithResolvers(static),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
+	}
 }
 
 func defaultTimeout(timeout time.Duration) grpc.UnaryClientInterceptor {
@@ -130,6 +156,7 @@ func (b bearer) RequireTransportSecurity() bool { return b.secure }
 
 // loopback tells whether a target stays on this machine.
 func loopback(target string) bool {
+	target = strings.TrimSpace(target)
 	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") {
 		return true
 	}

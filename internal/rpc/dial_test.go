@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
@@ -38,6 +41,8 @@ func TestATokenStaysOnThisMachineInPlaintext(t *testing.T) {
 		{"verifier.example:1", false, false},
 		{"dns:///127.0.0.1.example:1", false, false},
 		{"10.0.0.1:1", true, true},
+		{"127.0.0.1:1,127.0.0.1:2", false, true},
+		{"127.0.0.1:1, 10.0.0.1:1", false, false},
 	} {
 		conn, err := rpc.Dial(tc.target, rpc.DialConfig{Token: "secret-canary", TrustNetwork: tc.trust})
 		if (err == nil) != tc.ok || err != nil && !errors.Is(err, rpc.ErrPlaintextToken) {
@@ -303,5 +308,52 @@ func BenchmarkUnaryEcho(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Calls take turns over replicas, and go on with those that are left when one dies.
+func TestReplicasTakeTurns(t *testing.T) {
+	var addrs []string
+	var servers []*grpc.Server
+	calls := make([]atomic.Int64, 2)
+	for i := range calls {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			calls[i].Add(1)
+			return handle(ctx, req)
+		}))
+		healthpb.RegisterHealthServer(server, health.NewServer())
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(lis) }()
+		t.Cleanup(func() {
+			server.Stop()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		addrs, servers = append(addrs, lis.Addr().String()), append(servers, server)
+	}
+	client := healthpb.NewHealthClient(dial(t, strings.Join(addrs, ","), rpc.DialConfig{}))
+	call := func() error {
+		_, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{})
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); calls[0].Load() == 0 || calls[1].Load() == 0; { // the second connects a little later
+		if err := call(); err != nil || time.Now().After(deadline) {
+			t.Fatalf("one of two replicas got no call: %v", err)
+		}
+	}
+	servers[0].Stop()
+	lost := 0
+	for inRow := 0; inRow < 10; inRow++ {
+		if err := call(); err != nil {
+			inRow = 0
+			if lost++; lost > 3 { // what was on its way; the connection's end is news that travels
+				t.Fatalf("with one replica left: %v", err)
+			}
+		}
 	}
 }

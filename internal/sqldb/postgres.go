@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
@@ -98,7 +99,7 @@ func OpenPostgres(ctx context.Context, c PostgresConfig) (*DB, error) {
 	} {
 		cc.RuntimeParams[name] = value
 	}
-	pool := stdlib.OpenDB(*cc)
+	pool := stdlib.OpenDB(*cc, stdlib.OptionAfterConnect(boolsAreIntegers))
 	pool.SetMaxOpenConns(c.MaxConns)
 	pool.SetMaxIdleConns(c.MaxConns)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -111,8 +112,36 @@ func OpenPostgres(ctx context.Context, c PostgresConfig) (*DB, error) {
 			cc.RuntimeParams["statement_timeout"] = "0"
 			return stdlib.OpenDB(*cc)
 		},
-		forUpdate: " FOR UPDATE", skipLocked: " FOR UPDATE SKIP LOCKED",
+		forUpdate: " FOR UPDATE", forShare: " FOR SHARE", skipLocked: " FOR UPDATE SKIP LOCKED",
 	}}, nil
+}
+
+// boolsAreIntegers lets a Go bool be the parameter for an INTEGER, as SQLite does.
+func boolsAreIntegers(_ context.Context, conn *pgx.Conn) error {
+	m := conn.TypeMap()
+	m.TryWrapEncodePlanFuncs = append(m.TryWrapEncodePlanFuncs, func(value any) (pgtype.WrappedEncodePlanNextSetter, any, bool) {
+		b, ok := value.(bool)
+		return &boolPlan{}, oneOrZero(b), ok
+	})
+	return nil
+}
+
+// boolPlan encodes a bool by the plan for an integer.
+type boolPlan struct{ next pgtype.EncodePlan }
+
+// SetNext implements pgtype.WrappedEncodePlanNextSetter.
+func (p *boolPlan) SetNext(next pgtype.EncodePlan) { p.next = next }
+
+// Encode implements pgtype.EncodePlan.
+func (p *boolPlan) Encode(value any, buf []byte) ([]byte, error) {
+	return p.next.Encode(oneOrZero(value.(bool)), buf) // the plan was made for a bool
+}
+
+func oneOrZero(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

@@ -90,6 +90,24 @@ func TestBlobsComeBackAsTheyWere(t *testing.T) {
 	})
 }
 
+// A boolean is an INTEGER, and in Go a bool.
+func TestBooleansAreIntegers(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		for _, want := range []bool{true, false} {
+			if err := db.Write(t.Context(), func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(t.Context(), "UPDATE counter SET n = $1 WHERE n IN (0, 1)", want)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			var got bool
+			if err := db.Read().QueryRowContext(t.Context(), "SELECT n FROM counter WHERE n = $1", want).Scan(&got); err != nil || got != want {
+				t.Errorf("got %v, %v, want %v", got, err, want)
+			}
+		}
+	})
+}
+
 // Two transactions look for a row, find none and insert it. On SQLite they come one after the other; on PostgreSQL one of
 // them violates the key, runs again, and finds it.
 func TestARowThatTwoInsertAtOnceIsFoundByOneOfThem(t *testing.T) {

@@ -38,11 +38,12 @@ const writeTries = 10
 
 // dialect is what the engines do not have in common.
 type dialect struct {
-	goose                 goose.Dialect
-	migrations            func(fs.FS) fs.FS // translates them; nil: they are this engine's already
-	unbounded             func() *sql.DB    // connections for migrations, which take the time they need; nil: the writer
-	forUpdate, skipLocked string
-	alone                 bool // one writer at a time, of one process
+	goose      goose.Dialect
+	migrations func(fs.FS) fs.FS // translates them; nil: they are this engine's already
+	unbounded  func() *sql.DB    // connections for migrations, which take the time they need; nil: the writer
+	// What ends a SELECT, to hold its rows or to leave out those that others hold; empty where there is one writer.
+	forUpdate, forShare, skipLocked string
+	alone                           bool // one writer at a time, of one process
 }
 
 // DB is one store.
@@ -70,6 +71,9 @@ func (db *DB) Close() error {
 
 // ForUpdate ends a SELECT whose rows must not change before the transaction ends.
 func (db *DB) ForUpdate() string { return db.forUpdate }
+
+// ForShare is ForUpdate for rows that many transactions hold at the same time, none of them to change them.
+func (db *DB) ForShare() string { return db.forShare }
 
 // SkipLocked ends a SELECT that picks rows to take, whichever: those that another transaction holds are left out. Put the
 // SELECT into a CTE that is AS MATERIALIZED: PostgreSQL may run a subquery with a LIMIT more than once, and take more.

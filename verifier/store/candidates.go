@@ -35,13 +35,9 @@ type Candidate struct {
 
 // InsertCandidate stores a redemption.
 func (tx *Tx) InsertCandidate(ctx context.Context, c *Candidate) error {
-	settled := 0
-	if c.Settled {
-		settled = 1
-	}
 	_, err := tx.exec(ctx, "storing a redemption", `INSERT INTO candidates (token_id, node_id, serial, lease_id, arrival, state, settled, receipt)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) `,
-		c.TokenID, c.NodeID, c.Serial, c.LeaseID, c.Arrival, c.State, settled, c.Receipt)
+		c.TokenID, c.NodeID, c.Serial, c.LeaseID, c.Arrival, c.State, c.Settled, c.Receipt)
 	return err
 }
 

@@ -81,7 +81,7 @@ func Migrate(ctx context.Context, db *sqldb.DB) error {
 	return db.Migrate(ctx, dir)
 }
 
-// New uses a migrated database that nobody else writes to.
+// New uses a migrated database. Providers in several processes may share one.
 func New(db *sqldb.DB, cfg Config) (*Provider, error) {
 	if db == nil || cfg.Now == nil || cfg.Random == nil || cfg.Latency < 0 {
 		return nil, errors.New("testpsp: needs a database, Now, Random and a latency that is not negative")
@@ -92,7 +92,7 @@ func New(db *sqldb.DB, cfg Config) (*Provider, error) {
 // CreateIntent implements payment.Provider.
 func (p *Provider) CreateIntent(ctx context.Context, key string, r payment.Request) (payment.Intent, error) {
 	return p.call(ctx, "create", func(tx *sql.Tx) (*intent, error) {
-		in, err := find(ctx, tx, "idem_key", key)
+		in, err := find(ctx, tx, "idem_key", key, p.db.ForUpdate())
 		if err == nil {
 			if in.Request != r {
 				return nil, payment.ErrKeyReused
@@ -120,7 +120,7 @@ func (p *Provider) GetIntent(ctx context.Context, id string) (payment.Intent, er
 	if err := p.wait(ctx); err != nil {
 		return payment.Intent{}, err
 	}
-	in, err := find(ctx, p.db.Read(), "intent_id", id)
+	in, err := find(ctx, p.db.Read(), "intent_id", id, "")
 	if err != nil {
 		return payment.Intent{}, fmt.Errorf("testpsp: reading an intent: %w", err)
 	}
@@ -129,7 +129,7 @@ func (p *Provider) GetIntent(ctx context.Context, id string) (payment.Intent, er
 
 // Confirm implements payment.Provider.
 func (p *Provider) Confirm(ctx context.Context, id string) (payment.Intent, error) {
-	return p.call(ctx, "confirm", byID(ctx, id), func(tx *sql.Tx, in *intent) error {
+	return p.call(ctx, "confirm", p.byID(ctx, id), func(tx *sql.Tx, in *intent) error {
 		if in.State != payment.RequiresConfirmation {
 			return nil
 		}
@@ -160,7 +160,7 @@ func (p *Provider) Confirm(ctx context.Context, id string) (payment.Intent, erro
 
 // Capture implements payment.Provider.
 func (p *Provider) Capture(ctx context.Context, id string) (payment.Intent, error) {
-	return p.call(ctx, "capture", byID(ctx, id), func(tx *sql.Tx, in *intent) error {
+	return p.call(ctx, "capture", p.byID(ctx, id), func(tx *sql.Tx, in *intent) error {
 		if in.State != payment.Authorised {
 			return nil
 		}
@@ -175,7 +175,7 @@ func (p *Provider) Capture(ctx context.Context, id string) (payment.Intent, erro
 
 // Cancel implements payment.Provider.
 func (p *Provider) Cancel(ctx context.Context, id string) (payment.Intent, error) {
-	return p.call(ctx, "cancel", byID(ctx, id), func(tx *sql.Tx, in *intent) error {
+	return p.call(ctx, "cancel", p.byID(ctx, id), func(tx *sql.Tx, in *intent) error {
 		if in.State == payment.Succeeded || in.State == payment.Cancelled {
 			return nil
 		}
@@ -187,7 +187,7 @@ func (p *Provider) Cancel(ctx context.Context, id string) (payment.Intent, error
 // CompleteAction implements payment.TestCustomer. Repeating the same answer is no error.
 func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) (purchaseID string, err error) {
 	err = p.db.Write(ctx, func(tx *sql.Tx) error {
-		in, err := find(ctx, tx, "intent_id", id)
+		in, err := find(ctx, tx, "intent_id", id, p.db.ForUpdate())
 		if err != nil {
 			return fmt.Errorf("testpsp: completing an action: %w", err)
 		}
@@ -323,15 +323,15 @@ func (in *intent) save(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-func byID(ctx context.Context, id string) func(*sql.Tx) (*intent, error) {
-	return func(tx *sql.Tx) (*intent, error) { return find(ctx, tx, "intent_id", id) }
+func (p *Provider) byID(ctx context.Context, id string) func(*sql.Tx) (*intent, error) {
+	return func(tx *sql.Tx) (*intent, error) { return find(ctx, tx, "intent_id", id, p.db.ForUpdate()) }
 }
 
-// find reads an intent by a unique column.
-func find(ctx context.Context, q sqldb.Querier, column, value string) (*intent, error) {
+// find reads an intent by a unique column; lock ends the SELECT.
+func find(ctx context.Context, q sqldb.Querier, column, value, lock string) (*intent, error) {
 	in := &intent{}
 	err := q.QueryRowContext(ctx, `SELECT intent_id, idem_key, purchase_id, currency_code, minor_units, reference, state,
-		decline_code, decline_final FROM psp_intents WHERE `+column+` = $1`, value).Scan(&in.ID, &in.key, &in.PurchaseID,
+		decline_code, decline_final FROM psp_intents WHERE `+column+` = $1`+lock, value).Scan(&in.ID, &in.key, &in.PurchaseID,
 		&in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, payment.ErrNotFound

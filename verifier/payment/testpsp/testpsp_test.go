@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/payment/paymenttest"
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
@@ -16,15 +17,11 @@ import (
 
 func newProvider(t *testing.T, latency time.Duration) *testpsp.Provider {
 	t.Helper()
-	db, err := sqldb.OpenMemory(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	return providerOn(t, sqldbtest.Memory(t), latency)
+}
+
+func providerOn(t *testing.T, db *sqldb.DB, latency time.Duration) *testpsp.Provider {
+	t.Helper()
 	if err := testpsp.Migrate(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +33,15 @@ func newProvider(t *testing.T, latency time.Duration) *testpsp.Provider {
 }
 
 func TestConformance(t *testing.T) {
+	for name, open := range map[string]func(testing.TB) *sqldb.DB{"memory": sqldbtest.Memory, "postgres": sqldbtest.Postgres} {
+		t.Run(name, func(t *testing.T) { conforms(t, open) })
+	}
+}
+
+func conforms(t *testing.T, open func(testing.TB) *sqldb.DB) {
+	t.Helper()
 	paymenttest.Run(t, paymenttest.Harness{
-		New: func(t *testing.T) payment.Provider { return newProvider(t, 0) },
+		New: func(t *testing.T) payment.Provider { return providerOn(t, open(t), 0) },
 		Charges: func(t *testing.T, p payment.Provider, purchaseID string) int {
 			n, err := p.(*testpsp.Provider).Charges(t.Context(), purchaseID)
 			if err != nil {

@@ -1,0 +1,103 @@
+package fulfillment_test
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rimlight/rimlight/fulfillment"
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/pgtest"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
+)
+
+// The streams of one replica carry what another one changed, long before their proofs of life would.
+func TestReplicasHearOfEachOther(t *testing.T) {
+	db := ready(t, sqldbtest.Postgres(t), nil)
+	writer := start(t, db, fulfillment.Config{}, rand.Reader)
+	reader := start(t, db, fulfillment.Config{}, rand.Reader)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	stream, err := reader.catalog.WatchCatalog(ctx, &fulfillmentv1.WatchCatalogRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil { // the snapshot: there is nothing yet
+		t.Fatal(err)
+	}
+	id := writer.createDrop(10).GetDrop().GetDropId()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("the other replica's drop did not come: %v", err)
+		}
+		for _, d := range m.GetDrops() {
+			if d.GetDrop().GetDropId() == id {
+				return
+			}
+		}
+	}
+}
+
+// Nodes ask two replicas for the same stock at the same time: every unit is lent once, and none is left over.
+func TestReplicasLendEachUnitOnce(t *testing.T) {
+	db := ready(t, sqldbtest.Postgres(t), nil)
+	replicas := []*life{start(t, db, fulfillment.Config{}, rand.Reader), start(t, db, fulfillment.Config{}, rand.Reader)}
+	const units = 200
+	drop := replicas[0].createDrop(units).GetDrop().GetDropId()
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards lent
+	lent := map[uint32]int{}
+	for i := range 8 {
+		n := replicas[i%2].join()
+		wg.Go(func() {
+			for {
+				res := n.grant(drop, units)
+				if res.GetLease() == nil {
+					return
+				}
+				mu.Lock()
+				for _, serial := range res.GetLease().GetSerials() {
+					lent[serial]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	for serial, n := range lent {
+		if n != 1 {
+			t.Errorf("unit %d was lent %d times", serial, n)
+		}
+	}
+	if len(lent) != units {
+		t.Errorf("%d units were lent, want %d", len(lent), units)
+	}
+}
+
+func TestAStoreThatIsAwayIsSaid(t *testing.T) {
+	server := pgtest.Start(t)
+	db, err := sqldb.OpenPostgres(t.Context(), sqldb.PostgresConfig{URL: server.Database(t), Schema: "fulfillment"})
+	l := start(t, ready(t, db, err), fulfillment.Config{}, rand.Reader)
+	l.createDrop(10)
+	server.Kill(t)
+	_, readErr := l.catalog.ListDrops(t.Context(), &fulfillmentv1.ListDropsRequest{})
+	_, writeErr := l.catalog.CreateDrop(t.Context(), dropRequest(10))
+	for what, err := range map[string]error{"a read": readErr, "a change": writeErr} {
+		if status.Code(err) != codes.Unavailable || rpcerr.Reason(err) != errorsv1.Reason_REASON_STORE_UNAVAILABLE {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	server.Resume(t)
+	if _, err := l.catalog.CreateDrop(t.Context(), dropRequest(10)); err != nil {
+		t.Errorf("with the server back: %v", err)
+	}
+}
