@@ -101,6 +101,11 @@ generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the
 web: web/node_modules/.package-lock.json ## Rebuild web/dist, which the binary embeds (needs node).
 	cd web && node_modules/.bin/vite build --logLevel warn
 
+.PHONY: web-test
+web-test: build web/node_modules/.package-lock.json ## Test the SDK, its size, and standard clients in Chromium (needs node, chromium).
+	cd web && node size.mjs
+	node --test --test-concurrency 1 --test-timeout 180000 --test-reporter spec web/test/*.test.mjs
+
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 
 .PHONY: check-generate

@@ -1,5 +1,5 @@
 // Runs in the browser: one call by one official client, told as plain data.
-import type { DescMessage, DescMethod, JsonValue } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescMethodServerStreaming, DescMethodUnary, JsonValue } from "@bufbuild/protobuf";
 import { fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import { base64Decode } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError, type Transport } from "@connectrpc/connect";
@@ -52,6 +52,7 @@ function byGrpcWeb(c: Call): Promise<Answer> {
   const began = performance.now();
   return new Promise((resolve) => {
     const take = (bytes: unknown) => {
+      if (answer.messages.length === 0) window.begun++;
       answer.messages.push(toJson(method.output, fromBinary(method.output, bytes as Uint8Array)));
       answer.times.push(performance.now() - began);
     };
@@ -98,7 +99,8 @@ async function byConnect(c: Call): Promise<Answer> {
   const began = performance.now();
   const method: DescMethod = OfferService.method[c.method];
   try {
-    await (method.methodKind === "unary" ? one(transport) : many(transport));
+    if (method.methodKind === "unary") await one(transport, method as DescMethodUnary);
+    else await many(transport, method as DescMethodServerStreaming);
   } catch (thrown) {
     const error = ConnectError.from(thrown);
     answer.code = error.code;
@@ -110,20 +112,19 @@ async function byConnect(c: Call): Promise<Answer> {
   }
   return answer;
 
-  async function one(t: Transport) {
-    if (method.methodKind !== "unary") return;
-    const { message, header, trailer } = await t.unary(method, stop.signal, c.timeoutMs, undefined, fromJson(method.input, c.request));
+  async function one(t: Transport, unary: DescMethodUnary) {
+    const { message, header, trailer } = await t.unary(unary, stop.signal, c.timeoutMs, undefined, fromJson(method.input, c.request));
     answer.messages.push(toJson(method.output, message));
     answer.times.push(performance.now() - began);
     note(header, trailer);
   }
 
-  async function many(t: Transport) {
-    if (method.methodKind !== "server_streaming") return;
+  async function many(t: Transport, streaming: DescMethodServerStreaming) {
     const input = (async function* () { yield fromJson(method.input, c.request); })();
-    const { message, header, trailer } = await t.stream(method, stop.signal, c.timeoutMs, undefined, input);
+    const { message, header, trailer } = await t.stream(streaming, stop.signal, c.timeoutMs, undefined, input);
     note(header, trailer);
     for await (const m of message) {
+      if (answer.messages.length === 0) window.begun++;
       answer.messages.push(toJson(method.output, m));
       answer.times.push(performance.now() - began);
       if (c.cancelAfter === answer.messages.length) stop.abort();
@@ -178,6 +179,11 @@ function latin1(bytes: Uint8Array): string {
 }
 
 declare global {
-  interface Window { call: typeof call }
+  interface Window {
+    call: typeof call;
+    /** How many streams have brought a message. */
+    begun: number;
+  }
 }
 window.call = call;
+window.begun = 0;
