@@ -29,9 +29,9 @@ import (
 	"github.com/rimlight/rimlight/internal/wan"
 )
 
-// The cluster starts its nodes as this program: the test binary stands in for it.
+// Services that run as processes of their own are this program: the test binary stands in for it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "region" {
+	if len(os.Args) > 1 && slices.Contains([]string{"region", "verifier", "fulfillment"}, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())

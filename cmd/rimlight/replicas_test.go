@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/cluster"
+	"github.com/rimlight/rimlight/internal/pgtest"
+	"github.com/rimlight/rimlight/internal/process"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/viewers"
+)
+
+// replica is a central service's process.
+type replica struct {
+	cmd  *osexec.Cmd
+	addr string
+}
+
+// startReplica runs a central service as this program and waits until it listens.
+func startReplica(t *testing.T, args ...string) *replica {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := osexec.Command(self, append(args, "--listen", "127.0.0.1:0", "--log-level", "error")...)
+	errOut, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(errOut)
+	read := make(chan struct{})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may be dead already
+		<-read
+		_ = cmd.Wait() // killed
+	})
+	if !lines.Scan() {
+		close(read)
+		t.Fatalf("%v said nothing", args)
+	}
+	_, addr, ok := strings.Cut(lines.Text(), " listens on ")
+	go func() { // what it logs is not for the test's output, and must not fill the pipe
+		defer close(read)
+		for lines.Scan() {
+		}
+	}()
+	if !ok {
+		t.Fatalf("%v: %s", args, lines.Text())
+	}
+	return &replica{cmd, addr}
+}
+
+func (r *replica) kill(t *testing.T) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replicated is a platform with two replicas of each central service on one PostgreSQL database.
+type replicated struct {
+	platform
+	fulfillment, verifier [2]*replica
+}
+
+func startReplicated(t *testing.T, database string) *replicated {
+	t.Helper()
+	dir := t.TempDir()
+	tokenFile := filepath.Join(dir, "tokens.json")
+	tokens, err := auth.LoadOrCreate(tokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &replicated{}
+	common := []string{"--tokens", tokenFile, "--database", database, "--database-conns", "8"}
+	for i := range 2 {
+		p.fulfillment[i] = startReplica(t, append([]string{"fulfillment"}, common...)...)
+	}
+	fulfillment := p.fulfillment[0].addr + "," + p.fulfillment[1].addr
+	for i := range 2 {
+		p.verifier[i] = startReplica(t, append([]string{"verifier", "--fulfillment", fulfillment}, common...)...)
+	}
+	verifier := p.verifier[0].addr + "," + p.verifier[1].addr
+
+	base := process.Common{Listen: "127.0.0.1:0", Tokens: tokens, Version: "test", Log: slog.New(slog.DiscardHandler)}
+	var stages []process.Stage
+	regions := map[string]string{}
+	for _, name := range []string{"europe-west3", "us-central1"} {
+		c := base
+		c.DataDir, c.Metrics = filepath.Join(dir, name), prometheus.NewRegistry()
+		r, err := process.StartRegion(t.Context(), process.Region{
+			Common: c, Name: name, Zones: []string{cluster.Zone(name)}, Fulfillment: fulfillment, Verifier: verifier,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		regions[name] = r.Addr()
+		stages = append(stages, process.Stage{Name: name, Run: r.Run})
+	}
+	base.Metrics = prometheus.NewRegistry()
+	router, err := process.StartRouter(t.Context(), process.Router{
+		Common: base, Name: "router", Regions: regions, Fulfillment: fulfillment, Verifier: verifier, Operator: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages = append([]process.Stage{{Name: "router", Run: router.Run}}, stages...)
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- process.RunStages(ctx, stages...) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("stopping the platform: %v", err)
+		}
+	})
+	p.Cluster = &cluster.Cluster{Routers: []string{router.Addr()}, Tokens: tokens}
+	p.until(t, "the router reaches the regions", func() bool { return router.Reaches("europe-west3", "us-central1") })
+	return p
+}
+
+// sellOut lets viewers buy until nothing is left, with disturbances on the way; then every receipt settles, the books
+// balance, and all units are sold.
+func (p *replicated) sellOut(t *testing.T, units uint32, disturb func(accepted func(int) func() bool)) {
+	t.Helper()
+	drop := p.createDrop(t, units, 10*time.Minute)
+	conn := p.dial(t, p.Routers[0], auth.Viewer)
+	audience := viewers.New(viewers.Config{
+		Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{conn.offers}}}, PerMinute: 1800, AbandonRate: 0.2,
+		Payments: []string{"tp_ok", "tp_timeout_before", "tp_timeout_after", "tp_500_once"}, Keep: true, // none gives its unit back
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	var left sync.WaitGroup
+	left.Go(func() { _ = audience.Run(ctx) })
+	defer left.Wait()
+	defer leave()
+	disturb(func(n int) func() bool { return func() bool { return audience.Stats().Accepted >= n } })
+	sold := func() bool {
+		resp, err := conn.catalog.GetDrop(t.Context(), &fulfillmentv1.GetDropRequest{DropId: drop.GetDropId()})
+		return err == nil && resp.GetDrop().GetStock().GetSold() == units
+	}
+	p.until(t, "the drop is sold out", sold)
+	leave()
+	left.Wait()
+	stats := audience.Stats()
+	if stats.Unverified > 0 {
+		t.Errorf("%d receipts or outcomes could not be verified", stats.Unverified)
+	}
+	p.everyReceiptSettles(t, drop, stats.Receipts)
+	p.auditHolds(t)
+	if !sold() {
+		t.Error("units came back after the drop was sold out")
+	}
+}
+
+// Two replicas of each central service share the work; one of each is killed while a drop sells out.
+func TestAReplicaIsKilledWhileADropSellsOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes and takes half a minute; run without -short")
+	}
+	p := startReplicated(t, pgtest.Database(t))
+	p.sellOut(t, 200, func(accepted func(int) func() bool) {
+		p.until(t, "viewers buy", accepted(40))
+		p.verifier[0].kill(t)
+		p.until(t, "viewers buy without a verifier's replica", accepted(90))
+		p.fulfillment[0].kill(t)
+		p.until(t, "viewers buy without a replica of either", accepted(140))
+	})
+}
+
+// PostgreSQL restarts twice under load, once in order and once by a crash: nothing is lost and nothing done twice.
+func TestPostgresRestartsWhileADropSellsOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes and takes half a minute; run without -short")
+	}
+	server := pgtest.Start(t)
+	p := startReplicated(t, server.Database(t))
+	p.sellOut(t, 200, func(accepted func(int) func() bool) {
+		p.until(t, "viewers buy", accepted(40))
+		server.Stop(t)
+		server.Resume(t)
+		p.until(t, "viewers buy after a restart", accepted(90))
+		server.Kill(t)
+		server.Resume(t)
+		p.until(t, "viewers buy after a crash", accepted(140))
+	})
+}
