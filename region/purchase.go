@@ -90,6 +90,30 @@ func (n *Node) getPurchase(ctx context.Context, c claimOn) (*offerv1.Purchase, e
 	return answer.GetPurchase(), nil
 }
 
+// chooseMakeGood passes the viewer's choice on.
+func (n *Node) chooseMakeGood(ctx context.Context, c claimOn, choice offerv1.MakeGood) (*offerv1.Purchase, error) {
+	request := &verifierv1.ChooseMakeGoodRequest{Choice: choice, Credential: &verifierv1.ChooseMakeGoodRequest_OfferToken{OfferToken: c.offerToken}}
+	if c.receipt != "" {
+		request.Credential = &verifierv1.ChooseMakeGoodRequest_Receipt{Receipt: c.receipt}
+	}
+	call, cancel := n.callContext(ctx)
+	defer cancel()
+	answer, err := n.deps.Verifier.ChooseMakeGood(call, request)
+	if err != nil {
+		return nil, firstOf(ctx, &centreError{err})
+	}
+	return answer.GetPurchase(), nil
+}
+
+// checkVoucher refuses texts that the verifier never signed. What a genuine one is worth is the verifier's to say.
+func (n *Node) checkVoucher(text string) error {
+	if text == "" {
+		return nil
+	}
+	_, err := n.keys.OpenVoucher(text)
+	return n.wantKeys(err)
+}
+
 // firstOf prefers the end of the caller's own context to what it led to.
 func firstOf(ctx context.Context, err error) error {
 	if ctx.Err() != nil {

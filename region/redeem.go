@@ -38,6 +38,7 @@ type order struct {
 	drop             string
 	session          [16]byte
 	paymentReference string
+	voucher          string
 	details          []byte
 }
 
@@ -51,7 +52,7 @@ type accepted struct {
 // redeem accepts an order, or finds that it was accepted: docs/settlement.md 3.1. Calls with one K that arrive together
 // share one redemption.
 func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
-	id, body := token.PurchaseID(o.token.GetTokenId()), bodyOf(o.paymentReference, o.details)
+	id, body := token.PurchaseID(o.token.GetTokenId()), bodyOf(o.paymentReference, o.voucher, o.details)
 	t := n.till
 	t.mu.Lock()
 	s, known := t.sales[id]
@@ -95,7 +96,7 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 func (n *Node) repeat(ctx context.Context, s *sale, body [sha256.Size]byte) (accepted, error) {
 	if s.body != body {
 		return accepted{}, refuse(errorsv1.Reason_REASON_REQUEST_REPLAYED,
-			"this offer was redeemed before with another payment reference or other delivery details; the first stands")
+			"this offer was redeemed before with another payment reference, another voucher or other delivery details; the first stands")
 	}
 	select {
 	case <-s.done:
@@ -179,6 +180,7 @@ func (n *Node) queue(id string, o order, unit lease.Unit, at time.Time) (text st
 		OfferToken: o.tokenText, PurchaseId: id, Serial: unit.Serial, LeaseId: unit.Lease, Epoch: n.till.epoch,
 		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, AcceptTime: timestamppb.New(at),
 		PaymentReference: o.paymentReference, DeliveryDetails: o.details, PreviousReceiptHash: n.till.lastHash,
+		Voucher: o.voucher,
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("signing a receipt: %w", err)

@@ -92,7 +92,7 @@ func (n *Node) replaySale(sequence int64, text string) error {
 	}
 	s := &sale{
 		purchaseID: token.PurchaseID(offer.GetTokenId()), drop: dropText(&offer), session: [16]byte(offer.GetViewerSessionId()),
-		body: bodyOf(receipt.GetPaymentReference(), receipt.GetDeliveryDetails()), acceptTime: receipt.GetAcceptTime().AsTime(),
+		body: bodyOf(receipt.GetPaymentReference(), receipt.GetVoucher(), receipt.GetDeliveryDetails()), acceptTime: receipt.GetAcceptTime().AsTime(),
 		done: make(chan struct{}), sequence: sequence,
 	}
 	close(s.done)

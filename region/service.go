@@ -73,6 +73,9 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	if err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), readConsent(r.GetConsent())); err != nil {
 		return order{}, err
 	}
+	if err := n.checkVoucher(r.GetVoucher()); err != nil {
+		return order{}, err
+	}
 	t, err := n.keys.OpenOfferToken(r.GetOfferToken())
 	if err != nil {
 		return order{}, n.wantKeys(err)
@@ -85,7 +88,7 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	}
 	return order{
 		tokenText: r.GetOfferToken(), token: t, drop: dropText(t), session: [16]byte(r.GetViewerSessionId()),
-		paymentReference: r.GetPaymentReference(), details: r.GetDeliveryDetails(),
+		paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(),
 	}, nil
 }
 
@@ -120,9 +123,12 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 	if err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), w.consent); err != nil {
 		return accepted{}, nil, nil, err
 	}
+	if err := n.checkVoucher(r.GetVoucher()); err != nil {
+		return accepted{}, nil, nil, err
+	}
 	var a accepted
 	if s := n.till.find(token.PurchaseID(w.tokenID)); s != nil { // it came before: nothing is decided anew
-		a, err = n.repeat(ctx, s, bodyOf(r.GetPaymentReference(), r.GetDeliveryDetails()))
+		a, err = n.repeat(ctx, s, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
 	} else {
 		m, refused, derr := n.decide(w)
 		if derr != nil || refused != nil {
@@ -136,7 +142,7 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 		}
 		a, err = n.redeem(ctx, order{
 			tokenText: m.text, token: m.token, drop: w.drop, session: w.session,
-			paymentReference: r.GetPaymentReference(), details: r.GetDeliveryDetails(),
+			paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(),
 		})
 		if a.first {
 			return a, m.offer, nil, err
@@ -176,6 +182,24 @@ func (n *Node) GetPurchase(ctx context.Context, r *offerv1.GetPurchaseRequest) (
 		return nil, n.toStatus(err)
 	}
 	return &offerv1.GetPurchaseResponse{Purchase: p}, nil
+}
+
+// ChooseMakeGood implements OfferService. The verifier decides; its news of the choice comes to the accepting node as of
+// every other change.
+func (n *Node) ChooseMakeGood(ctx context.Context, r *offerv1.ChooseMakeGoodRequest) (*offerv1.ChooseMakeGoodResponse, error) {
+	if !n.gate.enter() {
+		return nil, n.toStatus(errDraining())
+	}
+	defer n.gate.leave()
+	c, err := n.openClaimOn(r.GetReceipt(), r.GetOfferToken())
+	if err != nil {
+		return nil, n.toStatus(err)
+	}
+	p, err := n.chooseMakeGood(ctx, c, r.GetChoice())
+	if err != nil {
+		return nil, n.toStatus(err)
+	}
+	return &offerv1.ChooseMakeGoodResponse{Purchase: p}, nil
 }
 
 // WatchPurchase implements OfferService.

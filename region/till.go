@@ -61,10 +61,12 @@ func newTill() *till {
 }
 
 // bodyOf is what a repeat under the same K must repeat.
-func bodyOf(paymentReference string, details []byte) [sha256.Size]byte {
+func bodyOf(paymentReference, voucher string, details []byte) [sha256.Size]byte {
 	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(paymentReference))))
-	h.Write([]byte(paymentReference))
+	for _, text := range []string{paymentReference, voucher} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(text))))
+		h.Write([]byte(text))
+	}
 	h.Write(details)
 	return [sha256.Size]byte(h.Sum(nil))
 }
@@ -133,7 +135,8 @@ func (t *till) lag() int {
 func final(s offerv1.PurchaseState) bool {
 	switch s {
 	case offerv1.PurchaseState_PURCHASE_STATE_DELIVERED, offerv1.PurchaseState_PURCHASE_STATE_SHIPPED,
-		offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, offerv1.PurchaseState_PURCHASE_STATE_REFUSED:
+		offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, offerv1.PurchaseState_PURCHASE_STATE_REFUSED,
+		offerv1.PurchaseState_PURCHASE_STATE_REFUNDED:
 		return true
 	}
 	return false
@@ -141,7 +144,8 @@ func final(s offerv1.PurchaseState) bool {
 
 // failed tells whether a purchase came to nothing, so that the viewer may try again.
 func failed(s offerv1.PurchaseState) bool {
-	return s == offerv1.PurchaseState_PURCHASE_STATE_VOUCHER || s == offerv1.PurchaseState_PURCHASE_STATE_REFUSED
+	return s == offerv1.PurchaseState_PURCHASE_STATE_VOUCHER || s == offerv1.PurchaseState_PURCHASE_STATE_REFUSED ||
+		s == offerv1.PurchaseState_PURCHASE_STATE_REFUNDED
 }
 
 // learn takes the verifier's news of a purchase in and wakes who watches it. It tells whether the purchase is one of ours.
@@ -152,11 +156,12 @@ func (t *till) learn(p *offerv1.Purchase) bool {
 	if s == nil {
 		return false
 	}
-	if s.purchase != nil && final(s.purchase.GetState()) || s.settled {
+	ended := s.purchase != nil && final(s.purchase.GetState())
+	if s.settled || ended && s.purchase.GetState() != p.GetState() {
 		return true
 	}
-	s.purchase = p
-	if failed(p.GetState()) {
+	s.purchase = p // of one that ended, too: the shop may have refunded something
+	if failed(p.GetState()) && !ended {
 		t.count(s.drop, s.session, -1)
 	}
 	if s.changed != nil {

@@ -27,6 +27,20 @@ type Config struct {
 	PaymentParallelism int
 	// PriceLock is how long a voucher locks the price: default 30 days.
 	PriceLock time.Duration
+	// PriceLocks is how many price locks a viewer session can get in one channel within PriceLockWindow: 1 to 1000, default
+	// 3. A payment that fails after those ends without a voucher, so that failing on purpose earns nothing. PriceLockWindow
+	// defaults to 24 h.
+	PriceLocks      int
+	PriceLockWindow time.Duration
+	// ChoiceWindow is how long a viewer whose order failed after the money was taken may choose between a voucher and the
+	// money; then it is the money: 1 min to 30 days, default 24 h. Until then the drop is not SETTLED.
+	ChoiceWindow time.Duration
+	// RefundPoll is how often a refund that the provider has in progress is read: default 5 min. Hints of the provider are
+	// faster.
+	RefundPoll time.Duration
+	// HintMemory is how long a provider's hints are remembered, so that a duplicate does nothing: default 7 days, longer
+	// than providers try.
+	HintMemory time.Duration
 	// JobLease is after what time a claimed job counts as abandoned: 1 s to 1 h, default 30 s. It must be longer than
 	// one call of the provider or of fulfillment may take; CallTimeout bounds those.
 	JobLease time.Duration
@@ -57,6 +71,11 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.PaymentAttempts, 2)
 	setDefault(&c.PaymentParallelism, 32)
 	setDefault(&c.PriceLock, 30*24*time.Hour)
+	setDefault(&c.PriceLocks, 3)
+	setDefault(&c.PriceLockWindow, 24*time.Hour)
+	setDefault(&c.ChoiceWindow, 24*time.Hour)
+	setDefault(&c.RefundPoll, 5*time.Minute)
+	setDefault(&c.HintMemory, 7*24*time.Hour)
 	setDefault(&c.JobLease, 30*time.Second)
 	setDefault(&c.CallTimeout, 10*time.Second)
 	setDefault(&c.MinBackoff, 100*time.Millisecond)
@@ -90,11 +109,13 @@ func (c Config) Validate() error {
 	check(c.ActionWindow >= time.Second && c.ActionWindow <= time.Hour, "ActionWindow %v is not in [1s, 1h]", c.ActionWindow)
 	check(c.PaymentAttempts >= 1 && c.PaymentAttempts <= 5, "PaymentAttempts %d is not in [1, 5]", c.PaymentAttempts)
 	check(c.PaymentParallelism >= 1 && c.PaymentParallelism <= 1024, "PaymentParallelism %d is not in [1, 1024]", c.PaymentParallelism)
+	check(c.PriceLocks >= 1 && c.PriceLocks <= 1000, "PriceLocks %d is not in [1, 1000]", c.PriceLocks)
+	check(c.ChoiceWindow >= time.Minute && c.ChoiceWindow <= 30*24*time.Hour, "ChoiceWindow %v is not in [1m, 720h]", c.ChoiceWindow)
 	check(c.JobLease >= time.Second && c.JobLease <= time.Hour, "JobLease %v is not in [1s, 1h]", c.JobLease)
 	check(c.CallTimeout > 0 && c.CallTimeout < c.JobLease/2, "CallTimeout %v is not positive and less than half of JobLease", c.CallTimeout)
 	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
 	for name, d := range map[string]time.Duration{
-		"PriceLock": c.PriceLock, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
+		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
 		"KeyPoll": c.KeyPoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
 	} {
 		check(d > 0, "%s %v is not positive", name, d)

@@ -59,19 +59,17 @@ func (s *Service) followOrders(ctx context.Context) (heard bool, err error) {
 }
 
 // deliver uses one message, and remembers its cursor in the same transaction. An order that makes no sense here is
-// logged and passed: it must not stop the others.
+// logged and passed: it must not stop the others. A dead order is used like a delivered one: its viewer is asked.
 func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersResponse) error {
 	strange := 0
 	err := s.store.Write(ctx, func(tx *store.Tx) error {
 		strange = 0
 		for _, o := range m.GetOrders() {
-			if o.GetState() == fulfillmentv1.OrderState_ORDER_STATE_DEAD {
-				strange++
-			}
-			if o.GetState() != fulfillmentv1.OrderState_ORDER_STATE_DELIVERED {
+			event, ok := orderEvents[o.GetState()]
+			if !ok {
 				continue
 			}
-			err := s.deliverOne(ctx, tx, o)
+			err := s.deliverOne(ctx, tx, o, event)
 			if errors.Is(err, store.ErrNotFound) || errors.Is(err, saga.ErrIllegal) {
 				strange++
 			} else if err != nil {
@@ -82,22 +80,32 @@ func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersRespo
 	})
 	if err == nil && strange > 0 {
 		s.metrics.strangeOrders.Add(float64(strange))
-		s.deps.Log.Error("orders that are dead, or do not belong to a paid purchase", "orders", strange, "cursor", m.GetCursor())
+		s.deps.Log.Error("orders that do not belong to a paid purchase", "orders", strange, "cursor", m.GetCursor())
 	}
 	return err
 }
 
-func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, o *fulfillmentv1.Order) error {
+// orderEvents are what the ends of an order mean to its purchase.
+var orderEvents = map[fulfillmentv1.OrderState]saga.Event{
+	fulfillmentv1.OrderState_ORDER_STATE_DELIVERED: saga.OrderDelivered,
+	fulfillmentv1.OrderState_ORDER_STATE_DEAD:      saga.OrderDead,
+}
+
+func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, o *fulfillmentv1.Order, event saga.Event) error {
 	purchaseID, err := store.ParseHex(o.GetPurchaseId())
 	if err != nil {
 		return store.ErrNotFound
 	}
 	p, err := tx.PurchaseByPublicID(ctx, purchaseID)
-	if err != nil || p.State == saga.Delivered {
-		return err // delivered: the same news again
+	if err != nil {
+		return err
+	}
+	sameNews := p.State == saga.Delivered && event == saga.OrderDelivered || p.Reason == saga.OrderFailed && event == saga.OrderDead
+	if sameNews {
+		return nil
 	}
 	p.LicenceKey = o.GetLicenceKey()
-	return s.apply(ctx, tx, &p, saga.OrderDelivered)
+	return s.apply(ctx, tx, &p, event)
 }
 
 // runDropSettler tells fulfillment about closed drops of which every purchase is final, until ctx ends.

@@ -22,6 +22,8 @@ type unit struct {
 
 type dropRow struct {
 	id           string
+	channel      string
+	title        string
 	maxPerViewer uint32
 	state        offerv1.DropState
 	units        map[uint32]*unit
@@ -46,6 +48,7 @@ type fulfillment struct {
 	calls       map[string]int
 	loseAnswers bool   // PlaceOrders works, and its answer is lost
 	badOne      string // PlaceOrders fails when this purchase is among them
+	dead        bool   // no order can be delivered
 }
 
 func newFulfillment() *fulfillment {
@@ -149,7 +152,7 @@ func (f *fulfillment) GetDrop(_ context.Context, r *fulfillmentv1.GetDropRequest
 
 func (d *dropRow) proto() *fulfillmentv1.DropStatus {
 	return &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
-		Drop: &offerv1.Drop{DropId: d.id, State: d.state}, MaxPerViewer: d.maxPerViewer,
+		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer,
 	}}
 }
 
@@ -210,10 +213,14 @@ func (f *fulfillment) PlaceOrders(_ context.Context, r *fulfillmentv1.PlaceOrder
 
 // deliver is called with mu held.
 func (f *fulfillment) deliver(o *fulfillmentv1.Order) {
-	f.log = append(f.log, &fulfillmentv1.Order{
+	end := &fulfillmentv1.Order{
 		OrderId: o.GetOrderId(), PurchaseId: o.GetPurchaseId(), DropId: o.GetDropId(), Serial: o.GetSerial(),
 		State: fulfillmentv1.OrderState_ORDER_STATE_DELIVERED, LicenceKey: fmt.Sprintf("KEY-%d", o.GetSerial()),
-	})
+	}
+	if f.dead {
+		end.State, end.LicenceKey = fulfillmentv1.OrderState_ORDER_STATE_DEAD, ""
+	}
+	f.log = append(f.log, end)
 	close(f.news)
 	f.news = make(chan struct{})
 }

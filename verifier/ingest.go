@@ -44,7 +44,8 @@ func (s *Service) openReceipt(text string) (redemption, error) {
 			DropID: store.ID(offer.GetDropId()), ViewerSessionID: store.ID(offer.GetViewerSessionId()),
 			NodeID: nodeID, Serial: receipt.GetSerial(), LeaseID: leaseID, AcceptTime: accept.UnixMicro(),
 			CurrencyCode: offer.GetPrice().GetCurrencyCode(), MinorUnits: offer.GetPrice().GetMinorUnits(),
-			PaymentReference: receipt.GetPaymentReference(),
+			PaymentReference: receipt.GetPaymentReference(), Charged: offer.GetPrice().GetMinorUnits(),
+			PresentedVoucher: s.presentedVoucher(receipt.GetVoucher()),
 		},
 		receipt: text,
 		expired: accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(dropclock.Grace)),
@@ -247,7 +248,7 @@ func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, r redemption, c 
 		return s.apply(ctx, tx, &p, saga.Expired)
 	}
 	for _, command := range commands {
-		if err := s.obey(ctx, tx, &p, command, nil, s.deps.Now()); err != nil {
+		if err := s.obey(ctx, tx, &p, command, nil, store.DropTerms{}, s.deps.Now()); err != nil {
 			return err
 		}
 	}

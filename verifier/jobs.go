@@ -92,10 +92,11 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 		if p.State != saga.Received {
 			continue // done before; the job goes below
 		}
-		limit, err := s.viewerLimit(ctx, p.DropID)
+		terms, err := s.dropTerms(ctx, p.DropID)
 		if err != nil {
 			return err
 		}
+		limit := terms.MaxPerViewer
 		earlier, err := s.store.Read().EarlierOfViewer(ctx, &p)
 		if err != nil {
 			return err
@@ -221,30 +222,46 @@ func orderID(purchaseID store.ID) string {
 	return id.UUID()
 }
 
-// viewerLimit is the most purchases of one viewer session, from the catalogue; terms are frozen before the first sale,
-// so what was read once stays true. 0: the catalogue does not know the drop, and fulfillment will deny the unit.
-func (s *Service) viewerLimit(ctx context.Context, dropID store.ID) (int, error) {
-	s.limitsMu.Lock()
-	limit, known := s.limits[dropID]
-	s.limitsMu.Unlock()
+// dropTerms is what the catalogue says of a drop; terms are frozen before the first sale, so what was read once stays
+// true, and is kept for the audit and for vouchers. Zero: the catalogue does not know the drop, and fulfillment will deny
+// the unit.
+func (s *Service) dropTerms(ctx context.Context, dropID store.ID) (store.DropTerms, error) {
+	s.termsMu.Lock()
+	terms, known := s.terms[dropID]
+	s.termsMu.Unlock()
 	if known {
-		return limit, nil
+		return terms, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	terms, err := s.store.Read().DropTerms(ctx, dropID)
+	if errors.Is(err, store.ErrNotFound) {
+		terms, err = s.fetchTerms(ctx, dropID)
+	}
+	if err != nil || terms.MaxPerViewer == 0 {
+		return terms, err
+	}
+	s.termsMu.Lock()
+	defer s.termsMu.Unlock()
+	if len(s.terms) >= maxCachedTerms {
+		clear(s.terms)
+	}
+	s.terms[dropID] = terms
+	return terms, nil
+}
+
+func (s *Service) fetchTerms(ctx context.Context, dropID store.ID) (store.DropTerms, error) {
+	callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
-	response, err := s.deps.Catalog.GetDrop(ctx, &fulfillmentv1.GetDropRequest{DropId: dropID.UUID()})
+	response, err := s.deps.Catalog.GetDrop(callCtx, &fulfillmentv1.GetDropRequest{DropId: dropID.UUID()})
 	if hasReason(err, errorsv1.Reason_REASON_DROP_NOT_FOUND) {
-		return 0, nil
+		return store.DropTerms{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("reading a drop's terms: %w", err)
+		return store.DropTerms{}, fmt.Errorf("reading a drop's terms: %w", err)
 	}
-	limit = max(1, int(response.GetDrop().GetDrop().GetMaxPerViewer()))
-	s.limitsMu.Lock()
-	defer s.limitsMu.Unlock()
-	if len(s.limits) >= maxCachedLimits {
-		clear(s.limits)
+	drop := response.GetDrop().GetDrop()
+	terms := store.DropTerms{
+		DropID: dropID, ChannelID: drop.GetDrop().GetChannelId(), Title: drop.GetDrop().GetTitle(),
+		MaxPerViewer: max(1, int(drop.GetMaxPerViewer())),
 	}
-	s.limits[dropID] = limit
-	return limit, nil
+	return terms, s.store.Write(ctx, func(tx *store.Tx) error { return tx.AddDropTerms(ctx, terms) })
 }

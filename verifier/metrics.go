@@ -30,7 +30,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		payments: counter("payment_calls_total", "Calls to the payment provider, by call and result: ok, unknown, failed.", "call", "result"),
 		strangeOrders: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "rimlight", Subsystem: "verifier", Name: "strange_orders_total",
-			Help: "Orders reported by fulfillment that are dead or belong to no paid purchase.",
+			Help: "Orders reported by fulfillment that belong to no paid purchase.",
 		}),
 	}
 	return m, errors.Join(r.Register(m.entries), r.Register(m.events), r.Register(m.jobs), r.Register(m.payments), r.Register(m.strangeOrders))

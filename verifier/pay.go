@@ -13,22 +13,23 @@ import (
 	"github.com/rimlight/rimlight/verifier/store"
 )
 
-// runPayments drives payment jobs, each in its own goroutine and at most PaymentParallelism at a time, until ctx ends
-// and all of them did. Jobs are claimed that many at a time, since a claim is a commit; they wait here for their turn.
-func (s *Service) runPayments(ctx context.Context) {
+// runEach drives jobs that call the provider, each in its own goroutine and at most PaymentParallelism at a time, until
+// ctx ends and all of them did. Jobs are claimed that many at a time, since a claim is a commit; they wait here for
+// their turn.
+func (s *Service) runEach(ctx context.Context, kind store.Kind, work func(context.Context, store.Job) (later int64, err error)) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	slots := make(chan struct{}, s.cfg.PaymentParallelism)
 	for failures := 0; ctx.Err() == nil; {
-		jobs, err := s.claim(ctx, store.PayJob, s.cfg.PaymentParallelism)
+		jobs, err := s.claim(ctx, kind, s.cfg.PaymentParallelism)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			s.deps.Log.Error("claiming payment jobs failed", "error", err)
+			s.deps.Log.Error("claiming jobs failed", "kind", string(kind), "error", err)
 			failures++
 			sleep(ctx, s.backoff(failures-1), nil)
 		case len(jobs) == 0:
 			failures = 0
-			s.waitForJobs(ctx, store.PayJob)
+			s.waitForJobs(ctx, kind)
 		}
 		for _, j := range jobs {
 			select {
@@ -38,28 +39,28 @@ func (s *Service) runPayments(ctx context.Context) {
 			}
 			running.Go(func() {
 				defer func() { <-slots }()
-				s.runPayment(ctx, j)
+				s.runOne(ctx, j, work)
 			})
 		}
 	}
 }
 
-// runPayment drives one job as far as it goes now, and puts it off where it must go on later.
-func (s *Service) runPayment(ctx context.Context, j store.Job) {
-	later, err := s.pay(ctx, j)
-	s.metrics.countJobs(store.PayJob, 1, err)
+// runOne drives one job as far as it goes now, and puts it off where it must go on later.
+func (s *Service) runOne(ctx context.Context, j store.Job, work func(context.Context, store.Job) (later int64, err error)) {
+	later, err := work(ctx, j)
+	s.metrics.countJobs(j.Kind, 1, err)
 	if err != nil {
 		if ctx.Err() != nil {
 			return // due again at the next start
 		}
 		later = s.after(s.backoff(j.Attempts - 1))
-		s.deps.Log.Warn("payment job failed", "attempts", j.Attempts, "error", err)
+		s.deps.Log.Warn("a job failed", "kind", string(j.Kind), "attempts", j.Attempts, "error", err)
 	}
 	if later == 0 {
 		return // finished in its last transaction
 	}
 	if err := s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Postpone(ctx, j, later) }); err != nil && ctx.Err() == nil {
-		s.deps.Log.Error("putting a payment job off failed", "error", err)
+		s.deps.Log.Error("putting a job off failed", "kind", string(j.Kind), "error", err)
 	}
 }
 
@@ -75,6 +76,12 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 	if !p.State.AwaitsMoney() {
 		return 0, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, j) })
 	}
+	if p.PresentedVoucher != (store.ID{}) && !p.VoucherHeld {
+		over, err := s.holdVoucher(ctx, j, &p)
+		if over || err != nil {
+			return 0, err
+		}
+	}
 	in, err := s.intent(ctx, &p)
 	if err != nil {
 		return 0, err
@@ -84,11 +91,11 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 		move, event := saga.NextMove(in, !s.deps.Now().Before(window))
 		switch move {
 		case saga.Confirm:
-			in, err = s.provider(ctx, "confirm", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Confirm(ctx, in.ID) })
+			in, err = provider(ctx, s, "confirm", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Confirm(ctx, in.ID) })
 		case saga.Capture:
-			in, err = s.provider(ctx, "capture", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Capture(ctx, in.ID) })
+			in, err = provider(ctx, s, "capture", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Capture(ctx, in.ID) })
 		case saga.Cancel:
-			in, err = s.provider(ctx, "cancel", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Cancel(ctx, in.ID) })
+			in, err = provider(ctx, s, "cancel", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Cancel(ctx, in.ID) })
 			if err == nil { // not the answer counts but what is read
 				in, err = s.readIntent(ctx, in.ID)
 			}
@@ -141,10 +148,11 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 	if p.IntentID != "" {
 		return s.readIntent(ctx, p.IntentID)
 	}
-	key := p.PurchaseID.Hex() + "/" + strconv.Itoa(p.Attempt)
-	in, err := s.provider(ctx, "create", func(ctx context.Context) (payment.Intent, error) {
-		return s.deps.Payment.CreateIntent(ctx, key, payment.Request{
-			PurchaseID: p.PurchaseID.Hex(), CurrencyCode: p.CurrencyCode, MinorUnits: p.MinorUnits, Reference: p.PaymentReference,
+	in, err := freshKeys(p.PurchaseID.Hex()+"/"+strconv.Itoa(p.Attempt), func(key string) (payment.Intent, error) {
+		return provider(ctx, s, "create", func(ctx context.Context) (payment.Intent, error) {
+			return s.deps.Payment.CreateIntent(ctx, key, payment.Request{
+				PurchaseID: p.PurchaseID.Hex(), CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged, Reference: p.PaymentReference,
+			})
 		})
 	})
 	if err != nil {
@@ -153,12 +161,26 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 	return in, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
 }
 
+// maxKeys bounds the fresh keys of one run of a job.
+const maxKeys = 5
+
+// freshKeys calls with a key, and with the next one where an old error comes back under it. A call whose error is kept is
+// over and had no effect, so another key cannot double it; the keys are the same for every run, so a restart asks again
+// under keys that it used.
+func freshKeys[T any](key string, call func(key string) (T, error)) (T, error) {
+	answer, err := call(key)
+	for n := 2; n <= maxKeys && errors.Is(err, payment.ErrReplayed); n++ {
+		answer, err = call(key + "/" + strconv.Itoa(n))
+	}
+	return answer, err
+}
+
 func (s *Service) readIntent(ctx context.Context, id string) (payment.Intent, error) {
-	return s.provider(ctx, "get", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.GetIntent(ctx, id) })
+	return provider(ctx, s, "get", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.GetIntent(ctx, id) })
 }
 
 // provider makes one call, in bounded time and counted.
-func (s *Service) provider(ctx context.Context, name string, call func(context.Context) (payment.Intent, error)) (payment.Intent, error) {
+func provider[T any](ctx context.Context, s *Service, name string, call func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
 	in, err := call(ctx)

@@ -188,6 +188,12 @@ func TestReplaysHaveTheSameAnswer(t *testing.T) {
 		}
 		outcome, err := keys.OpenOutcome(before[1].GetOutcome())
 		check(t, err)
+		if text := before[1].GetVoucher().GetText(); text == "" {
+			t.Error("the buyer cannot hand the voucher to anybody")
+		} else if _, err := keys.OpenVoucher(text); err != nil {
+			t.Errorf("the voucher's text: %v", err)
+		}
+		before[1].Voucher.Text = "" // a secret: not in what is signed for others to read
 		if outcome.GetPurchaseId() != before[1].GetPurchaseId() || !proto.Equal(outcome.GetVoucher(), before[1].GetVoucher()) {
 			t.Errorf("the outcome %v is not the purchase's %v", outcome, before[1])
 		}

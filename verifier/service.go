@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,10 +31,14 @@ var (
 	errNodeID       = errors.New("verifier: not a node id")
 	errDropID       = errors.New("verifier: not a drop id")
 	errNoCredential = errors.New("verifier: no credential")
+	errPurchaseID   = errors.New("verifier: not a purchase id")
+	errVoucherID    = errors.New("verifier: not a voucher id")
+	errAmount       = errors.New("verifier: not an amount to refund")
 )
 
 // toStatus is the one place where the verifier's errors become statuses.
 func (s *Service) toStatus(ctx context.Context, method string, err error) error {
+	var notRefundable *notRefundableError
 	switch {
 	case err == nil:
 		return nil
@@ -62,8 +67,25 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return invalid("credential", "must be a receipt or an offer token")
 	case errors.Is(err, payment.ErrNoActionPending), errors.Is(err, payment.ErrNotFound):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_ACTION_PENDING, "No payment attempt waits for the customer under this id.")
+	case errors.Is(err, errPurchaseID):
+		return invalid("purchase_id", "must be 32 hex digits")
+	case errors.Is(err, errVoucherID):
+		return invalid("voucher_id", "must be empty or a UUID in canonical form")
+	case errors.Is(err, errAmount):
+		return invalid("amount.minor_units", "must be more than 0; without an amount all that is left is refunded")
+	case errors.Is(err, errNoChoice):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_CHOICE_PENDING, "The purchase does not wait for this choice.")
+	case errors.Is(err, errReplayed), errors.Is(err, store.ErrRequestKnown):
+		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The request id was used for another refund.")
+	case errors.As(err, &notRefundable):
+		left := strconv.FormatInt(notRefundable.refundable, 10)
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NOT_REFUNDABLE,
+			"The purchase is "+notRefundable.state.String()+" and has "+left+" minor units of "+notRefundable.currencyCode+
+				" left; only delivered purchases are refunded, with at most that.",
+			rpcerr.Meta("state", notRefundable.state.String()), rpcerr.Meta("refundable_minor_units", left),
+			rpcerr.Meta("currency_code", notRefundable.currencyCode))
 	case errors.Is(err, store.ErrNotFound):
-		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt or token.")
+		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt, token or id.")
 	case errors.Is(err, store.ErrConflict):
 		return rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_CONFLICT, "The purchase changed at the same time.")
 	case sqldb.IsUnavailable(err):
@@ -106,10 +128,14 @@ func (v *verifierServer) SubmitRedemptions(stream grpc.BidiStreamingServer[verif
 // PresentReceipt implements VerifierService.
 func (v *verifierServer) PresentReceipt(ctx context.Context, r *verifierv1.PresentReceiptRequest) (*verifierv1.PresentReceiptResponse, error) {
 	p, err := v.s.present(ctx, r.GetReceipt())
+	var m *offerv1.Purchase
+	if err == nil {
+		m, err = v.s.forBuyer(&p)
+	}
 	if err != nil {
 		return nil, v.s.toStatus(ctx, "PresentReceipt", err)
 	}
-	return &verifierv1.PresentReceiptResponse{Purchase: forBuyer(&p)}, nil
+	return &verifierv1.PresentReceiptResponse{Purchase: m}, nil
 }
 
 // GetPurchase implements VerifierService.
@@ -119,10 +145,31 @@ func (v *verifierServer) GetPurchase(ctx context.Context, r *verifierv1.GetPurch
 	if err == nil {
 		p, err = v.s.store.Read().Purchase(ctx, id)
 	}
+	var m *offerv1.Purchase
+	if err == nil {
+		m, err = v.s.forBuyer(&p)
+	}
 	if err != nil {
 		return nil, v.s.toStatus(ctx, "GetPurchase", err)
 	}
-	return &verifierv1.GetPurchaseResponse{Purchase: forBuyer(&p)}, nil
+	return &verifierv1.GetPurchaseResponse{Purchase: m}, nil
+}
+
+// ChooseMakeGood implements VerifierService.
+func (v *verifierServer) ChooseMakeGood(ctx context.Context, r *verifierv1.ChooseMakeGoodRequest) (*verifierv1.ChooseMakeGoodResponse, error) {
+	id, err := v.s.credential(ctx, r.GetReceipt(), r.GetOfferToken())
+	var p store.Purchase
+	if err == nil {
+		p, err = v.s.choose(ctx, id, r.GetChoice())
+	}
+	var m *offerv1.Purchase
+	if err == nil {
+		m, err = v.s.forBuyer(&p)
+	}
+	if err != nil {
+		return nil, v.s.toStatus(ctx, "ChooseMakeGood", err)
+	}
+	return &verifierv1.ChooseMakeGoodResponse{Purchase: m}, nil
 }
 
 // WatchPurchase implements VerifierService.
@@ -168,17 +215,6 @@ func (v *verifierServer) ListKeys(ctx context.Context, r *verifierv1.ListKeysReq
 
 // maxKeyPage is ListKeys' largest page.
 const maxKeyPage = 1000
-
-type supportServer struct {
-	verifierv1.UnimplementedSupportServiceServer
-	s *Service
-}
-
-// GetAudit implements SupportService.
-func (v *supportServer) GetAudit(ctx context.Context, r *verifierv1.GetAuditRequest) (*verifierv1.GetAuditResponse, error) {
-	response, err := v.s.audit(ctx, r.GetDropId())
-	return response, v.s.toStatus(ctx, "GetAudit", err)
-}
 
 type testPaymentServer struct {
 	verifierv1.UnimplementedTestPaymentServiceServer

@@ -148,7 +148,11 @@ func (n *nodeNews) send(ctx context.Context, stream nodeStream) error {
 		for _, e := range events {
 			if !listed[e.Now.TokenID] { // as it is now: once is enough
 				listed[e.Now.TokenID] = true
-				batch.Purchases = append(batch.Purchases, forBuyer(&e.Now))
+				p, err := n.s.forBuyer(&e.Now)
+				if err != nil {
+					return err
+				}
+				batch.Purchases = append(batch.Purchases, p)
 			}
 		}
 		if err := stream.Send(&verifierv1.SubmitRedemptionsResponse{
@@ -177,7 +181,11 @@ func (s *Service) watchPurchase(ctx context.Context, id store.ID, send func(*off
 		case err != nil:
 			return err
 		case p.State != last.State || p.StateTime != last.StateTime:
-			if err := send(forBuyer(&p)); err != nil {
+			m, err := s.forBuyer(&p)
+			if err != nil {
+				return err
+			}
+			if err := send(m); err != nil {
 				return err
 			}
 			last = p

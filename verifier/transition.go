@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,7 +10,6 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
-	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -31,12 +31,21 @@ func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e 
 			}
 		}
 	}
-	next, commands, err := saga.Next(saga.Purchase{State: p.State, Reason: p.Reason, Attempt: p.Attempt, Spares: len(spares)},
-		e, s.cfg.PaymentAttempts)
+	now := s.deps.Now()
+	view := saga.Purchase{
+		State: p.State, Reason: p.Reason, Attempt: p.Attempt, Spares: len(spares), CoveredByVoucher: p.VoucherHeld && p.Charged == 0,
+	}
+	var terms store.DropTerms
+	if mayIssue(e) {
+		var err error
+		if terms, view.NoPriceLock, err = s.budget(ctx, tx, p, now); err != nil {
+			return err
+		}
+	}
+	next, commands, err := saga.Next(view, e, s.cfg.PaymentAttempts)
 	if err != nil {
 		return err
 	}
-	now := s.deps.Now()
 	p.State, p.Reason, p.Attempt, p.StateTime = next.State, next.Reason, next.Attempt, now.UnixMicro()
 	switch e {
 	case saga.Settled:
@@ -48,7 +57,7 @@ func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e 
 		return err
 	}
 	for _, c := range commands {
-		if err := s.obey(ctx, tx, p, c, spares, now); err != nil {
+		if err := s.obey(ctx, tx, p, c, spares, terms, now); err != nil {
 			return err
 		}
 	}
@@ -59,8 +68,28 @@ func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e 
 	return nil
 }
 
+// mayIssue tells the events that can end in a voucher.
+func mayIssue(e saga.Event) bool {
+	switch e {
+	case saga.Denied, saga.DeclinedForNow, saga.DeclinedForGood, saga.WindowOver, saga.ChoseVoucher, saga.RefundFailed:
+		return true
+	}
+	return false
+}
+
+// budget reads the terms of the purchase's drop, and whether its viewer has had all the price locks that the channel
+// gives. A drop that fulfillment never knew has no channel.
+func (s *Service) budget(ctx context.Context, tx *store.Tx, p *store.Purchase, now time.Time) (store.DropTerms, bool, error) {
+	terms, err := tx.DropTerms(ctx, p.DropID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return terms, false, err
+	}
+	had, err := tx.PriceLocks(ctx, p.ViewerSessionID, terms.ChannelID, now.Add(-s.cfg.PriceLockWindow).UnixMicro())
+	return terms, had >= s.cfg.PriceLocks, err
+}
+
 // obey makes one command durable.
-func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c saga.Command, spares []store.Candidate, now time.Time) error {
+func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c saga.Command, spares []store.Candidate, terms store.DropTerms, now time.Time) error {
 	due := now.UnixMicro()
 	switch c {
 	case saga.Settle:
@@ -71,11 +100,11 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 	case saga.PlaceOrder:
 		return tx.AddJob(ctx, store.Job{Kind: store.OrderJob, TokenID: p.TokenID}, due)
 	case saga.PostCapture:
-		t, err := ledger.Capture(p.PurchaseID.Hex(), p.CurrencyCode, p.MinorUnits)
+		t, err := ledger.Capture(p.PurchaseID.Hex(), p.CurrencyCode, p.Charged, p.StoredValue)
 		if err != nil {
 			return err
 		}
-		return tx.Post(ctx, p.PurchaseID, t, due)
+		return errors.Join(tx.Post(ctx, p.PurchaseID, t, due), tx.SpendVoucher(ctx, p.TokenID))
 	case saga.Promote:
 		return s.promote(ctx, tx, p, spares[0])
 	case saga.ReleaseWinner:
@@ -88,14 +117,28 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 		}
 		return nil
 	case saga.IssueVoucher:
-		p.Voucher = &store.Voucher{
-			Kind: int32(offerv1.VoucherKind_VOUCHER_KIND_PRICE_LOCK), ExpireTime: now.Add(s.cfg.PriceLock).UnixMicro(),
-		}
-		var err error
-		if p.Voucher.VoucherID, err = store.ParseUUID(ids.NewV7(now, s.random)); err != nil {
+		p.Voucher = &store.Voucher{Kind: store.PriceLock, MinorUnits: p.MinorUnits, ExpireTime: now.Add(s.cfg.PriceLock).UnixMicro()}
+		return s.issue(ctx, tx, p, terms, now)
+	case saga.IssueStoredValue:
+		p.Voucher = &store.Voucher{Kind: store.StoredValue, MinorUnits: p.Charged}
+		t, err := ledger.Voucher(p.PurchaseID.Hex(), p.CurrencyCode, p.Charged)
+		if err != nil {
 			return err
 		}
-		return tx.InsertVoucher(ctx, p, *p.Voucher)
+		return errors.Join(tx.Post(ctx, p.PurchaseID, t, due), s.issue(ctx, tx, p, terms, now))
+	case saga.ReturnVoucher:
+		return s.returnVoucher(ctx, tx, p, due)
+	case saga.AskChoice:
+		return tx.AddJob(ctx, store.Job{Kind: store.ChoiceJob, TokenID: p.TokenID}, s.choiceDeadline(p))
+	case saga.StartRefund:
+		id, err := s.newID(now)
+		if err != nil {
+			return err
+		}
+		return tx.InsertRefund(ctx, &store.Refund{
+			RefundID: id, RequestID: "make-good/" + p.PurchaseID.Hex(), TokenID: p.TokenID, MinorUnits: p.Charged,
+			Reason: "the order could not be delivered", MakeGood: true, CreateTime: due,
+		})
 	case saga.SignOutcome: // stored, so that every later answer has the same bytes
 		m := purchaseProto(p)
 		text, err := s.signer.Outcome(&offerv1.Outcome{
@@ -116,7 +159,8 @@ func (s *Service) promote(ctx context.Context, tx *store.Tx, p *store.Purchase, 
 	}
 	p.NodeID, p.Serial, p.LeaseID = r.purchase.NodeID, r.purchase.Serial, r.purchase.LeaseID
 	p.AcceptTime, p.PaymentReference = r.purchase.AcceptTime, r.purchase.PaymentReference
-	p.CurrencyCode, p.MinorUnits = r.purchase.CurrencyCode, r.purchase.MinorUnits
+	p.CurrencyCode, p.MinorUnits, p.Charged = r.purchase.CurrencyCode, r.purchase.MinorUnits, r.purchase.Charged
+	p.PresentedVoucher = r.purchase.PresentedVoucher
 	return tx.SetCandidate(ctx, p.TokenID, p.Serial, p.LeaseID, store.Winner)
 }
 
@@ -137,17 +181,20 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 		State: offerv1.PurchaseState(p.State), Reason: errorsv1.Reason(p.Reason),
 		Price: price, StateTime: timestamppb.New(time.UnixMicro(p.StateTime)),
 	}
+	if p.State.AwaitsMoney() || p.State.Paid() || p.State == saga.Delivered || p.Reason == saga.OrderFailed {
+		m.Charged = &offerv1.Money{CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged}
+	}
+	if p.Refunded > 0 {
+		m.Refunded = &offerv1.Money{CurrencyCode: p.CurrencyCode, MinorUnits: p.Refunded}
+	}
 	switch p.State {
 	case saga.ActionRequired:
 		m.PaymentIntentId = p.IntentID
 	case saga.Captured, saga.Ordered, saga.Delivered:
 		m.OrderId = orderID(p.PurchaseID)
 	case saga.Voucher:
-		if v := p.Voucher; v != nil {
-			m.Voucher = &offerv1.Voucher{
-				VoucherId: v.VoucherID.UUID(), Kind: offerv1.VoucherKind(v.Kind), Price: price,
-				ExpireTime: timestamppb.New(time.UnixMicro(v.ExpireTime)),
-			}
+		if p.Voucher != nil {
+			m.Voucher = makeGoodProto(p.Voucher, p.CurrencyCode)
 		}
 	}
 	if p.State.Final() {
@@ -156,11 +203,32 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 	return m
 }
 
-// forBuyer adds what only the buyer may see.
-func forBuyer(p *store.Purchase) *offerv1.Purchase {
-	m := purchaseProto(p)
-	if p.State == saga.Delivered {
-		m.LicenceKey = p.LicenceKey
+// makeGoodProto renders a voucher without its text.
+func makeGoodProto(v *store.Voucher, currencyCode string) *offerv1.Voucher {
+	m := &offerv1.Voucher{
+		VoucherId: v.VoucherID.UUID(), Kind: offerv1.VoucherKind(v.Kind),
+		Price: &offerv1.Money{CurrencyCode: currencyCode, MinorUnits: v.MinorUnits},
+	}
+	if v.ExpireTime != 0 {
+		m.ExpireTime = timestamppb.New(time.UnixMicro(v.ExpireTime))
 	}
 	return m
+}
+
+// forBuyer adds what only the buyer may see, and what depends on how long this verifier lets viewers choose.
+func (s *Service) forBuyer(p *store.Purchase) (*offerv1.Purchase, error) {
+	m := purchaseProto(p)
+	switch {
+	case p.State == saga.Delivered:
+		m.LicenceKey = p.LicenceKey
+	case p.State == saga.ChoiceRequired:
+		m.ChoiceDeadline = timestamppb.New(time.UnixMicro(s.choiceDeadline(p)))
+	case m.GetVoucher() != nil:
+		text, err := s.signer.Voucher(&offerv1.SignedVoucher{VoucherId: p.Voucher.VoucherID[:]})
+		if err != nil {
+			return nil, err
+		}
+		m.Voucher.Text = text
+	}
+	return m, nil
 }

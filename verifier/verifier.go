@@ -3,7 +3,7 @@
 //	node --SubmitRedemptions--> ingest --one transaction a batch--> store
 //	                                                                  | jobs, claimed by state
 //	   settle loop --SettleUnits--> fulfillment                       |
-//	   pay loop    --intents------> payment provider   <--------------+
+//	   pay, refund --intents------> payment provider   <--------------+
 //	   order loop  --PlaceOrders--> fulfillment                       |
 //	   release loop -ReleaseUnits-> fulfillment                       |
 //	   delivery loop <-WatchOrders- fulfillment  ---------------------+
@@ -73,21 +73,25 @@ func (d Deps) validate() error {
 	return errors.Join(errs...)
 }
 
-// Rules are the roles that the verifier's methods need. Support and test page are open: the first is served on the
+// Rules are the roles that the verifier's methods need. The audit and the test page are open: the first is served on the
 // operator port only, the second stands for a page that anybody may load.
 func Rules() auth.Rules {
-	service := []auth.Role{auth.Service}
+	service, finance := []auth.Role{auth.Service}, []auth.Role{auth.Finance}
 	return auth.Rules{
 		verifierv1.VerifierService_SubmitRedemptions_FullMethodName: service,
 		verifierv1.VerifierService_PresentReceipt_FullMethodName:    service,
 		verifierv1.VerifierService_GetPurchase_FullMethodName:       service,
 		verifierv1.VerifierService_WatchPurchase_FullMethodName:     service,
+		verifierv1.VerifierService_ChooseMakeGood_FullMethodName:    service,
 		verifierv1.VerifierService_WatchEvents_FullMethodName:       service,
+		verifierv1.SupportService_RefundPurchase_FullMethodName:     finance,
+		verifierv1.SupportService_ListRefunds_FullMethodName:        finance,
+		verifierv1.SupportService_ListVouchers_FullMethodName:       finance,
 	}
 }
 
-// maxCachedLimits bounds the cache of drops' terms; a channel with a drop a minute fills it in a week.
-const maxCachedLimits = 10_000
+// maxCachedTerms bounds the cache of drops' terms; a channel with a drop a minute fills it in a week.
+const maxCachedTerms = 10_000
 
 // Service is the verifier.
 type Service struct {
@@ -106,8 +110,8 @@ type Service struct {
 	refresh   *keyRefresh // nil: nobody is asking
 	refreshed time.Time   // when the last answer came
 
-	limitsMu sync.Mutex // guards limits
-	limits   map[store.ID]int
+	termsMu sync.Mutex // guards terms
+	terms   map[store.ID]store.DropTerms
 }
 
 // New opens nothing that it was not given: the DB must be migrated. It reads the keys, and makes the verifier's own at
@@ -121,7 +125,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg.withDefaults(), deps: deps, store: store.New(deps.DB), keys: &token.Keys{}, hub: newHub(),
-		random: &lockedReader{r: deps.Random}, stopping: make(chan struct{}), limits: map[store.ID]int{},
+		random: &lockedReader{r: deps.Random}, stopping: make(chan struct{}), terms: map[store.ID]store.DropTerms{},
 	}
 	var err error
 	if s.metrics, err = newMetrics(deps.Metrics); err != nil {
@@ -156,7 +160,10 @@ func (s *Service) Run(ctx context.Context) error {
 	loops.Go(func() { s.runBatches(ctx, store.SettleJob, s.settle) })
 	loops.Go(func() { s.runBatches(ctx, store.OrderJob, s.placeOrders) })
 	loops.Go(func() { s.runBatches(ctx, store.ReleaseJob, s.releaseUnits) })
-	loops.Go(func() { s.runPayments(ctx) })
+	loops.Go(func() { s.runEach(ctx, store.PayJob, s.pay) })
+	loops.Go(func() { s.runEach(ctx, store.RefundJob, s.refund) })
+	loops.Go(func() { s.runBatches(ctx, store.ChoiceJob, s.endChoices) })
+	loops.Go(func() { s.runHints(ctx) })
 	loops.Go(func() { s.runDeliveries(ctx) })
 	loops.Go(func() { s.runDropSettler(ctx) })
 	loops.Go(func() { s.runKeys(ctx) })

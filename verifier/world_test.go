@@ -86,7 +86,7 @@ func (w *world) newDrop(maxPerViewer uint32) string {
 	id := ids.NewV7(time.Now(), w.random)
 	w.f.mu.Lock()
 	defer w.f.mu.Unlock()
-	w.f.drops[id] = &dropRow{id: id, maxPerViewer: maxPerViewer, state: offerv1.DropState_DROP_STATE_OPEN, units: map[uint32]*unit{}}
+	w.f.drops[id] = &dropRow{id: id, maxPerViewer: maxPerViewer, channel: "demo", title: "a thing", state: offerv1.DropState_DROP_STATE_OPEN, units: map[uint32]*unit{}}
 	return id
 }
 
@@ -164,6 +164,7 @@ type sale struct {
 	late      time.Duration // acceptance after the token's end
 	unleased  bool          // fulfillment does not know the unit as leased
 	serial    uint32
+	voucher   string
 	edit      func(*offerv1.Receipt)
 }
 
@@ -204,7 +205,7 @@ func (w *world) redeem(n *node, s sale) (receipt, offer string) {
 	}
 	m := &offerv1.Receipt{
 		OfferToken: offer, PurchaseId: token.PurchaseID(s.k), Serial: s.serial, LeaseId: n.lease, Epoch: 1, NodeId: n.id,
-		Region: "test", AcceptTime: timestamppb.New(accept), PaymentReference: s.reference,
+		Region: "test", AcceptTime: timestamppb.New(accept), PaymentReference: s.reference, Voucher: s.voucher,
 	}
 	if s.edit != nil {
 		s.edit(m)
@@ -257,7 +258,25 @@ func (w *world) checkBooks() {
 			w.t.Errorf("the ledger has %d %s, the provider %d", p.GetLedgerMinorUnits(), p.GetCurrencyCode(), p.GetProviderMinorUnits())
 		}
 	}
+	for _, v := range a.GetVouchers() {
+		if v.GetOpenMinorUnits() != v.GetLiabilityMinorUnits() {
+			w.t.Errorf("%d %s of stored value are open, the ledger owes %d", v.GetOpenMinorUnits(), v.GetCurrencyCode(), v.GetLiabilityMinorUnits())
+		}
+	}
+	for _, c := range a.GetChannels() {
+		if left := c.GetCapturedMinorUnits() - c.GetRefundedMinorUnits() - c.GetVoucherIssuedMinorUnits() + c.GetVoucherSpentMinorUnits(); left != c.GetRevenueMinorUnits() {
+			w.t.Errorf("channel %q earned %d, the ledger says %d: %v", c.GetChannelId(), left, c.GetRevenueMinorUnits(), c)
+		}
+	}
+	for _, n := range a.GetNodes() {
+		if sum := n.GetHolding() + n.GetOpen() + n.GetDenied() + n.GetReleased() + n.GetRedundant(); sum != n.GetReceived() {
+			w.t.Errorf("node %s: %v", n.GetNodeId(), n)
+		}
+	}
 	for _, d := range a.GetDrops() {
+		if d.GetCapturedMinorUnits() != d.GetChargedMinorUnits()-d.GetRefundedMinorUnits() {
+			w.t.Errorf("drop %s: the ledger has %d, purchases say %d less %d", d.GetDropId(), d.GetCapturedMinorUnits(), d.GetChargedMinorUnits(), d.GetRefundedMinorUnits())
+		}
 		if _, _, sold := w.f.count(d.GetDropId()); int(d.GetUnitsHeld()) != sold {
 			w.t.Errorf("the verifier holds %d units, fulfillment sold %d", d.GetUnitsHeld(), sold)
 		}

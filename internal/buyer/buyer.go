@@ -59,6 +59,8 @@ type Step struct {
 type Request struct {
 	Drop             *offerv1.Drop
 	PaymentReference string
+	// Voucher is the text of a voucher to pay with; empty: none.
+	Voucher string
 	// ViewerSessionID, 16 bytes; nil: a fresh one.
 	ViewerSessionID []byte
 	// Consent may be nil: no to everything.
@@ -170,7 +172,7 @@ func (b *Buyer) offerAndRedeem(ctx context.Context, req Request, hints *offerv1.
 	return b.step(ctx, res, "RedeemOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
 			Hints: hints, OfferToken: res.OfferToken, ViewerSessionId: req.ViewerSessionID,
-			PaymentReference: req.PaymentReference, Consent: req.Consent,
+			PaymentReference: req.PaymentReference, Consent: req.Consent, Voucher: req.Voucher,
 		}, opts...)
 		if err != nil {
 			return err
@@ -184,7 +186,7 @@ func (b *Buyer) claim(ctx context.Context, req Request, hints *offerv1.RoutingHi
 	return b.step(ctx, res, "ClaimOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.ClaimOffer(ctx, &offerv1.ClaimOfferRequest{
 			Hints: hints, ViewerSessionId: req.ViewerSessionID, Consent: req.Consent,
-			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(),
+			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(), Voucher: req.Voucher,
 		}, opts...)
 		if err != nil {
 			return err
@@ -351,7 +353,8 @@ func (b *Buyer) verifyOutcome(ctx context.Context, res *Result) error {
 func Final(s offerv1.PurchaseState) bool {
 	switch s {
 	case offerv1.PurchaseState_PURCHASE_STATE_DELIVERED, offerv1.PurchaseState_PURCHASE_STATE_SHIPPED,
-		offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, offerv1.PurchaseState_PURCHASE_STATE_REFUSED:
+		offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, offerv1.PurchaseState_PURCHASE_STATE_REFUSED,
+		offerv1.PurchaseState_PURCHASE_STATE_REFUNDED:
 		return true
 	}
 	return false

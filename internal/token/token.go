@@ -1,4 +1,4 @@
-// Package token signs and opens the three texts that carry promises: offer tokens, receipts and outcomes.
+// Package token signs and opens the four texts that carry promises: offer tokens, receipts, outcomes and vouchers.
 //
 //	text = base64url( key_id[8] || signature[64] || payload )
 //	signature = Ed25519( domain || payload )                                   RFC 8032
@@ -54,6 +54,7 @@ var (
 	offerToken = kind{"offer-token/v1\x00", offerv1.KeyOwner_KEY_OWNER_NODE}
 	receipt    = kind{"receipt/v1\x00", offerv1.KeyOwner_KEY_OWNER_NODE}
 	outcome    = kind{"outcome/v1\x00", offerv1.KeyOwner_KEY_OWNER_VERIFIER}
+	voucher    = kind{"voucher/v1\x00", offerv1.KeyOwner_KEY_OWNER_VERIFIER}
 )
 
 // encoding refuses the second spellings that base64 allows in its last character.
@@ -98,6 +99,9 @@ func (s *Signer) Receipt(m *offerv1.Receipt) (string, error) { return s.sign(rec
 
 // Outcome signs a final outcome.
 func (s *Signer) Outcome(m *offerv1.Outcome) (string, error) { return s.sign(outcome, m) }
+
+// Voucher signs the text of a voucher. It is the same text each time, so it need not be kept.
+func (s *Signer) Voucher(m *offerv1.SignedVoucher) (string, error) { return s.sign(voucher, m) }
 
 func (s *Signer) sign(k kind, m proto.Message) (string, error) {
 	if s.public.Owner != k.owner {
@@ -203,6 +207,18 @@ func (k *Keys) OpenOutcome(text string) (*offerv1.Outcome, error) {
 	m := &offerv1.Outcome{}
 	if _, err := k.open(outcome, text, m); err != nil {
 		return nil, err
+	}
+	return m, nil
+}
+
+// OpenVoucher verifies and decodes the text of a voucher.
+func (k *Keys) OpenVoucher(text string) (*offerv1.SignedVoucher, error) {
+	m := &offerv1.SignedVoucher{}
+	if _, err := k.open(voucher, text, m); err != nil {
+		return nil, err
+	}
+	if len(m.GetVoucherId()) != 16 {
+		return nil, fmt.Errorf("%w: a voucher without an id", ErrMalformed)
 	}
 	return m, nil
 }

@@ -1,13 +1,17 @@
 // Package ledger builds double-entry postings: pure, it stores nothing.
 //
-//	capture of 4.99 EUR:   provider_receivable  +499 EUR
-//	                       channel_revenue      -499 EUR
+//	capture of 4.99 EUR, 2.00 of it from a voucher:   provider_receivable  +299    a refund of 1.00:   channel_revenue      +100
+//	                                                  voucher_liability    +200                        provider_receivable  -100
+//	                                                  channel_revenue      -499
+//	2.99 turned into stored value:                    channel_revenue      +299    2.00 put back on the voucher that
+//	                                                  voucher_liability    -299    paid it: the same with 200
 //
 // Invariants: the postings of a transaction sum to zero per currency; a transaction's id is its purchase and kind, so
 // the store's primary key refuses to post the same thing twice. Debits are positive. Posted rows never change: a
 // mistake is another transaction.
 //
-// There are no refunds, fees, payouts or revenue per channel yet; each will be a kind with its own constructor.
+// A price lock is no liability and posts nothing. There are no fees and payouts yet; each will be a kind with its own
+// constructor.
 package ledger
 
 import (
@@ -21,10 +25,21 @@ const (
 	ProviderReceivable = "provider_receivable"
 	// ChannelRevenue is what we owe channels, before fees.
 	ChannelRevenue = "channel_revenue"
+	// VoucherLiability is what we owe the holders of stored value.
+	VoucherLiability = "voucher_liability"
 )
 
-// KindCapture is money taken for a purchase.
-const KindCapture = "capture"
+// Kinds of transactions; a refund's is KindRefund with the refund's id, since a purchase may have several.
+const (
+	// KindCapture is money taken for a purchase.
+	KindCapture = "capture"
+	// KindVoucher is money taken and not earned, turned into stored value.
+	KindVoucher = "voucher"
+	// KindVoucherReturn is stored value put back on the voucher that paid.
+	KindVoucherReturn = "voucher_return"
+	// KindRefund is money given back through the provider.
+	KindRefund = "refund/"
+)
 
 // ErrUnbalanced means: postings do not sum to zero in some currency.
 var ErrUnbalanced = errors.New("ledger: postings do not sum to zero")
@@ -44,11 +59,41 @@ type Transaction struct {
 	Postings   []Posting
 }
 
-// Capture is money taken for a purchase; minorUnits is not negative.
-func Capture(purchaseID, currencyCode string, minorUnits int64) (Transaction, error) {
+// Capture is money taken for a purchase: charged by the provider, and stored value off a voucher. Neither is negative.
+func Capture(purchaseID, currencyCode string, charged, storedValue int64) (Transaction, error) {
 	t := Transaction{purchaseID, KindCapture, []Posting{
-		{ProviderReceivable, currencyCode, minorUnits},
-		{ChannelRevenue, currencyCode, -minorUnits},
+		{ProviderReceivable, currencyCode, charged},
+		{ChannelRevenue, currencyCode, -charged - storedValue},
+	}}
+	if storedValue != 0 {
+		t.Postings = append(t.Postings, Posting{VoucherLiability, currencyCode, storedValue})
+	}
+	return t, errors.Join(t.Validate(), notNegative(charged), notNegative(storedValue))
+}
+
+// Voucher is money that was taken and not earned, which the viewer holds as stored value now.
+func Voucher(purchaseID, currencyCode string, minorUnits int64) (Transaction, error) {
+	return owed(purchaseID, KindVoucher, currencyCode, minorUnits)
+}
+
+// VoucherReturn is stored value that was not earned, put back on the voucher that paid it.
+func VoucherReturn(purchaseID, currencyCode string, minorUnits int64) (Transaction, error) {
+	return owed(purchaseID, KindVoucherReturn, currencyCode, minorUnits)
+}
+
+func owed(purchaseID, kind, currencyCode string, minorUnits int64) (Transaction, error) {
+	t := Transaction{purchaseID, kind, []Posting{
+		{ChannelRevenue, currencyCode, minorUnits},
+		{VoucherLiability, currencyCode, -minorUnits},
+	}}
+	return t, errors.Join(t.Validate(), notNegative(minorUnits))
+}
+
+// Refund is money that went back through the provider.
+func Refund(purchaseID, refundID, currencyCode string, minorUnits int64) (Transaction, error) {
+	t := Transaction{purchaseID, KindRefund + refundID, []Posting{
+		{ChannelRevenue, currencyCode, minorUnits},
+		{ProviderReceivable, currencyCode, -minorUnits},
 	}}
 	return t, errors.Join(t.Validate(), notNegative(minorUnits))
 }
@@ -78,7 +123,7 @@ func Balances(postings []Posting) map[string]int64 {
 
 func notNegative(minorUnits int64) error {
 	if minorUnits < 0 {
-		return fmt.Errorf("ledger: a capture of %d minor units", minorUnits)
+		return fmt.Errorf("ledger: a transaction over %d minor units", minorUnits)
 	}
 	return nil
 }

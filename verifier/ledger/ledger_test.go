@@ -9,24 +9,47 @@ import (
 	"github.com/rimlight/rimlight/verifier/ledger"
 )
 
-func TestCaptureSumsToZeroAndMovesThePrice(t *testing.T) {
+func TestEveryTransactionSumsToZeroAndMovesItsAmounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		amount := rapid.Int64Range(-10, 100_000_000_000).Draw(t, "amount")
+		a := rapid.Int64Range(-10, 100_000_000_000).Draw(t, "amount")
+		stored := rapid.Int64Range(-1, 100_000_000_000).Draw(t, "stored value")
 		currency := rapid.StringMatching("[A-Z]{3}").Draw(t, "currency")
-		tr, err := ledger.Capture("p", currency, amount)
-		if (err == nil) != (amount >= 0) {
-			t.Fatalf("a capture of %d: %v", amount, err)
-		}
-		if err != nil {
-			return
-		}
-		for c, sum := range ledger.Balances(tr.Postings) {
-			if c != currency || sum != 0 {
-				t.Fatalf("%d %s over", sum, c)
+		const receivable, revenue, liability = ledger.ProviderReceivable, ledger.ChannelRevenue, ledger.VoucherLiability
+		for _, c := range []struct {
+			name  string
+			make  func() (ledger.Transaction, error)
+			valid bool
+			moves map[string]int64
+		}{
+			{"capture", func() (ledger.Transaction, error) { return ledger.Capture("p", currency, a, stored) }, a >= 0 && stored >= 0,
+				map[string]int64{receivable: a, liability: stored, revenue: -a - stored}},
+			{"voucher", func() (ledger.Transaction, error) { return ledger.Voucher("p", currency, a) }, a >= 0,
+				map[string]int64{revenue: a, liability: -a}},
+			{"voucher return", func() (ledger.Transaction, error) { return ledger.VoucherReturn("p", currency, a) }, a >= 0,
+				map[string]int64{revenue: a, liability: -a}},
+			{"refund", func() (ledger.Transaction, error) { return ledger.Refund("p", "r", currency, a) }, a >= 0,
+				map[string]int64{revenue: a, receivable: -a}},
+		} {
+			tr, err := c.make()
+			if (err == nil) != c.valid {
+				t.Fatalf("%s of %d and %d: %v", c.name, a, stored, err)
 			}
-		}
-		if p := tr.Postings[0]; p.Account != ledger.ProviderReceivable || p.MinorUnits != amount {
-			t.Fatalf("debits %+v", p)
+			if err != nil {
+				continue
+			}
+			for in, sum := range ledger.Balances(tr.Postings) {
+				if in != currency || sum != 0 {
+					t.Fatalf("%s: %d %s over", c.name, sum, in)
+				}
+			}
+			for _, p := range tr.Postings {
+				c.moves[p.Account] -= p.MinorUnits
+			}
+			for account, off := range c.moves {
+				if off != 0 {
+					t.Fatalf("%s: %s is off by %d", c.name, account, off)
+				}
+			}
 		}
 	})
 }

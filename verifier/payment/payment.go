@@ -6,12 +6,24 @@
 //	                                             |-> RequiresAction   (the customer confirms or declines elsewhere)
 //	                                             '-> Declined -Cancel-> Cancelled
 //
+//	Refund(key, Succeeded intent) -> RefundPending -> RefundSucceeded
+//	                                       '--------> RefundFailed
+//
 // Invariants that every engine keeps, and package paymenttest checks:
 //
 //   - The same key is the same intent; money moves at most once per intent, however often a call is repeated.
 //   - An intent in Succeeded or Cancelled never leaves that state.
 //   - Calls answer the intent as it is after the call; a call that does not fit the state changes nothing.
 //   - After ErrUnknownOutcome the truth is what GetIntent reads, never a second intent.
+//   - Refunds of an intent never add up to more than was captured, failed ones aside.
+//
+// What engines do not promise, and callers live with:
+//
+//   - A key is forgotten after a time (a day is usual): then it makes a second intent, or a second refund. So the anchor
+//     is what was stored of the answer (the intent's id) or is read back (a refund's own id), never the key.
+//   - A call that failed may have its error kept under its key and answered again until the key is forgotten:
+//     ErrReplayed. That request is over; a fresh key is a fresh request.
+//   - Hints of what happened come late, twice, in any order, or not at all: they say which intent to read, no more.
 //
 // Two intents of one purchase can both succeed: nothing here prevents it, so the caller cancels one, and reads that it
 // is cancelled, before it makes the next. See docs/settlement.md, section 4. No card data passes through this contract.
@@ -28,6 +40,11 @@ var (
 	ErrUnknownOutcome = errors.New("payment: outcome unknown")
 	// ErrRetryable: the provider said that nothing happened and that the same call may be repeated.
 	ErrRetryable = errors.New("payment: try again")
+	// ErrReplayed: the same error as the first time, kept under the key. Nothing happened, and nothing will under this key
+	// until it is forgotten.
+	ErrReplayed = errors.New("payment: an earlier error, answered again")
+	// ErrNotRefundable: the intent did not succeed, or has less left than is to be refunded.
+	ErrNotRefundable = errors.New("payment: not refundable")
 	// ErrNotFound: no intent has this id.
 	ErrNotFound = errors.New("payment: no such intent")
 	// ErrKeyReused: the key was used before with another request.
@@ -87,6 +104,34 @@ type Request struct {
 	Reference string
 }
 
+// RefundState is where a refund is.
+type RefundState int
+
+// The states of a refund.
+const (
+	RefundPending RefundState = iota + 1
+	// RefundSucceeded: the money went back. Final.
+	RefundSucceeded
+	// RefundFailed: the money could not be delivered and is with us. Final.
+	RefundFailed
+)
+
+// RefundRequest describes a refund. A provider refuses the same key with another RefundRequest.
+type RefundRequest struct {
+	// RefundID is the caller's name of it, kept as metadata: Refunds finds it again when an answer was lost.
+	RefundID string
+	// IntentID names what was captured.
+	IntentID string
+	// MinorUnits of the intent's currency, more than zero.
+	MinorUnits int64
+}
+
+// Refund is money on its way back, as the provider has it.
+type Refund struct {
+	RefundRequest
+	State RefundState
+}
+
 // Provider takes money. Safe for concurrent use.
 type Provider interface {
 	// CreateIntent makes an intent, or finds the one made with this key. It moves no money.
@@ -99,6 +144,25 @@ type Provider interface {
 	Capture(ctx context.Context, id string) (Intent, error)
 	// Cancel ends an intent that did not succeed. An intent that succeeded stays Succeeded: read the answer.
 	Cancel(ctx context.Context, id string) (Intent, error)
+	// Refund gives captured money back, or finds the refund made with this key. ErrNotRefundable.
+	Refund(ctx context.Context, key string, r RefundRequest) (Refund, error)
+	// Refunds reads all refunds of an intent. ErrNotFound when there is no such intent.
+	Refunds(ctx context.Context, intentID string) ([]Refund, error)
+}
+
+// Hint says that something happened to an intent, and nothing about what: the intent is read.
+type Hint struct {
+	// ID is the provider's name of the event, at most 128 characters; a duplicate has the same.
+	ID string
+	// IntentID is what to read.
+	IntentID string
+}
+
+// Hinter is a provider that tells when something happened (a webhook's receiving end). Who polls besides loses nothing
+// but time without it.
+type Hinter interface {
+	// Hints calls deliver until ctx ends; hints that deliver failed on come again. deliver is never called concurrently.
+	Hints(ctx context.Context, deliver func(context.Context, []Hint) error) error
 }
 
 // Books are a provider's own records, summed.

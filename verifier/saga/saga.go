@@ -1,18 +1,25 @@
 // Package saga is what may become of a purchase, and what must be done about it: pure, state and event in, state and
 // commands out.
 //
-//	RECEIVED -UnitSettled-> UNIT_SETTLED -ActionNeeded-> ACTION_REQUIRED
-//	   |                        |  '------------Captured------------+-> CAPTURED -OrderPlaced-> ORDERED -Delivered-> DELIVERED
-//	   | UnitDenied             | Declined, WindowOver
-//	   | (no spare left)        v
-//	   |----------------------> VOUCHER
-//	   '-OverLimit, Expired---> REFUSED
+//	RECEIVED -Settled-> UNIT_SETTLED -ActionNeeded-> ACTION_REQUIRED
+//	   |                    |  '-----------MoneyTaken-----------+-> CAPTURED -OrderPlaced-> ORDERED -OrderDelivered-> DELIVERED
+//	   | Denied             | Declined, WindowOver                      |                      |
+//	   | (no spare left)    |                                           '------OrderDead-------+
+//	   |                    v                                                     v
+//	   |--------------> VOUCHER (price lock)                               CHOICE_REQUIRED -ChoseVoucher-> VOUCHER (stored value)
+//	   |                    | (no price lock left, or the voucher               | ChoseMoney                  ^
+//	   |                    v  that it brought is unusable)                     v                             | RefundFailed
+//	   '-OverLimit, ----> REFUSED                                            REFUNDING -----------------------'
+//	     Expired                                                                | RefundDone
+//	                                                                            v
+//	                                                                         REFUNDED
 //
 // Invariants:
 //
 //   - Unit before money: no event leads from RECEIVED to a payment.
 //   - Money before goods: an order is placed only by the transition that posts the capture.
-//   - DELIVERED, VOUCHER and REFUSED are final; entering one signs the outcome, and nothing leaves it.
+//   - DELIVERED, VOUCHER, REFUSED and REFUNDED are final; entering one signs the outcome, and nothing leaves it.
+//   - Money that was taken and not earned ends as exactly one of a refund and a stored-value voucher.
 //   - A unit that is given up is released exactly by the transition that leaves every path which could settle it again.
 //
 // Every command is durable in the same transaction as the state, as a job or a row; see docs/settlement.md, section 4.
@@ -41,11 +48,15 @@ const (
 	Delivered      State = 8
 	Voucher        State = 9
 	Refused        State = 10
+	ChoiceRequired State = 11
+	Refunding      State = 12
+	Refunded       State = 13
 )
 
 var stateNames = map[State]string{
 	Received: "received", UnitSettled: "unit_settled", ActionRequired: "action_required", Captured: "captured",
 	Ordered: "ordered", Delivered: "delivered", Voucher: "voucher", Refused: "refused",
+	ChoiceRequired: "choice_required", Refunding: "refunding", Refunded: "refunded",
 }
 
 // String is the state's name, for logs, metrics and tests.
@@ -57,10 +68,15 @@ func (s State) String() string {
 }
 
 // Final tells the states that nothing leaves.
-func (s State) Final() bool { return s == Delivered || s == Voucher || s == Refused }
+func (s State) Final() bool {
+	return s == Delivered || s == Voucher || s == Refused || s == Refunded
+}
 
 // AwaitsMoney tells the states in which a payment may be in progress.
 func (s State) AwaitsMoney() bool { return s == UnitSettled || s == ActionRequired }
+
+// Paid tells the states in which the money is taken and the order on its way.
+func (s State) Paid() bool { return s == Captured || s == Ordered }
 
 // Reason is why a purchase failed. The numbers are those of rimlight.errors.v1.Reason.
 type Reason int32
@@ -73,6 +89,8 @@ const (
 	PaymentDeclined   Reason = 70
 	PaymentWindowOver Reason = 71
 	UnitDenied        Reason = 72
+	OrderFailed       Reason = 74
+	VoucherUnusable   Reason = 75
 )
 
 // Event is what happened.
@@ -96,12 +114,24 @@ const (
 	DeclinedForGood
 	// WindowOver: the customer did not come, and the intent is read as cancelled.
 	WindowOver
-	// MoneyTaken: the intent is read as succeeded.
+	// VoucherRefused: the voucher that came with the redemption is spent, expired or for something else.
+	VoucherRefused
+	// MoneyTaken: the intent is read as succeeded, or a voucher covers all of the price.
 	MoneyTaken
 	// OrderPlaced: fulfillment has the order.
 	OrderPlaced
 	// OrderDelivered: fulfillment handed it over.
 	OrderDelivered
+	// OrderDead: fulfillment gave the order up, for good.
+	OrderDead
+	// ChoseVoucher: the viewer wants stored value.
+	ChoseVoucher
+	// ChoseMoney: the viewer wants the money, or did not choose in time.
+	ChoseMoney
+	// RefundDone: the provider's refund is read as done.
+	RefundDone
+	// RefundFailed: the provider cannot give the money back.
+	RefundFailed
 	lastEvent
 )
 
@@ -135,6 +165,14 @@ const (
 	ReleaseSpares
 	// IssueVoucher: a price lock.
 	IssueVoucher
+	// ReturnVoucher: what a voucher put into the purchase goes back on it.
+	ReturnVoucher
+	// AskChoice: a job that chooses the money when the viewer's time is over.
+	AskChoice
+	// StartRefund: a job that gives back what the provider took.
+	StartRefund
+	// IssueStoredValue: a voucher of what the provider took, with its liability posted.
+	IssueStoredValue
 	// SignOutcome: the final word.
 	SignOutcome
 )
@@ -147,6 +185,10 @@ type Purchase struct {
 	Attempt int
 	// Spares is how many duplicate redemptions could still become the winner.
 	Spares int
+	// NoPriceLock: the viewer has used up the channel's budget of price locks; see Config of package verifier.
+	NoPriceLock bool
+	// CoveredByVoucher: the provider took nothing; a voucher paid everything.
+	CoveredByVoucher bool
 }
 
 // New is a purchase whose first redemption arrived.
@@ -164,6 +206,13 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 			commands = append(commands, SignOutcome)
 		}
 		return q, commands, nil
+	}
+	// unpaid ends a purchase whose payment came to nothing by the viewer's doing.
+	unpaid := func(r Reason) (Purchase, []Command, error) {
+		if p.NoPriceLock {
+			return next(Refused, r, ReleaseWinner, ReturnVoucher)
+		}
+		return next(Voucher, r, ReleaseWinner, ReturnVoucher, IssueVoucher)
 	}
 	switch {
 	case p.State == Received && e == Expired:
@@ -187,14 +236,28 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 		p.Attempt++
 		return next(UnitSettled, NoReason, Pay)
 	case p.State.AwaitsMoney() && (e == DeclinedForNow || e == DeclinedForGood):
-		return next(Voucher, PaymentDeclined, ReleaseWinner, IssueVoucher)
+		return unpaid(PaymentDeclined)
 	case p.State.AwaitsMoney() && e == WindowOver:
-		return next(Voucher, PaymentWindowOver, ReleaseWinner, IssueVoucher)
+		return unpaid(PaymentWindowOver)
+	case p.State.AwaitsMoney() && e == VoucherRefused: // nothing was taken of it
+		return next(Refused, VoucherUnusable, ReleaseWinner)
 
 	case p.State == Captured && e == OrderPlaced:
 		return next(Ordered, NoReason)
-	case (p.State == Captured || p.State == Ordered) && e == OrderDelivered: // news of delivery may overtake PlaceOrders' answer
+	case p.State.Paid() && e == OrderDelivered: // news of delivery may overtake PlaceOrders' answer
 		return next(Delivered, NoReason)
+	case p.State.Paid() && e == OrderDead && p.CoveredByVoucher: // nothing to choose: everything is back on the voucher
+		return next(Refunded, OrderFailed, ReleaseWinner, ReturnVoucher)
+	case p.State.Paid() && e == OrderDead:
+		return next(ChoiceRequired, OrderFailed, ReleaseWinner, ReturnVoucher, AskChoice)
+	case p.State == ChoiceRequired && e == ChoseVoucher:
+		return next(Voucher, p.Reason, IssueStoredValue)
+	case p.State == ChoiceRequired && e == ChoseMoney:
+		return next(Refunding, p.Reason, StartRefund)
+	case p.State == Refunding && e == RefundDone:
+		return next(Refunded, p.Reason)
+	case p.State == Refunding && e == RefundFailed: // the money cannot go back, so it stays the viewer's here
+		return next(Voucher, p.Reason, IssueStoredValue)
 	}
 	return p, nil, fmt.Errorf("%w: event %d in %v", ErrIllegal, e, p.State)
 }

@@ -42,14 +42,35 @@ func TestTransitions(t *testing.T) {
 		{"a decline for now is tried again with another intent",
 			Purchase{State: ActionRequired, Attempt: 1}, DeclinedForNow, Purchase{State: UnitSettled, Attempt: 2}, []Command{Pay}},
 		{"the last attempt's decline ends in a voucher and releases the unit",
-			Purchase{State: UnitSettled, Attempt: 2}, DeclinedForNow, Purchase{State: Voucher, Reason: PaymentDeclined, Attempt: 2}, []Command{ReleaseWinner, IssueVoucher, SignOutcome}},
+			Purchase{State: UnitSettled, Attempt: 2}, DeclinedForNow, Purchase{State: Voucher, Reason: PaymentDeclined, Attempt: 2}, []Command{ReleaseWinner, ReturnVoucher, IssueVoucher, SignOutcome}},
 		{"a decline for good ends at the first attempt",
-			Purchase{State: UnitSettled, Attempt: 1}, DeclinedForGood, Purchase{State: Voucher, Reason: PaymentDeclined, Attempt: 1}, []Command{ReleaseWinner, IssueVoucher, SignOutcome}},
+			Purchase{State: UnitSettled, Attempt: 1}, DeclinedForGood, Purchase{State: Voucher, Reason: PaymentDeclined, Attempt: 1}, []Command{ReleaseWinner, ReturnVoucher, IssueVoucher, SignOutcome}},
+		{"a decline beyond the budget of price locks earns nothing",
+			Purchase{State: UnitSettled, Attempt: 1, NoPriceLock: true}, DeclinedForGood,
+			Purchase{State: Refused, Reason: PaymentDeclined, Attempt: 1, NoPriceLock: true}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
+		{"a denied unit is our fault: the budget does not matter",
+			Purchase{State: Received, NoPriceLock: true}, Denied, Purchase{State: Voucher, Reason: UnitDenied, NoPriceLock: true}, []Command{IssueVoucher, SignOutcome}},
+		{"a voucher that cannot be used ends it",
+			Purchase{State: UnitSettled, Attempt: 1}, VoucherRefused, Purchase{State: Refused, Reason: VoucherUnusable, Attempt: 1}, []Command{ReleaseWinner, SignOutcome}},
 		{"a customer who did not come gets a voucher and the unit is released",
-			Purchase{State: ActionRequired, Attempt: 1}, WindowOver, Purchase{State: Voucher, Reason: PaymentWindowOver, Attempt: 1}, []Command{ReleaseWinner, IssueVoucher, SignOutcome}},
+			Purchase{State: ActionRequired, Attempt: 1}, WindowOver, Purchase{State: Voucher, Reason: PaymentWindowOver, Attempt: 1}, []Command{ReleaseWinner, ReturnVoucher, IssueVoucher, SignOutcome}},
 		{"an order placed", Purchase{State: Captured}, OrderPlaced, Purchase{State: Ordered}, nil},
 		{"an order delivered", Purchase{State: Ordered}, OrderDelivered, Purchase{State: Delivered}, []Command{SignOutcome}},
 		{"a delivery that overtakes the placing", Purchase{State: Captured}, OrderDelivered, Purchase{State: Delivered}, []Command{SignOutcome}},
+		{"a dead order frees the unit and asks the viewer", Purchase{State: Ordered}, OrderDead,
+			Purchase{State: ChoiceRequired, Reason: OrderFailed}, []Command{ReleaseWinner, ReturnVoucher, AskChoice}},
+		{"a death that overtakes the placing", Purchase{State: Captured}, OrderDead,
+			Purchase{State: ChoiceRequired, Reason: OrderFailed}, []Command{ReleaseWinner, ReturnVoucher, AskChoice}},
+		{"a dead order that a voucher paid for leaves nothing to choose", Purchase{State: Ordered, CoveredByVoucher: true}, OrderDead,
+			Purchase{State: Refunded, Reason: OrderFailed, CoveredByVoucher: true}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
+		{"who chooses the voucher gets stored value", Purchase{State: ChoiceRequired, Reason: OrderFailed}, ChoseVoucher,
+			Purchase{State: Voucher, Reason: OrderFailed}, []Command{IssueStoredValue, SignOutcome}},
+		{"who chooses the money waits for it", Purchase{State: ChoiceRequired, Reason: OrderFailed}, ChoseMoney,
+			Purchase{State: Refunding, Reason: OrderFailed}, []Command{StartRefund}},
+		{"the money came back", Purchase{State: Refunding, Reason: OrderFailed}, RefundDone,
+			Purchase{State: Refunded, Reason: OrderFailed}, []Command{SignOutcome}},
+		{"money that cannot go back becomes stored value", Purchase{State: Refunding, Reason: OrderFailed}, RefundFailed,
+			Purchase{State: Voucher, Reason: OrderFailed}, []Command{IssueStoredValue, SignOutcome}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			to, commands, err := Next(c.from, c.event, attempts)
@@ -65,7 +86,10 @@ type world struct {
 	settled           bool // fulfillment's word on the winner's unit
 	captures, orders  int
 	pays, outcomes    int
-	vouchers          int
+	vouchers, stored  int
+	asked, refunds    int
+	returned          int
+	refunded          bool // the provider's word
 	winnerFreed       bool
 	spares, freed     int
 	settlesAfterFreed int
@@ -77,6 +101,7 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 		w := world{spares: rapid.IntRange(0, 3).Draw(t, "spares")}
 		total := w.spares
 		p.Spares = w.spares
+		p.NoPriceLock, p.CoveredByVoucher = rapid.Bool().Draw(t, "no price lock"), rapid.Bool().Draw(t, "covered")
 		obey := func(commands []Command) {
 			for _, c := range commands {
 				switch c {
@@ -106,6 +131,14 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 					w.spares = 0
 				case IssueVoucher:
 					w.vouchers++
+				case IssueStoredValue:
+					w.stored++
+				case ReturnVoucher:
+					w.returned++
+				case AskChoice:
+					w.asked++
+				case StartRefund:
+					w.refunds++
 				case SignOutcome:
 					w.outcomes++
 				}
@@ -118,6 +151,7 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 				w.settled = true
 			}
 			next, commands, err := Next(p, e, attempts)
+			w.refunded = w.refunded || err == nil && e == RefundDone
 			if err != nil {
 				if !errors.Is(err, ErrIllegal) || next != p {
 					t.Fatalf("event %d in %v: %v, and the purchase became %+v", e, p.State, err, next)
@@ -134,14 +168,21 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 			}
 		}
 		good := p.State == Captured || p.State == Ordered || p.State == Delivered
+		failed := p.Reason == OrderFailed
 		switch {
-		case w.captures > 1 || w.orders != w.captures || (w.captures == 1) != good:
+		case w.captures > 1 || w.orders != w.captures || (w.captures == 1) != (good || failed):
 			t.Fatalf("%d captures and %d orders in %v", w.captures, w.orders, p.State)
+		case p.State.Final() && failed && !p.CoveredByVoucher && w.refunded == (w.stored == 1), w.stored > 1, w.refunds > 1, w.asked > 1:
+			t.Fatalf("money that was not earned: refunded %v, %d vouchers of stored value, %d refunds, %d choices", w.refunded, w.stored, w.refunds, w.asked)
+		case w.returned > 1, w.returned == 1 && good:
+			t.Fatalf("a voucher was returned %d times in %v", w.returned, p.State)
+		case p.CoveredByVoucher && (w.stored > 0 || w.refunds > 0):
+			t.Fatalf("nothing was charged, and %d vouchers and %d refunds came of it", w.stored, w.refunds)
 		case w.pays > attempts:
 			t.Fatalf("%d payment attempts", w.pays)
 		case p.State.Final() != (w.outcomes == 1) || w.outcomes > 1:
 			t.Fatalf("%d outcomes in %v", w.outcomes, p.State)
-		case (p.State == Voucher) != (w.vouchers == 1):
+		case (p.State == Voucher) != (w.vouchers+w.stored == 1):
 			t.Fatalf("%d vouchers in %v", w.vouchers, p.State)
 		case w.winnerFreed && good, w.settlesAfterFreed > 0:
 			t.Fatalf("a unit was freed that is or could be sold, in %v", p.State)
@@ -181,7 +222,7 @@ func TestMoves(t *testing.T) {
 }
 
 func TestDuplicateIsKeptOnlyWhileItCouldWin(t *testing.T) {
-	for s := Received; s <= Refused; s++ {
+	for s := Received; s <= Refunded; s++ {
 		if got, want := Duplicate(s, false), s == Received; got != want {
 			t.Errorf("in %v: kept %v", s, got)
 		}
@@ -197,6 +238,8 @@ func TestNumbersAreThoseOfTheContract(t *testing.T) {
 		ActionRequired: offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED, Captured: offerv1.PurchaseState_PURCHASE_STATE_CAPTURED,
 		Ordered: offerv1.PurchaseState_PURCHASE_STATE_ORDERED, Delivered: offerv1.PurchaseState_PURCHASE_STATE_DELIVERED,
 		Voucher: offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, Refused: offerv1.PurchaseState_PURCHASE_STATE_REFUSED,
+		ChoiceRequired: offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED, Refunding: offerv1.PurchaseState_PURCHASE_STATE_REFUNDING,
+		Refunded: offerv1.PurchaseState_PURCHASE_STATE_REFUNDED,
 	} {
 		if int32(state) != int32(want) {
 			t.Errorf("%v is %d, the contract says %d", state, state, want)
@@ -205,7 +248,8 @@ func TestNumbersAreThoseOfTheContract(t *testing.T) {
 	for reason, want := range map[Reason]errorsv1.Reason{
 		TokenExpired: errorsv1.Reason_REASON_TOKEN_EXPIRED, ViewerLimit: errorsv1.Reason_REASON_VIEWER_LIMIT,
 		PaymentDeclined: errorsv1.Reason_REASON_PAYMENT_DECLINED, PaymentWindowOver: errorsv1.Reason_REASON_PAYMENT_WINDOW_OVER,
-		UnitDenied: errorsv1.Reason_REASON_UNIT_DENIED,
+		UnitDenied: errorsv1.Reason_REASON_UNIT_DENIED, OrderFailed: errorsv1.Reason_REASON_ORDER_FAILED,
+		VoucherUnusable: errorsv1.Reason_REASON_VOUCHER_UNUSABLE,
 	} {
 		if int32(reason) != int32(want) {
 			t.Errorf("reason %d, the contract says %v", reason, want)

@@ -72,26 +72,99 @@ func (q Queries) count(ctx context.Context, query string, args ...any) (int, err
 
 // DropSums counts a drop's purchases.
 type DropSums struct {
-	DropID                                 ID
-	Received, Delivered, Vouchers, Refused uint32
-	UnitsHeld, Duplicates                  uint32
-	CapturedMinorUnits                     int64
+	DropID                                           ID
+	ChannelID                                        string
+	Received, Delivered, Vouchers, Refused, Refunded uint32
+	UnitsHeld, Duplicates                            uint32
+	// CapturedMinorUnits is what the ledger has; Charged and RefundedMinorUnits are what purchases and refunds say.
+	CapturedMinorUnits, ChargedMinorUnits, RefundedMinorUnits int64
 }
 
-// SumDrops counts the purchases of every drop.
-func (q Queries) SumDrops(ctx context.Context) ([]DropSums, error) {
+// SumDrops counts the purchases of up to n drops after a drop id; a drop alone, if only is given.
+func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]DropSums, error) {
+	where, args := `drop_id > $6`, []any{after}
+	if only != nil {
+		where, args = `drop_id = $6`, []any{*only}
+	}
 	return collect(ctx, q.q, "summing drops", func(r *sql.Rows, d *DropSums) error {
-		return r.Scan(&d.DropID, &d.Received, &d.Delivered, &d.Vouchers, &d.Refused, &d.UnitsHeld, &d.Duplicates, &d.CapturedMinorUnits)
-	}, `SELECT d.drop_id, d.received, d.delivered, d.vouchers, d.refused,
+		return r.Scan(&d.DropID, &d.ChannelID, &d.Received, &d.Delivered, &d.Vouchers, &d.Refused, &d.Refunded, &d.UnitsHeld, &d.Duplicates,
+			&d.CapturedMinorUnits, &d.ChargedMinorUnits, &d.RefundedMinorUnits)
+	}, `SELECT d.drop_id, COALESCE((SELECT t.channel_id FROM drop_terms t WHERE t.drop_id = d.drop_id), ''),
+			d.received, d.delivered, d.vouchers, d.refused, d.refunded,
 			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id
 				WHERE p.drop_id = d.drop_id AND c.settled = 1 AND c.state <> $4),
 			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id) - d.received,
 			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l JOIN purchases p ON p.purchase_id = l.purchase_id
-				WHERE p.drop_id = d.drop_id AND l.account = $5)
+				WHERE p.drop_id = d.drop_id AND l.account = $5),
+			d.charged,
+			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r JOIN purchases p ON p.token_id = r.token_id
+				WHERE p.drop_id = d.drop_id AND r.state = $8)
 		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN state = $1 THEN 1 ELSE 0 END) AS delivered,
-				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused
-			FROM purchases GROUP BY drop_id) AS d ORDER BY d.drop_id`,
-		saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable)
+				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
+				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
+				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged
+			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
+		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n)...)...)
+}
+
+// moneyTaken holds for a purchase p whose money was taken at some time, by its state alone.
+var moneyTaken = fmt.Sprintf(`(p.state IN (%d, %d, %d, %d, %d, %d) OR p.state = %d AND p.reason = %d)`, saga.Captured, saga.Ordered,
+	saga.Delivered, saga.ChoiceRequired, saga.Refunding, saga.Refunded, saga.Voucher, saga.OrderFailed)
+
+// NodeSums counts a node's redemptions by what became of them.
+type NodeSums struct {
+	NodeID                                               ID
+	Received, Holding, Open, Denied, Released, Redundant uint32
+}
+
+// SumNodes counts the redemptions of up to n nodes after a node id.
+func (q Queries) SumNodes(ctx context.Context, after ID, n int) ([]NodeSums, error) {
+	return collect(ctx, q.q, "summing nodes", func(r *sql.Rows, s *NodeSums) error {
+		return r.Scan(&s.NodeID, &s.Received, &s.Holding, &s.Open, &s.Denied, &s.Released, &s.Redundant)
+	}, `SELECT node_id, COUNT(*), SUM(CASE WHEN state = $1 AND settled = 1 THEN 1 ELSE 0 END),
+			SUM(CASE WHEN state = $1 AND settled = 0 OR state = $2 OR state = $3 THEN 1 ELSE 0 END),
+			SUM(CASE WHEN state = $4 THEN 1 ELSE 0 END), SUM(CASE WHEN state = $5 THEN 1 ELSE 0 END), SUM(CASE WHEN state = $6 THEN 1 ELSE 0 END)
+		FROM candidates WHERE node_id > $7 GROUP BY node_id ORDER BY node_id LIMIT CAST($8 AS BIGINT)`,
+		Winner, Spare, ToRelease, Denied, Released, Redundant, after, n)
+}
+
+// ChannelSums is a channel's money in one currency: what purchases, refunds and vouchers say, and what the ledger says.
+type ChannelSums struct {
+	ChannelID, CurrencyCode                        string
+	Captured, Refunded, VoucherIssued, VoucherUsed int64
+	Revenue                                        int64
+}
+
+// SumChannels sums the money of every channel.
+func (q Queries) SumChannels(ctx context.Context) ([]ChannelSums, error) {
+	return collect(ctx, q.q, "summing channels", func(r *sql.Rows, s *ChannelSums) error {
+		return r.Scan(&s.ChannelID, &s.CurrencyCode, &s.Captured, &s.Refunded, &s.VoucherIssued, &s.VoucherUsed, &s.Revenue)
+	}, `SELECT channel_id, currency_code, SUM(captured), SUM(refunded), SUM(issued), SUM(used), SUM(revenue) FROM (
+			SELECT COALESCE(t.channel_id, '') AS channel_id, p.currency_code AS currency_code,
+				CASE WHEN `+moneyTaken+` THEN p.charged_minor_units ELSE 0 END AS captured,
+				(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.token_id = p.token_id AND r.state = $1) AS refunded,
+				(SELECT COALESCE(SUM(v.minor_units), 0) FROM vouchers v WHERE v.token_id = p.token_id AND v.kind = $2) AS issued,
+				CASE WHEN EXISTS (SELECT 1 FROM voucher_uses u WHERE u.token_id = p.token_id AND u.state = 2) THEN p.stored_value_minor_units ELSE 0 END AS used,
+				(SELECT COALESCE(-SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.purchase_id = p.purchase_id AND l.account = $3) AS revenue
+			FROM purchases p LEFT JOIN drop_terms t ON t.drop_id = p.drop_id) AS moves
+		GROUP BY channel_id, currency_code ORDER BY channel_id, currency_code`, RefundDone, StoredValue, ledger.ChannelRevenue)
+}
+
+// OpenStoredValue sums, by currency, what is left on stored-value vouchers and what payments in progress hold of them.
+func (q Queries) OpenStoredValue(ctx context.Context) (map[string]int64, error) {
+	type sum struct {
+		currency string
+		open     int64
+	}
+	list, err := collect(ctx, q.q, "summing vouchers", func(r *sql.Rows, s *sum) error { return r.Scan(&s.currency, &s.open) },
+		`SELECT v.currency_code, SUM(v.remaining_minor_units + (SELECT COALESCE(SUM(u.minor_units), 0) FROM voucher_uses u
+				WHERE u.voucher_id = v.voucher_id AND u.state = 1))
+			FROM vouchers v WHERE v.kind = $1 GROUP BY v.currency_code`, StoredValue)
+	open := map[string]int64{}
+	for _, s := range list {
+		open[s.currency] = s.open
+	}
+	return open, err
 }
 
 // Keys reads all public keys.

@@ -9,22 +9,24 @@ import (
 // Kind is what a job does.
 type Kind string
 
-// The kinds of jobs. A purchase has at most one of each, but one release per unit.
+// The kinds of jobs. A purchase has at most one of each, but one release per unit, and one refund per refund.
 const (
 	SettleJob  Kind = "settle"
 	PayJob     Kind = "pay"
 	OrderJob   Kind = "order"
 	ReleaseJob Kind = "release"
+	ChoiceJob  Kind = "choice"
+	RefundJob  Kind = "refund"
 )
 
 // Kinds lists all of them.
-func Kinds() []Kind { return []Kind{SettleJob, PayJob, OrderJob, ReleaseJob} }
+func Kinds() []Kind { return []Kind{SettleJob, PayJob, OrderJob, ReleaseJob, ChoiceJob, RefundJob} }
 
 // Job is one row of jobs.
 type Job struct {
 	Kind    Kind
 	TokenID ID
-	// Serial and LeaseID name the unit of a release; zero elsewhere.
+	// Serial and LeaseID name the unit of a release; of a refund LeaseID is the refund's id. Zero elsewhere.
 	Serial  uint32
 	LeaseID ID
 	// Attempts counts claims since the job was last added.
@@ -69,8 +71,10 @@ func (tx *Tx) Postpone(ctx context.Context, j Job, runAt int64) error {
 
 // Hurry makes a job due at now, whoever holds it.
 func (tx *Tx) Hurry(ctx context.Context, kind Kind, tokenID ID, now int64) error {
-	_, err := tx.exec(ctx, "hurrying a job", `UPDATE jobs SET state = 0, run_at = $1 WHERE kind = $2 AND token_id = $3`, now, kind, tokenID)
-	tx.added(kind)
+	n, err := tx.exec(ctx, "hurrying a job", `UPDATE jobs SET state = 0, run_at = $1 WHERE kind = $2 AND token_id = $3`, now, kind, tokenID)
+	if err == nil && n > 0 {
+		tx.added(kind)
+	}
 	return err
 }
 

@@ -30,28 +30,35 @@ type Purchase struct {
 	IntentID   string
 	LicenceKey string
 	Outcome    string
-	Voucher    *Voucher
-}
-
-// Voucher is one row of vouchers.
-type Voucher struct {
-	VoucherID  ID
-	Kind       int32
-	ExpireTime int64
+	// Charged is what the provider takes: the price, less what a voucher covers. StoredValue is what of that is money.
+	Charged, StoredValue int64
+	// PresentedVoucher came with the winning redemption; zero: none. VoucherHeld: it is held for this purchase or spent.
+	PresentedVoucher ID
+	VoucherHeld      bool
+	// Voucher makes the purchase good.
+	Voucher *Voucher
+	// Refunded is what went back after a refund by the shop.
+	Refunded int64
 }
 
 const purchaseColumns = `p.token_id, p.purchase_id, p.arrival, p.drop_id, p.viewer_session_id, p.state, p.reason, p.state_time,
 	p.node_id, p.serial, p.lease_id, p.accept_time, p.currency_code, p.minor_units, p.payment_reference, p.attempt, p.intent_id,
-	p.licence_key, p.outcome, v.voucher_id, v.kind, v.expire_time`
+	p.licence_key, p.outcome, p.charged_minor_units, p.stored_value_minor_units, p.presented_voucher, p.voucher_held,
+	v.voucher_id, v.kind, v.minor_units, v.expire_time,
+	(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.token_id = p.token_id AND r.state = 2 AND r.make_good = 0)`
 
 func scanPurchase(scan func(...any) error, p *Purchase, more ...any) error {
-	var voucherID []byte
-	var kind, expire sql.NullInt64
+	var presented, voucherID []byte
+	var kind, minorUnits, expire sql.NullInt64
 	err := scan(append([]any{&p.TokenID, &p.PurchaseID, &p.Arrival, &p.DropID, &p.ViewerSessionID, &p.State, &p.Reason, &p.StateTime,
 		&p.NodeID, &p.Serial, &p.LeaseID, &p.AcceptTime, &p.CurrencyCode, &p.MinorUnits, &p.PaymentReference, &p.Attempt, &p.IntentID,
-		&p.LicenceKey, &p.Outcome, &voucherID, &kind, &expire}, more...)...)
+		&p.LicenceKey, &p.Outcome, &p.Charged, &p.StoredValue, &presented, &p.VoucherHeld,
+		&voucherID, &kind, &minorUnits, &expire, &p.Refunded}, more...)...)
+	if err == nil && len(presented) == len(ID{}) {
+		p.PresentedVoucher = ID(presented)
+	}
 	if err == nil && len(voucherID) == len(ID{}) {
-		p.Voucher = &Voucher{ID(voucherID), int32(kind.Int64), expire.Int64}
+		p.Voucher = &Voucher{VoucherID: ID(voucherID), Kind: VoucherKind(kind.Int64), MinorUnits: minorUnits.Int64, ExpireTime: expire.Int64}
 	}
 	return err
 }
@@ -88,21 +95,31 @@ func (q Queries) purchaseBy(ctx context.Context, column string, value any) (Purc
 func (tx *Tx) InsertPurchase(ctx context.Context, p *Purchase) error {
 	_, err := tx.exec(ctx, "storing a purchase", `INSERT INTO purchases (token_id, purchase_id, arrival, drop_id, viewer_session_id,
 		state, reason, state_time, node_id, serial, lease_id, accept_time, currency_code, minor_units, payment_reference, attempt,
-		intent_id, licence_key, outcome)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`,
 		p.TokenID, p.PurchaseID, p.Arrival, p.DropID, p.ViewerSessionID, p.State, p.Reason, p.StateTime, p.NodeID, p.Serial,
-		p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits, p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome)
+		p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits, p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome,
+		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld)
 	return err
+}
+
+func (p *Purchase) presented() any {
+	if p.PresentedVoucher == (ID{}) {
+		return nil
+	}
+	return p.PresentedVoucher
 }
 
 // UpdatePurchase stores p if the row is still in the state, and at the payment attempt, of old. ErrConflict.
 func (tx *Tx) UpdatePurchase(ctx context.Context, old, p *Purchase) error {
 	n, err := tx.exec(ctx, "changing a purchase", `UPDATE purchases SET state = $1, reason = $2, state_time = $3, node_id = $4,
 		serial = $5, lease_id = $6, accept_time = $7, currency_code = $8, minor_units = $9, payment_reference = $10, attempt = $11,
-		intent_id = $12, licence_key = $13, outcome = $14
-		WHERE token_id = $15 AND state = $16 AND attempt = $17`,
+		intent_id = $12, licence_key = $13, outcome = $14, charged_minor_units = $15, stored_value_minor_units = $16,
+		presented_voucher = $17, voucher_held = $18
+		WHERE token_id = $19 AND state = $20 AND attempt = $21`,
 		p.State, p.Reason, p.StateTime, p.NodeID, p.Serial, p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits,
-		p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome, p.TokenID, old.State, old.Attempt)
+		p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome, p.Charged, p.StoredValue, p.presented(), p.VoucherHeld,
+		p.TokenID, old.State, old.Attempt)
 	if err == nil && n != 1 {
 		err = ErrConflict
 	}
@@ -119,21 +136,14 @@ func (tx *Tx) SetIntent(ctx context.Context, tokenID ID, attempt int, intentID s
 	return err
 }
 
-// InsertVoucher stores a purchase's voucher.
-func (tx *Tx) InsertVoucher(ctx context.Context, p *Purchase, v Voucher) error {
-	_, err := tx.exec(ctx, "storing a voucher", `INSERT INTO vouchers (token_id, voucher_id, kind, currency_code, minor_units, expire_time)
-		VALUES ($1, $2, $3, $4, $5, $6)`, p.TokenID, v.VoucherID, v.Kind, p.CurrencyCode, p.MinorUnits, v.ExpireTime)
-	return err
-}
-
 // EarlierOfViewer counts the purchases of the same viewer session and drop that arrived earlier and did not fail.
 // The set of earlier arrivals is fixed and a failed purchase stays failed, so the count only shrinks: a purchase that
 // is below the limit once stays below.
 func (q Queries) EarlierOfViewer(ctx context.Context, p *Purchase) (int, error) {
 	n := 0
 	err := q.q.QueryRowContext(ctx, `SELECT COUNT(*) FROM purchases
-		WHERE drop_id = $1 AND viewer_session_id = $2 AND arrival < $3 AND state NOT IN ($4, $5)`,
-		p.DropID, p.ViewerSessionID, p.Arrival, saga.Voucher, saga.Refused).Scan(&n)
+		WHERE drop_id = $1 AND viewer_session_id = $2 AND arrival < $3 AND state NOT IN ($4, $5, $6)`,
+		p.DropID, p.ViewerSessionID, p.Arrival, saga.Voucher, saga.Refused, saga.Refunded).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("counting a viewer's purchases: %w", err)
 	}
@@ -143,9 +153,9 @@ func (q Queries) EarlierOfViewer(ctx context.Context, p *Purchase) (int, error) 
 // DropOpen tells whether the drop has a purchase that is not final, or a job.
 func (q Queries) DropOpen(ctx context.Context, dropID ID) (bool, error) {
 	n := 0
-	err := q.q.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM purchases WHERE drop_id = $1 AND state NOT IN ($2, $3, $4))
+	err := q.q.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM purchases WHERE drop_id = $1 AND state NOT IN ($2, $3, $4, $5))
 		+ (SELECT COUNT(*) FROM jobs j JOIN purchases p ON p.token_id = j.token_id WHERE p.drop_id = $1)`,
-		dropID, saga.Delivered, saga.Voucher, saga.Refused).Scan(&n)
+		dropID, saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded).Scan(&n)
 	if err != nil {
 		return false, fmt.Errorf("looking for open purchases: %w", err)
 	}

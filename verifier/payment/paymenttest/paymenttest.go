@@ -20,6 +20,14 @@ type Harness struct {
 	Charges func(t *testing.T, p payment.Provider, purchaseID string) int
 	// OK, Declined and ActionRequired are references with that fate.
 	OK, Declined, ActionRequired string
+	// SlowRefund and FailedRefund are references with that fate.
+	SlowRefund, FailedRefund string
+	// KeptErrors is a reference whose first creation and first refund fail, with the error kept under their keys.
+	KeptErrors string
+	// Later lets the provider's time pass: refunds that are slow end, and keys are forgotten.
+	Later func(t *testing.T, p payment.Provider)
+	// Act lets the customer answer at the provider's page.
+	Act func(t *testing.T, p payment.Provider, intentID string, decline bool)
 	// Disturbed are references whose calls fail now and then with ErrUnknownOutcome or ErrRetryable, and succeed in the
 	// end.
 	Disturbed []string
@@ -37,7 +45,18 @@ func Run(t *testing.T, h Harness) {
 	t.Run("an unknown id is not found", h.unknown)
 	for _, reference := range h.Disturbed {
 		t.Run("reading by id leads through "+reference, func(t *testing.T) { h.disturbed(t, reference) })
+		t.Run("reading leads a refund through "+reference, func(t *testing.T) { h.disturbedRefund(t, reference) })
 	}
+	t.Run("the customer's answer moves the intent, once", h.acts)
+	t.Run("a key that was forgotten makes another intent, and the first stays under its id", h.keysExpire)
+	t.Run("an error kept under a key comes again, a fresh key works", h.keptErrors)
+	t.Run("refunds in parts never exceed what was captured", h.refunds)
+	t.Run("the same refund key is the same refund, another body is refused", h.refundKeys)
+	t.Run("a refund whose key was forgotten is found by its own id", h.refundKeysExpire)
+	t.Run("what did not succeed is not refunded", h.notRefundable)
+	t.Run("a slow refund is pending and then succeeds", h.slowRefund)
+	t.Run("a refund that failed leaves the money refundable", h.failedRefund)
+	t.Run("hints come late, twice and in any order, and none is lost", h.hints)
 }
 
 func request(reference string) payment.Request {

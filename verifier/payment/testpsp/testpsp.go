@@ -11,19 +11,28 @@
 //	tp_timeout_before    the first try of every call is lost before it has its effect
 //	tp_timeout_after     the first try of every call has its effect, and the answer is lost
 //	tp_500_once          the first try of every call fails and does nothing
+//	tp_500_kept          the first intent's creation and the first refund fail, and their keys answer so until they expire
+//	tp_refund_slow       a refund succeeds a while after it was asked for
+//	tp_refund_fails      a refund fails
+//	tp_mix               a realistic mix of purchases: 10 % like tp_action_required, 4 % like tp_decline, the rest tp_ok
 //	anything else        declined for good, unknown_reference
 //
-// Reading is never disturbed. It does not keep cards, customers, refunds or webhooks.
+// Reading is never disturbed. Hints come late, twice and in any order if Config says so. It does not keep cards and
+// customers.
 package testpsp
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -45,6 +54,16 @@ const (
 	RefTimeoutBefore  = "tp_timeout_before"
 	RefTimeoutAfter   = "tp_timeout_after"
 	Ref500Once        = "tp_500_once"
+	Ref500Kept        = "tp_500_kept"
+	RefRefundSlow     = "tp_refund_slow"
+	RefRefundFails    = "tp_refund_fails"
+	RefMix            = "tp_mix"
+)
+
+// MixAction and MixDecline are the shares of tp_mix's purchases that need the customer and that are declined.
+const (
+	MixAction  = 0.10
+	MixDecline = 0.04
 )
 
 // Config sets the provider up.
@@ -52,24 +71,43 @@ type Config struct {
 	// Latency is how long every call takes. Default and meaning of zero: no time at all. A real provider takes 200 ms to
 	// 2 s; the saga's throughput is its payment parallelism over this.
 	Latency time.Duration
+	// LatencySigma makes Latency the median of a log-normal distribution: 0 to 1, default 0, always the same. At 0.6 the
+	// slowest hundredth takes four times the median.
+	LatencySigma float64
+	// KeyTTL is how long idempotency keys are remembered. Default 24 h, as is usual.
+	KeyTTL time.Duration
+	// HintDelay: hints are sent, each at a random time up to this after what it tells of, so in any order. Default 0: no
+	// hints.
+	HintDelay time.Duration
+	// HintDuplicates is the share of hints that come twice: 0 to 1, default 0.
+	HintDuplicates float64
 	// Now stamps intents and charges. Required.
 	Now func() time.Time
 	// Random makes intent ids. Required.
 	Random io.Reader
 }
 
+// Realistic is a profile: answers in 250 ms at the median and a second in the slowest hundredth, and hints that come up
+// to 5 s late, one in twenty twice. Now and Random are left to the caller.
+func Realistic() Config {
+	return Config{Latency: 250 * time.Millisecond, LatencySigma: 0.6, HintDelay: 5 * time.Second, HintDuplicates: 0.05}
+}
+
 // Provider is the engine. Safe for concurrent use.
 type Provider struct {
-	db  *sqldb.DB
-	cfg Config
+	db   *sqldb.DB
+	cfg  Config
+	news chan struct{} // a hint was written
 
-	mu sync.Mutex // guards cfg.Random
+	mu   sync.Mutex // guards cfg.Random and draw
+	draw *rand.Rand
 }
 
 var (
 	_ payment.Provider     = (*Provider)(nil)
 	_ payment.Bookkeeper   = (*Provider)(nil)
 	_ payment.TestCustomer = (*Provider)(nil)
+	_ payment.Hinter       = (*Provider)(nil)
 )
 
 // Migrate brings the provider's own database up to date.
@@ -83,15 +121,36 @@ func Migrate(ctx context.Context, db *sqldb.DB) error {
 
 // New uses a migrated database. Providers in several processes may share one.
 func New(db *sqldb.DB, cfg Config) (*Provider, error) {
-	if db == nil || cfg.Now == nil || cfg.Random == nil || cfg.Latency < 0 {
-		return nil, errors.New("testpsp: needs a database, Now, Random and a latency that is not negative")
+	if db == nil || cfg.Now == nil || cfg.Random == nil {
+		return nil, errors.New("testpsp: needs a database, Now and Random")
 	}
-	return &Provider{db: db, cfg: cfg}, nil
+	if cfg.Latency < 0 || cfg.LatencySigma < 0 || cfg.LatencySigma > 1 || cfg.KeyTTL < 0 || cfg.HintDelay < 0 || cfg.HintDuplicates < 0 || cfg.HintDuplicates > 1 {
+		return nil, fmt.Errorf("testpsp: a setting is out of its range: latency %v, sigma %v, keys %v, hints %v late, %v twice",
+			cfg.Latency, cfg.LatencySigma, cfg.KeyTTL, cfg.HintDelay, cfg.HintDuplicates)
+	}
+	if cfg.KeyTTL == 0 {
+		cfg.KeyTTL = 24 * time.Hour
+	}
+	var seed [16]byte
+	if _, err := io.ReadFull(cfg.Random, seed[:]); err != nil {
+		return nil, fmt.Errorf("testpsp: seeding: %w", err)
+	}
+	return &Provider{
+		db: db, cfg: cfg, news: make(chan struct{}, 1),
+		draw: rand.New(rand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
+	}, nil
 }
 
 // CreateIntent implements payment.Provider.
 func (p *Provider) CreateIntent(ctx context.Context, key string, r payment.Request) (payment.Intent, error) {
-	return p.call(ctx, "create", func(tx *sql.Tx) (*intent, error) {
+	var kept error
+	in, err := p.call(ctx, "create", func(tx *sql.Tx) (*intent, error) {
+		if kept = p.keepError(ctx, tx, key, "create "+r.PurchaseID, r.Reference); kept != nil {
+			return nil, nil
+		}
+		if err := p.expire(ctx, tx, key); err != nil {
+			return nil, err
+		}
 		in, err := find(ctx, tx, "idem_key", key, p.db.ForUpdate())
 		if err == nil {
 			if in.Request != r {
@@ -107,12 +166,23 @@ func (p *Provider) CreateIntent(ctx context.Context, key string, r payment.Reque
 		if in.ID != "" {
 			return nil
 		}
-		in.ID = p.newID()
+		in.ID = "tpi_" + p.newID()
 		_, err := tx.ExecContext(ctx, `INSERT INTO psp_intents (intent_id, idem_key, purchase_id, currency_code, minor_units,
 			reference, state, decline_code, decline_final, create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, '', 0, $8)`,
 			in.ID, key, r.PurchaseID, r.CurrencyCode, r.MinorUnits, r.Reference, in.State, p.cfg.Now().UnixMicro())
 		return err
 	})
+	if err == nil && kept != nil {
+		return payment.Intent{}, fmt.Errorf("testpsp: create: %w", kept)
+	}
+	return in, err
+}
+
+// expire forgets a key whose time is over: the intent stays, under its id.
+func (p *Provider) expire(ctx context.Context, tx *sql.Tx, key string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE psp_intents SET idem_key = idem_key || ' until ' || intent_id WHERE idem_key = $1 AND create_time <= $2`,
+		key, p.cfg.Now().Add(-p.cfg.KeyTTL).UnixMicro())
+	return err
 }
 
 // GetIntent implements payment.Provider.
@@ -134,7 +204,7 @@ func (p *Provider) Confirm(ctx context.Context, id string) (payment.Intent, erro
 			return nil
 		}
 		switch in.kind() {
-		case RefOK, RefTimeoutBefore, RefTimeoutAfter, Ref500Once:
+		case RefOK, RefTimeoutBefore, RefTimeoutAfter, Ref500Once, Ref500Kept, RefRefundSlow, RefRefundFails:
 			in.State = payment.Authorised
 		case RefActionRequired:
 			in.State = payment.RequiresAction
@@ -154,7 +224,7 @@ func (p *Provider) Confirm(ctx context.Context, id string) (payment.Intent, erro
 		default:
 			in.decline("unknown_reference", true)
 		}
-		return in.save(ctx, tx)
+		return p.save(ctx, tx, in)
 	})
 }
 
@@ -169,7 +239,7 @@ func (p *Provider) Capture(ctx context.Context, id string) (payment.Intent, erro
 			VALUES ($1, $2, $3, $4, $5)`, in.ID, in.PurchaseID, in.CurrencyCode, in.MinorUnits, p.cfg.Now().UnixMicro()); err != nil {
 			return err
 		}
-		return in.save(ctx, tx)
+		return p.save(ctx, tx, in)
 	})
 }
 
@@ -180,7 +250,7 @@ func (p *Provider) Cancel(ctx context.Context, id string) (payment.Intent, error
 			return nil
 		}
 		in.State = payment.Cancelled
-		return in.save(ctx, tx)
+		return p.save(ctx, tx, in)
 	})
 }
 
@@ -204,15 +274,21 @@ func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) 
 		default:
 			return payment.ErrNoActionPending
 		}
-		return in.save(ctx, tx)
+		return p.save(ctx, tx, in)
 	})
+	p.hinted()
 	return purchaseID, err
 }
 
 // Books implements payment.Bookkeeper.
 func (p *Provider) Books(ctx context.Context) (payment.Books, error) {
 	b := payment.Books{CapturedMinorUnits: map[string]int64{}}
-	rows, err := p.db.Read().QueryContext(ctx, `SELECT currency_code, SUM(minor_units) FROM psp_charges GROUP BY currency_code`)
+	now := p.cfg.Now().UnixMicro()
+	rows, err := p.db.Read().QueryContext(ctx, `SELECT currency_code, SUM(minor_units) FROM (
+			SELECT currency_code, minor_units FROM psp_charges
+			UNION ALL SELECT c.currency_code, -r.minor_units FROM psp_refunds r JOIN psp_charges c ON c.intent_id = r.intent_id
+				WHERE r.state = $1 OR r.state = $2 AND r.settle_time <= $3) AS moves GROUP BY currency_code`,
+		payment.RefundSucceeded, payment.RefundPending, now)
 	if err != nil {
 		return b, fmt.Errorf("testpsp: summing the charges: %w", err)
 	}
@@ -228,7 +304,9 @@ func (p *Provider) Books(ctx context.Context) (payment.Books, error) {
 		return b, fmt.Errorf("testpsp: summing the charges: %w", err)
 	}
 	if err := p.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM
-		(SELECT purchase_id FROM psp_charges GROUP BY purchase_id HAVING COUNT(*) > 1) AS doubled`).Scan(&b.DoubleCaptures); err != nil {
+		(SELECT purchase_id FROM psp_charges c WHERE minor_units > (SELECT COALESCE(SUM(r.minor_units), 0) FROM psp_refunds r
+				WHERE r.intent_id = c.intent_id AND r.state <> $1)
+			GROUP BY purchase_id HAVING COUNT(*) > 1) AS doubled`, payment.RefundFailed).Scan(&b.DoubleCaptures); err != nil {
 		return b, fmt.Errorf("testpsp: counting double captures: %w", err)
 	}
 	return b, nil
@@ -251,38 +329,68 @@ func (p *Provider) call(ctx context.Context, name string, load func(*sql.Tx) (*i
 	var in *intent
 	var fault error
 	err := p.db.Write(ctx, func(tx *sql.Tx) (err error) {
-		if in, err = load(tx); err != nil {
+		if in, err = load(tx); err != nil || in == nil {
 			return err
 		}
-		first, err := firstTry(ctx, tx, in, name)
-		if err != nil {
+		var lost bool
+		if fault, lost, err = disturbance(ctx, tx, in, name); err != nil || fault != nil && !lost {
 			return err
-		}
-		fault = nil
-		if first {
-			switch in.kind() {
-			case RefTimeoutBefore:
-				fault = payment.ErrUnknownOutcome
-				return nil
-			case RefTimeoutAfter:
-				fault = payment.ErrUnknownOutcome
-			case Ref500Once:
-				fault = payment.ErrRetryable
-				return nil
-			}
 		}
 		return effect(tx, in)
 	})
+	p.hinted()
 	if err = errors.Join(err, fault); err != nil {
 		return payment.Intent{}, fmt.Errorf("testpsp: %s: %w", name, err)
 	}
+	if in == nil {
+		return payment.Intent{}, nil
+	}
 	return in.Intent, nil
+}
+
+// disturbance is the fault of an intent's reference for the first try of a call; lost: the call has its effect, and only
+// the answer does not come.
+func disturbance(ctx context.Context, tx *sql.Tx, in *intent, call string) (fault error, lost bool, err error) {
+	first, err := firstTry(ctx, tx, in, call)
+	if err != nil || !first {
+		return nil, false, err
+	}
+	switch in.kind() {
+	case RefTimeoutBefore:
+		return payment.ErrUnknownOutcome, false, nil
+	case RefTimeoutAfter:
+		return payment.ErrUnknownOutcome, true, nil
+	case Ref500Once:
+		return payment.ErrRetryable, false, nil
+	}
+	return nil, false, nil
+}
+
+// keepError makes the first request about a subject with tp_500_kept fail for ever under its key; it answers the error.
+func (p *Provider) keepError(ctx context.Context, tx *sql.Tx, key, subject, reference string) error {
+	now := p.cfg.Now()
+	var kept, failed int
+	if err := tx.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM psp_kept_errors WHERE idem_key = $1 AND create_time > $2),
+		(SELECT COUNT(*) FROM psp_kept_errors WHERE subject = $3)`, key, now.Add(-p.cfg.KeyTTL).UnixMicro(), subject).Scan(&kept, &failed); err != nil {
+		return err
+	}
+	switch {
+	case kept > 0:
+		return payment.ErrReplayed
+	case failed > 0 || kind(reference, "") != Ref500Kept:
+		return nil
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO psp_kept_errors (idem_key, subject, create_time) VALUES ($1, $2, $3)`,
+		key, subject, now.UnixMicro()); err != nil {
+		return err
+	}
+	return payment.ErrRetryable
 }
 
 // wait takes the configured latency; the caller's patience ending before the call was sent had no effect.
 func (p *Provider) wait(ctx context.Context) error {
 	if p.cfg.Latency > 0 {
-		t := time.NewTimer(p.cfg.Latency)
+		t := time.NewTimer(p.latency())
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -298,7 +406,13 @@ func (p *Provider) wait(ctx context.Context) error {
 func (p *Provider) newID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return "tpi_" + ids.NewV7(p.cfg.Now(), p.cfg.Random)
+	return ids.NewV7(p.cfg.Now(), p.cfg.Random)
+}
+
+func (p *Provider) latency() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Duration(float64(p.cfg.Latency) * math.Exp(p.cfg.LatencySigma*p.draw.NormFloat64()))
 }
 
 // intent is a row of psp_intents.
@@ -308,19 +422,35 @@ type intent struct {
 	key string
 }
 
-func (in *intent) kind() string {
-	kind, _, _ := strings.Cut(in.Reference, ":")
-	return kind
+func (in *intent) kind() string { return kind(in.Reference, in.PurchaseID) }
+
+// kind is the fate that a reference has for a purchase.
+func kind(reference, purchaseID string) string {
+	kind, _, _ := strings.Cut(reference, ":")
+	if kind != RefMix {
+		return kind
+	}
+	sum := sha256.Sum256([]byte("testpsp-mix/v1\x00" + purchaseID))
+	switch draw := float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32); {
+	case draw < MixAction:
+		return RefActionRequired
+	case draw < MixAction+MixDecline:
+		return RefDecline
+	}
+	return RefOK
 }
 
 func (in *intent) decline(code string, final bool) {
 	in.State, in.DeclineCode, in.DeclineFinal = payment.Declined, code, final
 }
 
-func (in *intent) save(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3 WHERE intent_id = $4`,
-		in.State, in.DeclineCode, in.DeclineFinal, in.ID)
-	return err
+// save stores an intent's new state, with the hint of it.
+func (p *Provider) save(ctx context.Context, tx *sql.Tx, in *intent) error {
+	if _, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3 WHERE intent_id = $4`,
+		in.State, in.DeclineCode, in.DeclineFinal, in.ID); err != nil {
+		return err
+	}
+	return p.hint(ctx, tx, in.ID, 0)
 }
 
 func (p *Provider) byID(ctx context.Context, id string) func(*sql.Tx) (*intent, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,15 +18,15 @@ import (
 
 func newProvider(t *testing.T, latency time.Duration) *testpsp.Provider {
 	t.Helper()
-	return providerOn(t, sqldbtest.Memory(t), latency)
+	return newProviderWith(t, sqldbtest.Memory(t), testpsp.Config{Latency: latency, Now: time.Now, Random: rand.Reader})
 }
 
-func providerOn(t *testing.T, db *sqldb.DB, latency time.Duration) *testpsp.Provider {
+func newProviderWith(t *testing.T, db *sqldb.DB, cfg testpsp.Config) *testpsp.Provider {
 	t.Helper()
 	if err := testpsp.Migrate(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	p, err := testpsp.New(db, testpsp.Config{Latency: latency, Now: time.Now, Random: rand.Reader})
+	p, err := testpsp.New(db, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,8 +41,22 @@ func TestConformance(t *testing.T) {
 
 func conforms(t *testing.T, open func(testing.TB) *sqldb.DB) {
 	t.Helper()
+	var later time.Duration // of the newest provider; subtests take turns
 	paymenttest.Run(t, paymenttest.Harness{
-		New: func(t *testing.T) payment.Provider { return providerOn(t, open(t), 0) },
+		New: func(t *testing.T) payment.Provider {
+			later = 0
+			return newProviderWith(t, open(t), testpsp.Config{
+				Now: func() time.Time { return time.Now().Add(later) }, Random: rand.Reader,
+				HintDelay: time.Second, HintDuplicates: 0.2,
+			})
+		},
+		Later: func(*testing.T, payment.Provider) { later += 25 * time.Hour },
+		Act: func(t *testing.T, p payment.Provider, id string, decline bool) {
+			if _, err := p.(payment.TestCustomer).CompleteAction(t.Context(), id, decline); err != nil {
+				t.Fatal(err)
+			}
+		},
+		SlowRefund: testpsp.RefRefundSlow, FailedRefund: testpsp.RefRefundFails, KeptErrors: testpsp.Ref500Kept,
 		Charges: func(t *testing.T, p payment.Provider, purchaseID string) int {
 			n, err := p.(*testpsp.Provider).Charges(t.Context(), purchaseID)
 			if err != nil {
@@ -122,6 +137,75 @@ func TestCompleteAction(t *testing.T) {
 	}
 	if _, err := p.CompleteAction(t.Context(), "nothing", false); !errors.Is(err, payment.ErrNotFound) {
 		t.Errorf("an unknown id: %v", err)
+	}
+}
+
+func TestMixHasItsShares(t *testing.T) {
+	p := newProvider(t, 0)
+	const purchases = 2000
+	states := map[payment.State]int{}
+	for i := range purchases {
+		in, err := p.CreateIntent(t.Context(), fmt.Sprint(i), payment.Request{PurchaseID: fmt.Sprint(i), CurrencyCode: "EUR", MinorUnits: 1, Reference: testpsp.RefMix})
+		if err == nil {
+			in, err = p.Confirm(t.Context(), in.ID)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		states[in.State]++
+	}
+	for state, share := range map[payment.State]float64{
+		payment.RequiresAction: testpsp.MixAction, payment.Declined: testpsp.MixDecline, payment.Authorised: 1 - testpsp.MixAction - testpsp.MixDecline,
+	} {
+		if got := float64(states[state]) / purchases; got < share-0.02 || got > share+0.02 {
+			t.Errorf("%v: a share of %.3f, want %.3f", state, got, share)
+		}
+	}
+}
+
+func TestBooksSubtractRefunds(t *testing.T) {
+	p := newProvider(t, 0)
+	in := confirm(t, p, "k/1", "tp_ok")
+	if _, err := p.Capture(t.Context(), in.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Refund(t.Context(), "r", payment.RefundRequest{RefundID: "r", IntentID: in.ID, MinorUnits: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := p.Books(t.Context()); err != nil || b.CapturedMinorUnits["EUR"] != 0 {
+		t.Errorf("%+v, %v after everything was refunded", b, err)
+	}
+}
+
+func TestLatencyIsDrawnAroundItsMedian(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testpsp.Realistic()
+		cfg.Now, cfg.Random = time.Now, rand.Reader
+		p := newProviderWith(t, sqldbtest.Memory(t), cfg)
+		in := confirm(t, p, "k/1", "tp_ok")
+		faster := 0
+		const reads = 1000
+		for range reads {
+			begin := time.Now()
+			if _, err := p.GetIntent(t.Context(), in.ID); err != nil {
+				t.Fatal(err)
+			}
+			if time.Since(begin) < cfg.Latency {
+				faster++
+			}
+		}
+		if faster < reads*4/10 || faster > reads*6/10 {
+			t.Errorf("%d of %d answers were faster than the median", faster, reads)
+		}
+	})
+}
+
+func TestSettingsOutOfRangeAreRefused(t *testing.T) {
+	for _, cfg := range []testpsp.Config{{Latency: -1}, {LatencySigma: 2}, {KeyTTL: -1}, {HintDelay: -1}, {HintDuplicates: 1.5}} {
+		cfg.Now, cfg.Random = time.Now, rand.Reader
+		if _, err := testpsp.New(&sqldb.DB{}, cfg); err == nil {
+			t.Errorf("accepted: %+v", cfg)
+		}
 	}
 }
 

@@ -121,6 +121,15 @@ const (
 	Reason_REASON_UNIT_DENIED Reason = 72
 	// No payment attempt waits for the customer. FAILED_PRECONDITION.
 	Reason_REASON_NO_ACTION_PENDING Reason = 73
+	// The goods could not be delivered after the money was taken. In outcomes, not in a status.
+	Reason_REASON_ORDER_FAILED Reason = 74
+	// The voucher is spent, expired, or for another channel, product or currency. In outcomes, not in a status.
+	Reason_REASON_VOUCHER_UNUSABLE Reason = 75
+	// The purchase does not wait for the viewer's choice, or the other choice was made. FAILED_PRECONDITION.
+	Reason_REASON_NO_CHOICE_PENDING Reason = 76
+	// The purchase is not one that was paid and delivered, or has less left than is to be refunded. Metadata: state,
+	// refundable_minor_units, currency_code. FAILED_PRECONDITION.
+	Reason_REASON_NOT_REFUNDABLE Reason = 77
 	// The service's own fault; the text is in its log under the request's id. INTERNAL.
 	Reason_REASON_INTERNAL Reason = 90
 	// The service's store cannot be written; nothing was promised. UNAVAILABLE.
@@ -178,6 +187,10 @@ var (
 		71:  "REASON_PAYMENT_WINDOW_OVER",
 		72:  "REASON_UNIT_DENIED",
 		73:  "REASON_NO_ACTION_PENDING",
+		74:  "REASON_ORDER_FAILED",
+		75:  "REASON_VOUCHER_UNUSABLE",
+		76:  "REASON_NO_CHOICE_PENDING",
+		77:  "REASON_NOT_REFUNDABLE",
 		90:  "REASON_INTERNAL",
 		91:  "REASON_STORE_UNAVAILABLE",
 		120: "REASON_DROP_CHANGE_REFUSED",
@@ -229,6 +242,10 @@ var (
 		"REASON_PAYMENT_WINDOW_OVER":  71,
 		"REASON_UNIT_DENIED":          72,
 		"REASON_NO_ACTION_PENDING":    73,
+		"REASON_ORDER_FAILED":         74,
+		"REASON_VOUCHER_UNUSABLE":     75,
+		"REASON_NO_CHOICE_PENDING":    76,
+		"REASON_NOT_REFUNDABLE":       77,
 		"REASON_INTERNAL":             90,
 		"REASON_STORE_UNAVAILABLE":    91,
 		"REASON_DROP_CHANGE_REFUSED":  120,
@@ -266,8 +283,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xb6\n" +
-	"\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xa5\v\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -315,7 +331,11 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x17REASON_PAYMENT_DECLINED\x10F\x12\x1e\n" +
 	"\x1aREASON_PAYMENT_WINDOW_OVER\x10G\x12\x16\n" +
 	"\x12REASON_UNIT_DENIED\x10H\x12\x1c\n" +
-	"\x18REASON_NO_ACTION_PENDING\x10I\x12\x13\n" +
+	"\x18REASON_NO_ACTION_PENDING\x10I\x12\x17\n" +
+	"\x13REASON_ORDER_FAILED\x10J\x12\x1b\n" +
+	"\x17REASON_VOUCHER_UNUSABLE\x10K\x12\x1c\n" +
+	"\x18REASON_NO_CHOICE_PENDING\x10L\x12\x19\n" +
+	"\x15REASON_NOT_REFUNDABLE\x10M\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10Z\x12\x1c\n" +
 	"\x18REASON_STORE_UNAVAILABLE\x10[\x12\x1e\n" +
 	"\x1aREASON_DROP_CHANGE_REFUSED\x10xBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"

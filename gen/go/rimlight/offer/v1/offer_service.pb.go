@@ -502,7 +502,10 @@ type RedeemOfferRequest struct {
 	// Opaque; needs consent for delivery.
 	DeliveryDetails []byte `protobuf:"bytes,5,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// What the viewer agreed to.
-	Consent       *Consent `protobuf:"bytes,6,opt,name=consent,proto3" json:"consent,omitempty"`
+	Consent *Consent `protobuf:"bytes,6,opt,name=consent,proto3" json:"consent,omitempty"`
+	// Voucher.text of an earlier purchase. A price lock lowers the price; stored value pays first, and payment_reference
+	// the rest. Empty: none.
+	Voucher       string `protobuf:"bytes,7,opt,name=voucher,proto3" json:"voucher,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +580,13 @@ func (x *RedeemOfferRequest) GetConsent() *Consent {
 		return x.Consent
 	}
 	return nil
+}
+
+func (x *RedeemOfferRequest) GetVoucher() string {
+	if x != nil {
+		return x.Voucher
+	}
+	return ""
 }
 
 // The response of RedeemOffer.
@@ -671,8 +681,10 @@ type ClaimOfferRequest struct {
 	MaxPrice *Money `protobuf:"bytes,7,opt,name=max_price,json=maxPrice,proto3" json:"max_price,omitempty"`
 	// A session credential signed by the channel. Not checked yet.
 	SessionCredential string `protobuf:"bytes,8,opt,name=session_credential,json=sessionCredential,proto3" json:"session_credential,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As in RedeemOfferRequest.
+	Voucher       string `protobuf:"bytes,9,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClaimOfferRequest) Reset() {
@@ -757,6 +769,13 @@ func (x *ClaimOfferRequest) GetMaxPrice() *Money {
 func (x *ClaimOfferRequest) GetSessionCredential() string {
 	if x != nil {
 		return x.SessionCredential
+	}
+	return ""
+}
+
+func (x *ClaimOfferRequest) GetVoucher() string {
+	if x != nil {
+		return x.Voucher
 	}
 	return ""
 }
@@ -1231,6 +1250,157 @@ func (x *WatchPurchaseResponse) GetPurchase() *Purchase {
 	return nil
 }
 
+// The request of ChooseMakeGood.
+type ChooseMakeGoodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For the router; preferred_region from the receipt is asked first.
+	Hints *RoutingHints `protobuf:"bytes,1,opt,name=hints,proto3" json:"hints,omitempty"`
+	// What shows that the purchase is the caller's.
+	//
+	// Types that are valid to be assigned to Credential:
+	//
+	//	*ChooseMakeGoodRequest_Receipt
+	//	*ChooseMakeGoodRequest_OfferToken
+	Credential isChooseMakeGoodRequest_Credential `protobuf_oneof:"credential"`
+	// What the viewer wants.
+	Choice        MakeGood `protobuf:"varint,4,opt,name=choice,proto3,enum=rimlight.offer.v1.MakeGood" json:"choice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseMakeGoodRequest) Reset() {
+	*x = ChooseMakeGoodRequest{}
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseMakeGoodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseMakeGoodRequest) ProtoMessage() {}
+
+func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseMakeGoodRequest.ProtoReflect.Descriptor instead.
+func (*ChooseMakeGoodRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ChooseMakeGoodRequest) GetHints() *RoutingHints {
+	if x != nil {
+		return x.Hints
+	}
+	return nil
+}
+
+func (x *ChooseMakeGoodRequest) GetCredential() isChooseMakeGoodRequest_Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *ChooseMakeGoodRequest) GetReceipt() string {
+	if x != nil {
+		if x, ok := x.Credential.(*ChooseMakeGoodRequest_Receipt); ok {
+			return x.Receipt
+		}
+	}
+	return ""
+}
+
+func (x *ChooseMakeGoodRequest) GetOfferToken() string {
+	if x != nil {
+		if x, ok := x.Credential.(*ChooseMakeGoodRequest_OfferToken); ok {
+			return x.OfferToken
+		}
+	}
+	return ""
+}
+
+func (x *ChooseMakeGoodRequest) GetChoice() MakeGood {
+	if x != nil {
+		return x.Choice
+	}
+	return MakeGood_MAKE_GOOD_UNSPECIFIED
+}
+
+type isChooseMakeGoodRequest_Credential interface {
+	isChooseMakeGoodRequest_Credential()
+}
+
+type ChooseMakeGoodRequest_Receipt struct {
+	// From RedeemOffer or ClaimOffer. It is presented to the verifier, where it counts like a forwarded entry.
+	Receipt string `protobuf:"bytes,2,opt,name=receipt,proto3,oneof"`
+}
+
+type ChooseMakeGoodRequest_OfferToken struct {
+	// From RequestOffer.
+	OfferToken string `protobuf:"bytes,3,opt,name=offer_token,json=offerToken,proto3,oneof"`
+}
+
+func (*ChooseMakeGoodRequest_Receipt) isChooseMakeGoodRequest_Credential() {}
+
+func (*ChooseMakeGoodRequest_OfferToken) isChooseMakeGoodRequest_Credential() {}
+
+// The response of ChooseMakeGood.
+type ChooseMakeGoodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchase, after the choice.
+	Purchase      *Purchase `protobuf:"bytes,1,opt,name=purchase,proto3" json:"purchase,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseMakeGoodResponse) Reset() {
+	*x = ChooseMakeGoodResponse{}
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseMakeGoodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseMakeGoodResponse) ProtoMessage() {}
+
+func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseMakeGoodResponse.ProtoReflect.Descriptor instead.
+func (*ChooseMakeGoodResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ChooseMakeGoodResponse) GetPurchase() *Purchase {
+	if x != nil {
+		return x.Purchase
+	}
+	return nil
+}
+
 // The request of ListKeys.
 type ListKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1246,7 +1416,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[15]
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1428,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[15]
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1441,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListKeysRequest) GetHints() *RoutingHints {
@@ -1308,7 +1478,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[16]
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1490,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[16]
+	mi := &file_rimlight_offer_v1_offer_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1503,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_offer_v1_offer_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListKeysResponse) GetKeys() []*SigningKey {
@@ -1385,7 +1555,7 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\apending\x18\x02 \x01(\v2\x1f.rimlight.offer.v1.OfferPendingH\x00R\apending\x12;\n" +
 	"\arefused\x18\x03 \x01(\v2\x1f.rimlight.offer.v1.OfferRefusedH\x00R\arefusedB\n" +
 	"\n" +
-	"\bdecision\"\xb5\x03\n" +
+	"\bdecision\"\xd9\x03\n" +
 	"\x12RedeemOfferRequest\x12\x83\x01\n" +
 	"\x05hints\x18\x01 \x01(\v2\x1f.rimlight.offer.v1.RoutingHintsBL\xbaHI\xba\x01C\n" +
 	"\x12redeem_offer.hints\x12\x19hints.drop_id is required\x1a\x12this.drop_id != ''\xc8\x01\x01R\x05hints\x12+\n" +
@@ -1395,14 +1565,15 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\x11viewer_session_id\x18\x03 \x01(\fB\a\xbaH\x04z\x02h\x10R\x0fviewerSessionId\x12L\n" +
 	"\x11payment_reference\x18\x04 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x012\x13^[A-Za-z0-9_.:/-]+$R\x10paymentReference\x123\n" +
 	"\x10delivery_details\x18\x05 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\x0fdeliveryDetails\x124\n" +
-	"\aconsent\x18\x06 \x01(\v2\x1a.rimlight.offer.v1.ConsentR\aconsent\"\xa5\x01\n" +
+	"\aconsent\x18\x06 \x01(\v2\x1a.rimlight.offer.v1.ConsentR\aconsent\x12\"\n" +
+	"\avoucher\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\avoucher\"\xa5\x01\n" +
 	"\x13RedeemOfferResponse\x12\x18\n" +
 	"\areceipt\x18\x01 \x01(\tR\areceipt\x12\x1f\n" +
 	"\vpurchase_id\x18\x02 \x01(\tR\n" +
 	"purchaseId\x12\x16\n" +
 	"\x06region\x18\x03 \x01(\tR\x06region\x12;\n" +
 	"\vaccept_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"acceptTime\"\xe7\x04\n" +
+	"acceptTime\"\x8b\x05\n" +
 	"\x11ClaimOfferRequest\x12\xb1\x01\n" +
 	"\x05hints\x18\x01 \x01(\v2\x1f.rimlight.offer.v1.RoutingHintsBz\xbaHw\xba\x01q\n" +
 	"\x11claim_offer.hints\x12/hints.drop_id and hints.request_id are required\x1a+this.drop_id != '' && this.request_id != ''\xc8\x01\x01R\x05hints\x123\n" +
@@ -1413,7 +1584,8 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\x11payment_reference\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x012\x13^[A-Za-z0-9_.:/-]+$R\x10paymentReference\x123\n" +
 	"\x10delivery_details\x18\x06 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\x0fdeliveryDetails\x12=\n" +
 	"\tmax_price\x18\a \x01(\v2\x18.rimlight.offer.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\bmaxPrice\x127\n" +
-	"\x12session_credential\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x11sessionCredential\"\xda\x01\n" +
+	"\x12session_credential\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x11sessionCredential\x12\"\n" +
+	"\avoucher\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\avoucher\"\xda\x01\n" +
 	"\x12ClaimOfferResponse\x12>\n" +
 	"\baccepted\x18\x01 \x01(\v2 .rimlight.offer.v1.ClaimAcceptedH\x00R\baccepted\x12;\n" +
 	"\apending\x18\x02 \x01(\v2\x1f.rimlight.offer.v1.OfferPendingH\x00R\apending\x12;\n" +
@@ -1445,6 +1617,17 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\n" +
 	"credential\x12\x05\xbaH\x02\b\x01\"P\n" +
 	"\x15WatchPurchaseResponse\x127\n" +
+	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"\xf7\x01\n" +
+	"\x15ChooseMakeGoodRequest\x125\n" +
+	"\x05hints\x18\x01 \x01(\v2\x1f.rimlight.offer.v1.RoutingHintsR\x05hints\x12$\n" +
+	"\areceipt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80@H\x00R\areceipt\x12+\n" +
+	"\voffer_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bH\x00R\n" +
+	"offerToken\x12?\n" +
+	"\x06choice\x18\x04 \x01(\x0e2\x1b.rimlight.offer.v1.MakeGoodB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06choiceB\x13\n" +
+	"\n" +
+	"credential\x12\x05\xbaH\x02\b\x01\"Q\n" +
+	"\x16ChooseMakeGoodResponse\x127\n" +
 	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"\x9a\x01\n" +
 	"\x0fListKeysRequest\x125\n" +
 	"\x05hints\x18\x01 \x01(\v2\x1f.rimlight.offer.v1.RoutingHintsR\x05hints\x12'\n" +
@@ -1454,7 +1637,7 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"m\n" +
 	"\x10ListKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc1\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xad\x06\n" +
 	"\fOfferService\x12`\n" +
 	"\n" +
 	"WatchDrops\x12$.rimlight.offer.v1.WatchDropsRequest\x1a%.rimlight.offer.v1.WatchDropsResponse\"\x03\x90\x02\x010\x01\x12d\n" +
@@ -1463,7 +1646,8 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\n" +
 	"ClaimOffer\x12$.rimlight.offer.v1.ClaimOfferRequest\x1a%.rimlight.offer.v1.ClaimOfferResponse\"\x03\x90\x02\x02\x12a\n" +
 	"\vGetPurchase\x12%.rimlight.offer.v1.GetPurchaseRequest\x1a&.rimlight.offer.v1.GetPurchaseResponse\"\x03\x90\x02\x01\x12i\n" +
-	"\rWatchPurchase\x12'.rimlight.offer.v1.WatchPurchaseRequest\x1a(.rimlight.offer.v1.WatchPurchaseResponse\"\x03\x90\x02\x010\x01\x12X\n" +
+	"\rWatchPurchase\x12'.rimlight.offer.v1.WatchPurchaseRequest\x1a(.rimlight.offer.v1.WatchPurchaseResponse\"\x03\x90\x02\x010\x01\x12j\n" +
+	"\x0eChooseMakeGood\x12(.rimlight.offer.v1.ChooseMakeGoodRequest\x1a).rimlight.offer.v1.ChooseMakeGoodResponse\"\x03\x90\x02\x02\x12X\n" +
 	"\bListKeys\x12\".rimlight.offer.v1.ListKeysRequest\x1a#.rimlight.offer.v1.ListKeysResponse\"\x03\x90\x02\x01B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1b\x06proto3"
 
 var (
@@ -1478,89 +1662,97 @@ func file_rimlight_offer_v1_offer_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_offer_v1_offer_service_proto_rawDescData
 }
 
-var file_rimlight_offer_v1_offer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_rimlight_offer_v1_offer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_rimlight_offer_v1_offer_service_proto_goTypes = []any{
-	(*WatchDropsRequest)(nil),     // 0: rimlight.offer.v1.WatchDropsRequest
-	(*DropSnapshot)(nil),          // 1: rimlight.offer.v1.DropSnapshot
-	(*WatchDropsResponse)(nil),    // 2: rimlight.offer.v1.WatchDropsResponse
-	(*Heartbeat)(nil),             // 3: rimlight.offer.v1.Heartbeat
-	(*RequestOfferRequest)(nil),   // 4: rimlight.offer.v1.RequestOfferRequest
-	(*RequestOfferResponse)(nil),  // 5: rimlight.offer.v1.RequestOfferResponse
-	(*RedeemOfferRequest)(nil),    // 6: rimlight.offer.v1.RedeemOfferRequest
-	(*RedeemOfferResponse)(nil),   // 7: rimlight.offer.v1.RedeemOfferResponse
-	(*ClaimOfferRequest)(nil),     // 8: rimlight.offer.v1.ClaimOfferRequest
-	(*ClaimOfferResponse)(nil),    // 9: rimlight.offer.v1.ClaimOfferResponse
-	(*ClaimAccepted)(nil),         // 10: rimlight.offer.v1.ClaimAccepted
-	(*GetPurchaseRequest)(nil),    // 11: rimlight.offer.v1.GetPurchaseRequest
-	(*GetPurchaseResponse)(nil),   // 12: rimlight.offer.v1.GetPurchaseResponse
-	(*WatchPurchaseRequest)(nil),  // 13: rimlight.offer.v1.WatchPurchaseRequest
-	(*WatchPurchaseResponse)(nil), // 14: rimlight.offer.v1.WatchPurchaseResponse
-	(*ListKeysRequest)(nil),       // 15: rimlight.offer.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),      // 16: rimlight.offer.v1.ListKeysResponse
-	(*RoutingHints)(nil),          // 17: rimlight.offer.v1.RoutingHints
-	(*Drop)(nil),                  // 18: rimlight.offer.v1.Drop
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Consent)(nil),               // 20: rimlight.offer.v1.Consent
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*OfferGranted)(nil),          // 22: rimlight.offer.v1.OfferGranted
-	(*OfferPending)(nil),          // 23: rimlight.offer.v1.OfferPending
-	(*OfferRefused)(nil),          // 24: rimlight.offer.v1.OfferRefused
-	(*Money)(nil),                 // 25: rimlight.offer.v1.Money
-	(*Offer)(nil),                 // 26: rimlight.offer.v1.Offer
-	(*Purchase)(nil),              // 27: rimlight.offer.v1.Purchase
-	(*SigningKey)(nil),            // 28: rimlight.offer.v1.SigningKey
+	(*WatchDropsRequest)(nil),      // 0: rimlight.offer.v1.WatchDropsRequest
+	(*DropSnapshot)(nil),           // 1: rimlight.offer.v1.DropSnapshot
+	(*WatchDropsResponse)(nil),     // 2: rimlight.offer.v1.WatchDropsResponse
+	(*Heartbeat)(nil),              // 3: rimlight.offer.v1.Heartbeat
+	(*RequestOfferRequest)(nil),    // 4: rimlight.offer.v1.RequestOfferRequest
+	(*RequestOfferResponse)(nil),   // 5: rimlight.offer.v1.RequestOfferResponse
+	(*RedeemOfferRequest)(nil),     // 6: rimlight.offer.v1.RedeemOfferRequest
+	(*RedeemOfferResponse)(nil),    // 7: rimlight.offer.v1.RedeemOfferResponse
+	(*ClaimOfferRequest)(nil),      // 8: rimlight.offer.v1.ClaimOfferRequest
+	(*ClaimOfferResponse)(nil),     // 9: rimlight.offer.v1.ClaimOfferResponse
+	(*ClaimAccepted)(nil),          // 10: rimlight.offer.v1.ClaimAccepted
+	(*GetPurchaseRequest)(nil),     // 11: rimlight.offer.v1.GetPurchaseRequest
+	(*GetPurchaseResponse)(nil),    // 12: rimlight.offer.v1.GetPurchaseResponse
+	(*WatchPurchaseRequest)(nil),   // 13: rimlight.offer.v1.WatchPurchaseRequest
+	(*WatchPurchaseResponse)(nil),  // 14: rimlight.offer.v1.WatchPurchaseResponse
+	(*ChooseMakeGoodRequest)(nil),  // 15: rimlight.offer.v1.ChooseMakeGoodRequest
+	(*ChooseMakeGoodResponse)(nil), // 16: rimlight.offer.v1.ChooseMakeGoodResponse
+	(*ListKeysRequest)(nil),        // 17: rimlight.offer.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 18: rimlight.offer.v1.ListKeysResponse
+	(*RoutingHints)(nil),           // 19: rimlight.offer.v1.RoutingHints
+	(*Drop)(nil),                   // 20: rimlight.offer.v1.Drop
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
+	(*Consent)(nil),                // 22: rimlight.offer.v1.Consent
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*OfferGranted)(nil),           // 24: rimlight.offer.v1.OfferGranted
+	(*OfferPending)(nil),           // 25: rimlight.offer.v1.OfferPending
+	(*OfferRefused)(nil),           // 26: rimlight.offer.v1.OfferRefused
+	(*Money)(nil),                  // 27: rimlight.offer.v1.Money
+	(*Offer)(nil),                  // 28: rimlight.offer.v1.Offer
+	(*Purchase)(nil),               // 29: rimlight.offer.v1.Purchase
+	(MakeGood)(0),                  // 30: rimlight.offer.v1.MakeGood
+	(*SigningKey)(nil),             // 31: rimlight.offer.v1.SigningKey
 }
 var file_rimlight_offer_v1_offer_service_proto_depIdxs = []int32{
-	17, // 0: rimlight.offer.v1.WatchDropsRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	18, // 1: rimlight.offer.v1.DropSnapshot.drops:type_name -> rimlight.offer.v1.Drop
+	19, // 0: rimlight.offer.v1.WatchDropsRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	20, // 1: rimlight.offer.v1.DropSnapshot.drops:type_name -> rimlight.offer.v1.Drop
 	1,  // 2: rimlight.offer.v1.WatchDropsResponse.snapshot:type_name -> rimlight.offer.v1.DropSnapshot
-	18, // 3: rimlight.offer.v1.WatchDropsResponse.changed:type_name -> rimlight.offer.v1.Drop
+	20, // 3: rimlight.offer.v1.WatchDropsResponse.changed:type_name -> rimlight.offer.v1.Drop
 	3,  // 4: rimlight.offer.v1.WatchDropsResponse.heartbeat:type_name -> rimlight.offer.v1.Heartbeat
-	19, // 5: rimlight.offer.v1.WatchDropsResponse.server_time:type_name -> google.protobuf.Timestamp
-	17, // 6: rimlight.offer.v1.RequestOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	20, // 7: rimlight.offer.v1.RequestOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
-	21, // 8: rimlight.offer.v1.RequestOfferRequest.media_time:type_name -> google.protobuf.Duration
-	21, // 9: rimlight.offer.v1.RequestOfferRequest.budget:type_name -> google.protobuf.Duration
-	22, // 10: rimlight.offer.v1.RequestOfferResponse.granted:type_name -> rimlight.offer.v1.OfferGranted
-	23, // 11: rimlight.offer.v1.RequestOfferResponse.pending:type_name -> rimlight.offer.v1.OfferPending
-	24, // 12: rimlight.offer.v1.RequestOfferResponse.refused:type_name -> rimlight.offer.v1.OfferRefused
-	17, // 13: rimlight.offer.v1.RedeemOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	20, // 14: rimlight.offer.v1.RedeemOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
-	19, // 15: rimlight.offer.v1.RedeemOfferResponse.accept_time:type_name -> google.protobuf.Timestamp
-	17, // 16: rimlight.offer.v1.ClaimOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	20, // 17: rimlight.offer.v1.ClaimOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
-	21, // 18: rimlight.offer.v1.ClaimOfferRequest.media_time:type_name -> google.protobuf.Duration
-	25, // 19: rimlight.offer.v1.ClaimOfferRequest.max_price:type_name -> rimlight.offer.v1.Money
+	21, // 5: rimlight.offer.v1.WatchDropsResponse.server_time:type_name -> google.protobuf.Timestamp
+	19, // 6: rimlight.offer.v1.RequestOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	22, // 7: rimlight.offer.v1.RequestOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
+	23, // 8: rimlight.offer.v1.RequestOfferRequest.media_time:type_name -> google.protobuf.Duration
+	23, // 9: rimlight.offer.v1.RequestOfferRequest.budget:type_name -> google.protobuf.Duration
+	24, // 10: rimlight.offer.v1.RequestOfferResponse.granted:type_name -> rimlight.offer.v1.OfferGranted
+	25, // 11: rimlight.offer.v1.RequestOfferResponse.pending:type_name -> rimlight.offer.v1.OfferPending
+	26, // 12: rimlight.offer.v1.RequestOfferResponse.refused:type_name -> rimlight.offer.v1.OfferRefused
+	19, // 13: rimlight.offer.v1.RedeemOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	22, // 14: rimlight.offer.v1.RedeemOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
+	21, // 15: rimlight.offer.v1.RedeemOfferResponse.accept_time:type_name -> google.protobuf.Timestamp
+	19, // 16: rimlight.offer.v1.ClaimOfferRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	22, // 17: rimlight.offer.v1.ClaimOfferRequest.consent:type_name -> rimlight.offer.v1.Consent
+	23, // 18: rimlight.offer.v1.ClaimOfferRequest.media_time:type_name -> google.protobuf.Duration
+	27, // 19: rimlight.offer.v1.ClaimOfferRequest.max_price:type_name -> rimlight.offer.v1.Money
 	10, // 20: rimlight.offer.v1.ClaimOfferResponse.accepted:type_name -> rimlight.offer.v1.ClaimAccepted
-	23, // 21: rimlight.offer.v1.ClaimOfferResponse.pending:type_name -> rimlight.offer.v1.OfferPending
-	24, // 22: rimlight.offer.v1.ClaimOfferResponse.refused:type_name -> rimlight.offer.v1.OfferRefused
-	26, // 23: rimlight.offer.v1.ClaimAccepted.offer:type_name -> rimlight.offer.v1.Offer
-	19, // 24: rimlight.offer.v1.ClaimAccepted.accept_time:type_name -> google.protobuf.Timestamp
-	17, // 25: rimlight.offer.v1.GetPurchaseRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	27, // 26: rimlight.offer.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	17, // 27: rimlight.offer.v1.WatchPurchaseRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	27, // 28: rimlight.offer.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	17, // 29: rimlight.offer.v1.ListKeysRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
-	28, // 30: rimlight.offer.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	0,  // 31: rimlight.offer.v1.OfferService.WatchDrops:input_type -> rimlight.offer.v1.WatchDropsRequest
-	4,  // 32: rimlight.offer.v1.OfferService.RequestOffer:input_type -> rimlight.offer.v1.RequestOfferRequest
-	6,  // 33: rimlight.offer.v1.OfferService.RedeemOffer:input_type -> rimlight.offer.v1.RedeemOfferRequest
-	8,  // 34: rimlight.offer.v1.OfferService.ClaimOffer:input_type -> rimlight.offer.v1.ClaimOfferRequest
-	11, // 35: rimlight.offer.v1.OfferService.GetPurchase:input_type -> rimlight.offer.v1.GetPurchaseRequest
-	13, // 36: rimlight.offer.v1.OfferService.WatchPurchase:input_type -> rimlight.offer.v1.WatchPurchaseRequest
-	15, // 37: rimlight.offer.v1.OfferService.ListKeys:input_type -> rimlight.offer.v1.ListKeysRequest
-	2,  // 38: rimlight.offer.v1.OfferService.WatchDrops:output_type -> rimlight.offer.v1.WatchDropsResponse
-	5,  // 39: rimlight.offer.v1.OfferService.RequestOffer:output_type -> rimlight.offer.v1.RequestOfferResponse
-	7,  // 40: rimlight.offer.v1.OfferService.RedeemOffer:output_type -> rimlight.offer.v1.RedeemOfferResponse
-	9,  // 41: rimlight.offer.v1.OfferService.ClaimOffer:output_type -> rimlight.offer.v1.ClaimOfferResponse
-	12, // 42: rimlight.offer.v1.OfferService.GetPurchase:output_type -> rimlight.offer.v1.GetPurchaseResponse
-	14, // 43: rimlight.offer.v1.OfferService.WatchPurchase:output_type -> rimlight.offer.v1.WatchPurchaseResponse
-	16, // 44: rimlight.offer.v1.OfferService.ListKeys:output_type -> rimlight.offer.v1.ListKeysResponse
-	38, // [38:45] is the sub-list for method output_type
-	31, // [31:38] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	25, // 21: rimlight.offer.v1.ClaimOfferResponse.pending:type_name -> rimlight.offer.v1.OfferPending
+	26, // 22: rimlight.offer.v1.ClaimOfferResponse.refused:type_name -> rimlight.offer.v1.OfferRefused
+	28, // 23: rimlight.offer.v1.ClaimAccepted.offer:type_name -> rimlight.offer.v1.Offer
+	21, // 24: rimlight.offer.v1.ClaimAccepted.accept_time:type_name -> google.protobuf.Timestamp
+	19, // 25: rimlight.offer.v1.GetPurchaseRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	29, // 26: rimlight.offer.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	19, // 27: rimlight.offer.v1.WatchPurchaseRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	29, // 28: rimlight.offer.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	19, // 29: rimlight.offer.v1.ChooseMakeGoodRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	30, // 30: rimlight.offer.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
+	29, // 31: rimlight.offer.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	19, // 32: rimlight.offer.v1.ListKeysRequest.hints:type_name -> rimlight.offer.v1.RoutingHints
+	31, // 33: rimlight.offer.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	0,  // 34: rimlight.offer.v1.OfferService.WatchDrops:input_type -> rimlight.offer.v1.WatchDropsRequest
+	4,  // 35: rimlight.offer.v1.OfferService.RequestOffer:input_type -> rimlight.offer.v1.RequestOfferRequest
+	6,  // 36: rimlight.offer.v1.OfferService.RedeemOffer:input_type -> rimlight.offer.v1.RedeemOfferRequest
+	8,  // 37: rimlight.offer.v1.OfferService.ClaimOffer:input_type -> rimlight.offer.v1.ClaimOfferRequest
+	11, // 38: rimlight.offer.v1.OfferService.GetPurchase:input_type -> rimlight.offer.v1.GetPurchaseRequest
+	13, // 39: rimlight.offer.v1.OfferService.WatchPurchase:input_type -> rimlight.offer.v1.WatchPurchaseRequest
+	15, // 40: rimlight.offer.v1.OfferService.ChooseMakeGood:input_type -> rimlight.offer.v1.ChooseMakeGoodRequest
+	17, // 41: rimlight.offer.v1.OfferService.ListKeys:input_type -> rimlight.offer.v1.ListKeysRequest
+	2,  // 42: rimlight.offer.v1.OfferService.WatchDrops:output_type -> rimlight.offer.v1.WatchDropsResponse
+	5,  // 43: rimlight.offer.v1.OfferService.RequestOffer:output_type -> rimlight.offer.v1.RequestOfferResponse
+	7,  // 44: rimlight.offer.v1.OfferService.RedeemOffer:output_type -> rimlight.offer.v1.RedeemOfferResponse
+	9,  // 45: rimlight.offer.v1.OfferService.ClaimOffer:output_type -> rimlight.offer.v1.ClaimOfferResponse
+	12, // 46: rimlight.offer.v1.OfferService.GetPurchase:output_type -> rimlight.offer.v1.GetPurchaseResponse
+	14, // 47: rimlight.offer.v1.OfferService.WatchPurchase:output_type -> rimlight.offer.v1.WatchPurchaseResponse
+	16, // 48: rimlight.offer.v1.OfferService.ChooseMakeGood:output_type -> rimlight.offer.v1.ChooseMakeGoodResponse
+	18, // 49: rimlight.offer.v1.OfferService.ListKeys:output_type -> rimlight.offer.v1.ListKeysResponse
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_offer_v1_offer_service_proto_init() }
@@ -1596,13 +1788,17 @@ func file_rimlight_offer_v1_offer_service_proto_init() {
 		(*WatchPurchaseRequest_Receipt)(nil),
 		(*WatchPurchaseRequest_OfferToken)(nil),
 	}
+	file_rimlight_offer_v1_offer_service_proto_msgTypes[15].OneofWrappers = []any{
+		(*ChooseMakeGoodRequest_Receipt)(nil),
+		(*ChooseMakeGoodRequest_OfferToken)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_offer_v1_offer_service_proto_rawDesc), len(file_rimlight_offer_v1_offer_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,13 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	OfferService_WatchDrops_FullMethodName    = "/rimlight.offer.v1.OfferService/WatchDrops"
-	OfferService_RequestOffer_FullMethodName  = "/rimlight.offer.v1.OfferService/RequestOffer"
-	OfferService_RedeemOffer_FullMethodName   = "/rimlight.offer.v1.OfferService/RedeemOffer"
-	OfferService_ClaimOffer_FullMethodName    = "/rimlight.offer.v1.OfferService/ClaimOffer"
-	OfferService_GetPurchase_FullMethodName   = "/rimlight.offer.v1.OfferService/GetPurchase"
-	OfferService_WatchPurchase_FullMethodName = "/rimlight.offer.v1.OfferService/WatchPurchase"
-	OfferService_ListKeys_FullMethodName      = "/rimlight.offer.v1.OfferService/ListKeys"
+	OfferService_WatchDrops_FullMethodName     = "/rimlight.offer.v1.OfferService/WatchDrops"
+	OfferService_RequestOffer_FullMethodName   = "/rimlight.offer.v1.OfferService/RequestOffer"
+	OfferService_RedeemOffer_FullMethodName    = "/rimlight.offer.v1.OfferService/RedeemOffer"
+	OfferService_ClaimOffer_FullMethodName     = "/rimlight.offer.v1.OfferService/ClaimOffer"
+	OfferService_GetPurchase_FullMethodName    = "/rimlight.offer.v1.OfferService/GetPurchase"
+	OfferService_WatchPurchase_FullMethodName  = "/rimlight.offer.v1.OfferService/WatchPurchase"
+	OfferService_ChooseMakeGood_FullMethodName = "/rimlight.offer.v1.OfferService/ChooseMakeGood"
+	OfferService_ListKeys_FullMethodName       = "/rimlight.offer.v1.OfferService/ListKeys"
 )
 
 // OfferServiceClient is the client API for OfferService service.
@@ -46,6 +47,9 @@ type OfferServiceClient interface {
 	GetPurchase(ctx context.Context, in *GetPurchaseRequest, opts ...grpc.CallOption) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
 	WatchPurchase(ctx context.Context, in *WatchPurchaseRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPurchaseResponse], error)
+	// The viewer's choice for a purchase in CHOICE_REQUIRED: a voucher or the money. Any region takes it; the verifier
+	// decides. Idempotent by purchase: the same choice again is the same answer, another one is NO_CHOICE_PENDING.
+	ChooseMakeGood(ctx context.Context, in *ChooseMakeGoodRequest, opts ...grpc.CallOption) (*ChooseMakeGoodResponse, error)
 	// The public keys that verify offer tokens, receipts and outcomes.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
 }
@@ -136,6 +140,16 @@ func (c *offerServiceClient) WatchPurchase(ctx context.Context, in *WatchPurchas
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OfferService_WatchPurchaseClient = grpc.ServerStreamingClient[WatchPurchaseResponse]
 
+func (c *offerServiceClient) ChooseMakeGood(ctx context.Context, in *ChooseMakeGoodRequest, opts ...grpc.CallOption) (*ChooseMakeGoodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChooseMakeGoodResponse)
+	err := c.cc.Invoke(ctx, OfferService_ChooseMakeGood_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *offerServiceClient) ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListKeysResponse)
@@ -164,6 +178,9 @@ type OfferServiceServer interface {
 	GetPurchase(context.Context, *GetPurchaseRequest) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
 	WatchPurchase(*WatchPurchaseRequest, grpc.ServerStreamingServer[WatchPurchaseResponse]) error
+	// The viewer's choice for a purchase in CHOICE_REQUIRED: a voucher or the money. Any region takes it; the verifier
+	// decides. Idempotent by purchase: the same choice again is the same answer, another one is NO_CHOICE_PENDING.
+	ChooseMakeGood(context.Context, *ChooseMakeGoodRequest) (*ChooseMakeGoodResponse, error)
 	// The public keys that verify offer tokens, receipts and outcomes.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
 	mustEmbedUnimplementedOfferServiceServer()
@@ -193,6 +210,9 @@ func (UnimplementedOfferServiceServer) GetPurchase(context.Context, *GetPurchase
 }
 func (UnimplementedOfferServiceServer) WatchPurchase(*WatchPurchaseRequest, grpc.ServerStreamingServer[WatchPurchaseResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPurchase not implemented")
+}
+func (UnimplementedOfferServiceServer) ChooseMakeGood(context.Context, *ChooseMakeGoodRequest) (*ChooseMakeGoodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChooseMakeGood not implemented")
 }
 func (UnimplementedOfferServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
@@ -312,6 +332,24 @@ func _OfferService_WatchPurchase_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OfferService_WatchPurchaseServer = grpc.ServerStreamingServer[WatchPurchaseResponse]
 
+func _OfferService_ChooseMakeGood_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChooseMakeGoodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OfferServiceServer).ChooseMakeGood(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OfferService_ChooseMakeGood_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OfferServiceServer).ChooseMakeGood(ctx, req.(*ChooseMakeGoodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OfferService_ListKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListKeysRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +390,10 @@ var OfferService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetPurchase",
 			Handler:    _OfferService_GetPurchase_Handler,
+		},
+		{
+			MethodName: "ChooseMakeGood",
+			Handler:    _OfferService_ChooseMakeGood_Handler,
 		},
 		{
 			MethodName: "ListKeys",

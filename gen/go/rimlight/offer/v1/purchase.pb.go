@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where a purchase is. DELIVERED, SHIPPED, VOUCHER and REFUSED are final.
+// Where a purchase is. DELIVERED, SHIPPED, VOUCHER, REFUSED and REFUNDED are final.
 type PurchaseState int32
 
 const (
@@ -49,6 +49,13 @@ const (
 	PurchaseState_PURCHASE_STATE_VOUCHER PurchaseState = 9
 	// It failed by the viewer's own doing and nothing was taken.
 	PurchaseState_PURCHASE_STATE_REFUSED PurchaseState = 10
+	// It failed by our doing after the money was taken: the viewer chooses a voucher or the money (ChooseMakeGood) until
+	// choice_deadline; then it is the money.
+	PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED PurchaseState = 11
+	// The money is on its way back.
+	PurchaseState_PURCHASE_STATE_REFUNDING PurchaseState = 12
+	// The money went back to where it came from.
+	PurchaseState_PURCHASE_STATE_REFUNDED PurchaseState = 13
 )
 
 // Enum value maps for PurchaseState.
@@ -65,6 +72,9 @@ var (
 		8:  "PURCHASE_STATE_DELIVERED",
 		9:  "PURCHASE_STATE_VOUCHER",
 		10: "PURCHASE_STATE_REFUSED",
+		11: "PURCHASE_STATE_CHOICE_REQUIRED",
+		12: "PURCHASE_STATE_REFUNDING",
+		13: "PURCHASE_STATE_REFUNDED",
 	}
 	PurchaseState_value = map[string]int32{
 		"PURCHASE_STATE_UNSPECIFIED":     0,
@@ -78,6 +88,9 @@ var (
 		"PURCHASE_STATE_DELIVERED":       8,
 		"PURCHASE_STATE_VOUCHER":         9,
 		"PURCHASE_STATE_REFUSED":         10,
+		"PURCHASE_STATE_CHOICE_REQUIRED": 11,
+		"PURCHASE_STATE_REFUNDING":       12,
+		"PURCHASE_STATE_REFUNDED":        13,
 	}
 )
 
@@ -116,6 +129,8 @@ const (
 	VoucherKind_VOUCHER_KIND_UNSPECIFIED VoucherKind = 0
 	// The right to buy at this price later. No money was taken, so it is no liability.
 	VoucherKind_VOUCHER_KIND_PRICE_LOCK VoucherKind = 1
+	// Money that was taken and not earned: it pays for any drop of the channel, and what is left stays on it. A liability.
+	VoucherKind_VOUCHER_KIND_STORED_VALUE VoucherKind = 2
 )
 
 // Enum value maps for VoucherKind.
@@ -123,10 +138,12 @@ var (
 	VoucherKind_name = map[int32]string{
 		0: "VOUCHER_KIND_UNSPECIFIED",
 		1: "VOUCHER_KIND_PRICE_LOCK",
+		2: "VOUCHER_KIND_STORED_VALUE",
 	}
 	VoucherKind_value = map[string]int32{
-		"VOUCHER_KIND_UNSPECIFIED": 0,
-		"VOUCHER_KIND_PRICE_LOCK":  1,
+		"VOUCHER_KIND_UNSPECIFIED":  0,
+		"VOUCHER_KIND_PRICE_LOCK":   1,
+		"VOUCHER_KIND_STORED_VALUE": 2,
 	}
 )
 
@@ -157,6 +174,59 @@ func (VoucherKind) EnumDescriptor() ([]byte, []int) {
 	return file_rimlight_offer_v1_purchase_proto_rawDescGZIP(), []int{1}
 }
 
+// What the viewer wants when we took the money and could not deliver.
+type MakeGood int32
+
+const (
+	// Never sent.
+	MakeGood_MAKE_GOOD_UNSPECIFIED MakeGood = 0
+	// A voucher of stored value.
+	MakeGood_MAKE_GOOD_VOUCHER MakeGood = 1
+	// The money, by the way it came.
+	MakeGood_MAKE_GOOD_MONEY MakeGood = 2
+)
+
+// Enum value maps for MakeGood.
+var (
+	MakeGood_name = map[int32]string{
+		0: "MAKE_GOOD_UNSPECIFIED",
+		1: "MAKE_GOOD_VOUCHER",
+		2: "MAKE_GOOD_MONEY",
+	}
+	MakeGood_value = map[string]int32{
+		"MAKE_GOOD_UNSPECIFIED": 0,
+		"MAKE_GOOD_VOUCHER":     1,
+		"MAKE_GOOD_MONEY":       2,
+	}
+)
+
+func (x MakeGood) Enum() *MakeGood {
+	p := new(MakeGood)
+	*p = x
+	return p
+}
+
+func (x MakeGood) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MakeGood) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_offer_v1_purchase_proto_enumTypes[2].Descriptor()
+}
+
+func (MakeGood) Type() protoreflect.EnumType {
+	return &file_rimlight_offer_v1_purchase_proto_enumTypes[2]
+}
+
+func (x MakeGood) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MakeGood.Descriptor instead.
+func (MakeGood) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_offer_v1_purchase_proto_rawDescGZIP(), []int{2}
+}
+
 // Make-good for a purchase that failed.
 type Voucher struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -164,10 +234,13 @@ type Voucher struct {
 	VoucherId string `protobuf:"bytes,1,opt,name=voucher_id,json=voucherId,proto3" json:"voucher_id,omitempty"`
 	// What it is worth.
 	Kind VoucherKind `protobuf:"varint,2,opt,name=kind,proto3,enum=rimlight.offer.v1.VoucherKind" json:"kind,omitempty"`
-	// The price it locks.
+	// The price that it locks, or the money that it held when it was issued.
 	Price *Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
-	// Until when.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Until when. Absent: for ever, as stored value.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Hand this to RedeemOffer or ClaimOffer. Signed, opaque; rimlight.offer.v1.SignedVoucher inside. Whoever has it can
+	// spend it: a secret of the buyer's. Not set inside outcomes and events.
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -230,6 +303,13 @@ func (x *Voucher) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Voucher) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // One purchase as its buyer sees it.
 type Purchase struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -254,9 +334,15 @@ type Purchase struct {
 	// Set when final: signed, opaque; rimlight.offer.v1.Outcome inside.
 	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// The order, once there is one. UUID.
-	OrderId       string `protobuf:"bytes,11,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OrderId string `protobuf:"bytes,11,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled.
+	Charged *Money `protobuf:"bytes,12,opt,name=charged,proto3" json:"charged,omitempty"`
+	// What went back after a refund by the shop. Absent: nothing. A node that keeps a final purchase may lag behind.
+	Refunded *Money `protobuf:"bytes,13,opt,name=refunded,proto3" json:"refunded,omitempty"`
+	// Set in CHOICE_REQUIRED: until when the viewer may choose; then it is the money.
+	ChoiceDeadline *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=choice_deadline,json=choiceDeadline,proto3" json:"choice_deadline,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Purchase) Reset() {
@@ -366,18 +452,40 @@ func (x *Purchase) GetOrderId() string {
 	return ""
 }
 
+func (x *Purchase) GetCharged() *Money {
+	if x != nil {
+		return x.Charged
+	}
+	return nil
+}
+
+func (x *Purchase) GetRefunded() *Money {
+	if x != nil {
+		return x.Refunded
+	}
+	return nil
+}
+
+func (x *Purchase) GetChoiceDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ChoiceDeadline
+	}
+	return nil
+}
+
 var File_rimlight_offer_v1_purchase_proto protoreflect.FileDescriptor
 
 const file_rimlight_offer_v1_purchase_proto_rawDesc = "" +
 	"\n" +
-	" rimlight/offer/v1/purchase.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\"\xc9\x01\n" +
+	" rimlight/offer/v1/purchase.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\"\xdd\x01\n" +
 	"\aVoucher\x12\x1d\n" +
 	"\n" +
 	"voucher_id\x18\x01 \x01(\tR\tvoucherId\x122\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1e.rimlight.offer.v1.VoucherKindR\x04kind\x12.\n" +
 	"\x05price\x18\x03 \x01(\v2\x18.rimlight.offer.v1.MoneyR\x05price\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xd3\x03\n" +
+	"expireTime\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\x82\x05\n" +
 	"\bPurchase\x12\x1f\n" +
 	"\vpurchase_id\x18\x01 \x01(\tR\n" +
 	"purchaseId\x12\x17\n" +
@@ -393,7 +501,10 @@ const file_rimlight_offer_v1_purchase_proto_rawDesc = "" +
 	"\x11payment_intent_id\x18\t \x01(\tR\x0fpaymentIntentId\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x19\n" +
-	"\border_id\x18\v \x01(\tR\aorderId*\xd9\x02\n" +
+	"\border_id\x18\v \x01(\tR\aorderId\x122\n" +
+	"\acharged\x18\f \x01(\v2\x18.rimlight.offer.v1.MoneyR\acharged\x124\n" +
+	"\brefunded\x18\r \x01(\v2\x18.rimlight.offer.v1.MoneyR\brefunded\x12C\n" +
+	"\x0fchoice_deadline\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0echoiceDeadline*\xb8\x03\n" +
 	"\rPurchaseState\x12\x1e\n" +
 	"\x1aPURCHASE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17PURCHASE_STATE_ACCEPTED\x10\x01\x12\x1b\n" +
@@ -406,10 +517,18 @@ const file_rimlight_offer_v1_purchase_proto_rawDesc = "" +
 	"\x18PURCHASE_STATE_DELIVERED\x10\b\x12\x1a\n" +
 	"\x16PURCHASE_STATE_VOUCHER\x10\t\x12\x1a\n" +
 	"\x16PURCHASE_STATE_REFUSED\x10\n" +
-	"*H\n" +
+	"\x12\"\n" +
+	"\x1ePURCHASE_STATE_CHOICE_REQUIRED\x10\v\x12\x1c\n" +
+	"\x18PURCHASE_STATE_REFUNDING\x10\f\x12\x1b\n" +
+	"\x17PURCHASE_STATE_REFUNDED\x10\r*g\n" +
 	"\vVoucherKind\x12\x1c\n" +
 	"\x18VOUCHER_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
-	"\x17VOUCHER_KIND_PRICE_LOCK\x10\x01B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1b\x06proto3"
+	"\x17VOUCHER_KIND_PRICE_LOCK\x10\x01\x12\x1d\n" +
+	"\x19VOUCHER_KIND_STORED_VALUE\x10\x02*Q\n" +
+	"\bMakeGood\x12\x19\n" +
+	"\x15MAKE_GOOD_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11MAKE_GOOD_VOUCHER\x10\x01\x12\x13\n" +
+	"\x0fMAKE_GOOD_MONEY\x10\x02B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1b\x06proto3"
 
 var (
 	file_rimlight_offer_v1_purchase_proto_rawDescOnce sync.Once
@@ -423,31 +542,35 @@ func file_rimlight_offer_v1_purchase_proto_rawDescGZIP() []byte {
 	return file_rimlight_offer_v1_purchase_proto_rawDescData
 }
 
-var file_rimlight_offer_v1_purchase_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_rimlight_offer_v1_purchase_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_rimlight_offer_v1_purchase_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_rimlight_offer_v1_purchase_proto_goTypes = []any{
 	(PurchaseState)(0),            // 0: rimlight.offer.v1.PurchaseState
 	(VoucherKind)(0),              // 1: rimlight.offer.v1.VoucherKind
-	(*Voucher)(nil),               // 2: rimlight.offer.v1.Voucher
-	(*Purchase)(nil),              // 3: rimlight.offer.v1.Purchase
-	(*Money)(nil),                 // 4: rimlight.offer.v1.Money
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(v1.Reason)(0),                // 6: rimlight.errors.v1.Reason
+	(MakeGood)(0),                 // 2: rimlight.offer.v1.MakeGood
+	(*Voucher)(nil),               // 3: rimlight.offer.v1.Voucher
+	(*Purchase)(nil),              // 4: rimlight.offer.v1.Purchase
+	(*Money)(nil),                 // 5: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(v1.Reason)(0),                // 7: rimlight.errors.v1.Reason
 }
 var file_rimlight_offer_v1_purchase_proto_depIdxs = []int32{
-	1, // 0: rimlight.offer.v1.Voucher.kind:type_name -> rimlight.offer.v1.VoucherKind
-	4, // 1: rimlight.offer.v1.Voucher.price:type_name -> rimlight.offer.v1.Money
-	5, // 2: rimlight.offer.v1.Voucher.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 3: rimlight.offer.v1.Purchase.state:type_name -> rimlight.offer.v1.PurchaseState
-	6, // 4: rimlight.offer.v1.Purchase.reason:type_name -> rimlight.errors.v1.Reason
-	4, // 5: rimlight.offer.v1.Purchase.price:type_name -> rimlight.offer.v1.Money
-	5, // 6: rimlight.offer.v1.Purchase.state_time:type_name -> google.protobuf.Timestamp
-	2, // 7: rimlight.offer.v1.Purchase.voucher:type_name -> rimlight.offer.v1.Voucher
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1,  // 0: rimlight.offer.v1.Voucher.kind:type_name -> rimlight.offer.v1.VoucherKind
+	5,  // 1: rimlight.offer.v1.Voucher.price:type_name -> rimlight.offer.v1.Money
+	6,  // 2: rimlight.offer.v1.Voucher.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: rimlight.offer.v1.Purchase.state:type_name -> rimlight.offer.v1.PurchaseState
+	7,  // 4: rimlight.offer.v1.Purchase.reason:type_name -> rimlight.errors.v1.Reason
+	5,  // 5: rimlight.offer.v1.Purchase.price:type_name -> rimlight.offer.v1.Money
+	6,  // 6: rimlight.offer.v1.Purchase.state_time:type_name -> google.protobuf.Timestamp
+	3,  // 7: rimlight.offer.v1.Purchase.voucher:type_name -> rimlight.offer.v1.Voucher
+	5,  // 8: rimlight.offer.v1.Purchase.charged:type_name -> rimlight.offer.v1.Money
+	5,  // 9: rimlight.offer.v1.Purchase.refunded:type_name -> rimlight.offer.v1.Money
+	6,  // 10: rimlight.offer.v1.Purchase.choice_deadline:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_offer_v1_purchase_proto_init() }
@@ -461,7 +584,7 @@ func file_rimlight_offer_v1_purchase_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_offer_v1_purchase_proto_rawDesc), len(file_rimlight_offer_v1_purchase_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,

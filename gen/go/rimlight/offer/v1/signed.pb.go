@@ -31,7 +31,7 @@ const (
 	KeyOwner_KEY_OWNER_UNSPECIFIED KeyOwner = 0
 	// A region's node: offer tokens and receipts.
 	KeyOwner_KEY_OWNER_NODE KeyOwner = 1
-	// The verifier: outcomes.
+	// The verifier: outcomes and vouchers.
 	KeyOwner_KEY_OWNER_VERIFIER KeyOwner = 2
 )
 
@@ -211,8 +211,10 @@ type Receipt struct {
 	DeliveryDetails []byte `protobuf:"bytes,10,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// SHA-256 of this node's previous receipt; empty for its first.
 	PreviousReceiptHash []byte `protobuf:"bytes,11,opt,name=previous_receipt_hash,json=previousReceiptHash,proto3" json:"previous_receipt_hash,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The voucher that the viewer handed over. Empty: none.
+	Voucher       string `protobuf:"bytes,12,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
@@ -322,6 +324,59 @@ func (x *Receipt) GetPreviousReceiptHash() []byte {
 	return nil
 }
 
+func (x *Receipt) GetVoucher() string {
+	if x != nil {
+		return x.Voucher
+	}
+	return ""
+}
+
+// What is inside a voucher's text: its id alone. What it is worth is in the verifier's books. Domain "voucher/v1\0".
+type SignedVoucher struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes of the voucher's UUID.
+	VoucherId     []byte `protobuf:"bytes,1,opt,name=voucher_id,json=voucherId,proto3" json:"voucher_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedVoucher) Reset() {
+	*x = SignedVoucher{}
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedVoucher) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedVoucher) ProtoMessage() {}
+
+func (x *SignedVoucher) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedVoucher.ProtoReflect.Descriptor instead.
+func (*SignedVoucher) Descriptor() ([]byte, []int) {
+	return file_rimlight_offer_v1_signed_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SignedVoucher) GetVoucherId() []byte {
+	if x != nil {
+		return x.VoucherId
+	}
+	return nil
+}
+
 // What is inside a final outcome: the verifier's word, for ever. Domain "outcome/v1\0".
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -343,7 +398,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[2]
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +410,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[2]
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +423,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_rimlight_offer_v1_signed_proto_rawDescGZIP(), []int{2}
+	return file_rimlight_offer_v1_signed_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Outcome) GetPurchaseId() string {
@@ -432,7 +487,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[3]
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +499,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[3]
+	mi := &file_rimlight_offer_v1_signed_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +512,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_rimlight_offer_v1_signed_proto_rawDescGZIP(), []int{3}
+	return file_rimlight_offer_v1_signed_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SigningKey) GetKeyId() []byte {
@@ -509,7 +564,7 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\x11viewer_session_id\x18\x05 \x01(\fR\x0fviewerSessionId\x12\x10\n" +
 	"\x03arm\x18\x06 \x01(\tR\x03arm\x12\"\n" +
 	"\rissue_time_us\x18\a \x01(\x03R\vissueTimeUs\x12$\n" +
-	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\"\x8e\x03\n" +
+	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\"\xa8\x03\n" +
 	"\aReceipt\x12\x1f\n" +
 	"\voffer_token\x18\x01 \x01(\tR\n" +
 	"offerToken\x12\x1f\n" +
@@ -525,7 +580,11 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\x11payment_reference\x18\t \x01(\tR\x10paymentReference\x12)\n" +
 	"\x10delivery_details\x18\n" +
 	" \x01(\fR\x0fdeliveryDetails\x122\n" +
-	"\x15previous_receipt_hash\x18\v \x01(\fR\x13previousReceiptHash\"\xb7\x02\n" +
+	"\x15previous_receipt_hash\x18\v \x01(\fR\x13previousReceiptHash\x12\x18\n" +
+	"\avoucher\x18\f \x01(\tR\avoucher\".\n" +
+	"\rSignedVoucher\x12\x1d\n" +
+	"\n" +
+	"voucher_id\x18\x01 \x01(\fR\tvoucherId\"\xb7\x02\n" +
 	"\aOutcome\x12\x1f\n" +
 	"\vpurchase_id\x18\x01 \x01(\tR\n" +
 	"purchaseId\x126\n" +
@@ -561,33 +620,34 @@ func file_rimlight_offer_v1_signed_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_offer_v1_signed_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_offer_v1_signed_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_rimlight_offer_v1_signed_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_rimlight_offer_v1_signed_proto_goTypes = []any{
 	(KeyOwner)(0),                 // 0: rimlight.offer.v1.KeyOwner
 	(*OfferToken)(nil),            // 1: rimlight.offer.v1.OfferToken
 	(*Receipt)(nil),               // 2: rimlight.offer.v1.Receipt
-	(*Outcome)(nil),               // 3: rimlight.offer.v1.Outcome
-	(*SigningKey)(nil),            // 4: rimlight.offer.v1.SigningKey
-	(*Money)(nil),                 // 5: rimlight.offer.v1.Money
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(PurchaseState)(0),            // 7: rimlight.offer.v1.PurchaseState
-	(v1.Reason)(0),                // 8: rimlight.errors.v1.Reason
-	(*Voucher)(nil),               // 9: rimlight.offer.v1.Voucher
+	(*SignedVoucher)(nil),         // 3: rimlight.offer.v1.SignedVoucher
+	(*Outcome)(nil),               // 4: rimlight.offer.v1.Outcome
+	(*SigningKey)(nil),            // 5: rimlight.offer.v1.SigningKey
+	(*Money)(nil),                 // 6: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(PurchaseState)(0),            // 8: rimlight.offer.v1.PurchaseState
+	(v1.Reason)(0),                // 9: rimlight.errors.v1.Reason
+	(*Voucher)(nil),               // 10: rimlight.offer.v1.Voucher
 }
 var file_rimlight_offer_v1_signed_proto_depIdxs = []int32{
-	5, // 0: rimlight.offer.v1.OfferToken.price:type_name -> rimlight.offer.v1.Money
-	6, // 1: rimlight.offer.v1.Receipt.accept_time:type_name -> google.protobuf.Timestamp
-	7, // 2: rimlight.offer.v1.Outcome.state:type_name -> rimlight.offer.v1.PurchaseState
-	8, // 3: rimlight.offer.v1.Outcome.reason:type_name -> rimlight.errors.v1.Reason
-	5, // 4: rimlight.offer.v1.Outcome.price:type_name -> rimlight.offer.v1.Money
-	9, // 5: rimlight.offer.v1.Outcome.voucher:type_name -> rimlight.offer.v1.Voucher
-	6, // 6: rimlight.offer.v1.Outcome.final_time:type_name -> google.protobuf.Timestamp
-	0, // 7: rimlight.offer.v1.SigningKey.owner:type_name -> rimlight.offer.v1.KeyOwner
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6,  // 0: rimlight.offer.v1.OfferToken.price:type_name -> rimlight.offer.v1.Money
+	7,  // 1: rimlight.offer.v1.Receipt.accept_time:type_name -> google.protobuf.Timestamp
+	8,  // 2: rimlight.offer.v1.Outcome.state:type_name -> rimlight.offer.v1.PurchaseState
+	9,  // 3: rimlight.offer.v1.Outcome.reason:type_name -> rimlight.errors.v1.Reason
+	6,  // 4: rimlight.offer.v1.Outcome.price:type_name -> rimlight.offer.v1.Money
+	10, // 5: rimlight.offer.v1.Outcome.voucher:type_name -> rimlight.offer.v1.Voucher
+	7,  // 6: rimlight.offer.v1.Outcome.final_time:type_name -> google.protobuf.Timestamp
+	0,  // 7: rimlight.offer.v1.SigningKey.owner:type_name -> rimlight.offer.v1.KeyOwner
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_offer_v1_signed_proto_init() }
@@ -603,7 +663,7 @@ func file_rimlight_offer_v1_signed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_offer_v1_signed_proto_rawDesc), len(file_rimlight_offer_v1_signed_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -8,8 +8,11 @@ package verifierv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v11 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	v1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,11 +25,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Where a refund is.
+type RefundState int32
+
+const (
+	// Never sent.
+	RefundState_REFUND_STATE_UNSPECIFIED RefundState = 0
+	// The provider is asked, or has it in progress.
+	RefundState_REFUND_STATE_PENDING RefundState = 1
+	// The money went back.
+	RefundState_REFUND_STATE_DONE RefundState = 2
+	// The provider cannot give it back; nothing moved.
+	RefundState_REFUND_STATE_FAILED RefundState = 3
+)
+
+// Enum value maps for RefundState.
+var (
+	RefundState_name = map[int32]string{
+		0: "REFUND_STATE_UNSPECIFIED",
+		1: "REFUND_STATE_PENDING",
+		2: "REFUND_STATE_DONE",
+		3: "REFUND_STATE_FAILED",
+	}
+	RefundState_value = map[string]int32{
+		"REFUND_STATE_UNSPECIFIED": 0,
+		"REFUND_STATE_PENDING":     1,
+		"REFUND_STATE_DONE":        2,
+		"REFUND_STATE_FAILED":      3,
+	}
+)
+
+func (x RefundState) Enum() *RefundState {
+	p := new(RefundState)
+	*p = x
+	return p
+}
+
+func (x RefundState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RefundState) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_verifier_v1_support_service_proto_enumTypes[0].Descriptor()
+}
+
+func (RefundState) Type() protoreflect.EnumType {
+	return &file_rimlight_verifier_v1_support_service_proto_enumTypes[0]
+}
+
+func (x RefundState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RefundState.Descriptor instead.
+func (RefundState) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{0}
+}
+
 // The request of GetAudit.
 type GetAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this drop. Empty: all.
-	DropId        string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// At most this many drops, and as many nodes; 0 means 500.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -68,6 +132,20 @@ func (x *GetAuditRequest) GetDropId() string {
 	return ""
 }
 
+func (x *GetAuditRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetAuditRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // Purchases of one drop, counted by where they are.
 type DropPurchases struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -88,9 +166,17 @@ type DropPurchases struct {
 	// Captured money, minor units of the drop's currency.
 	CapturedMinorUnits int64 `protobuf:"varint,8,opt,name=captured_minor_units,json=capturedMinorUnits,proto3" json:"captured_minor_units,omitempty"`
 	// Second redemptions of the same token from other nodes.
-	Duplicates    uint32 `protobuf:"varint,9,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Duplicates uint32 `protobuf:"varint,9,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
+	// The channel; empty until the verifier has read the drop's terms.
+	ChannelId string `protobuf:"bytes,10,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Money given back in the end.
+	Refunded uint32 `protobuf:"varint,11,opt,name=refunded,proto3" json:"refunded,omitempty"`
+	// What the provider was asked to take, over all purchases whose money was taken, minor units.
+	ChargedMinorUnits int64 `protobuf:"varint,12,opt,name=charged_minor_units,json=chargedMinorUnits,proto3" json:"charged_minor_units,omitempty"`
+	// What went back through the provider, minor units.
+	RefundedMinorUnits int64 `protobuf:"varint,13,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *DropPurchases) Reset() {
@@ -186,6 +272,298 @@ func (x *DropPurchases) GetDuplicates() uint32 {
 	return 0
 }
 
+func (x *DropPurchases) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *DropPurchases) GetRefunded() uint32 {
+	if x != nil {
+		return x.Refunded
+	}
+	return 0
+}
+
+func (x *DropPurchases) GetChargedMinorUnits() int64 {
+	if x != nil {
+		return x.ChargedMinorUnits
+	}
+	return 0
+}
+
+func (x *DropPurchases) GetRefundedMinorUnits() int64 {
+	if x != nil {
+		return x.RefundedMinorUnits
+	}
+	return 0
+}
+
+// What a node's redemptions came to. Each is one of: holding a unit, on its way, denied, released or redundant.
+type NodeRedemptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Distinct redemptions that the verifier has from it.
+	Received uint32 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"`
+	// Winners whose unit is settled.
+	Holding uint32 `protobuf:"varint,3,opt,name=holding,proto3" json:"holding,omitempty"`
+	// Winners and spares whose unit is not decided, or not released yet.
+	Open uint32 `protobuf:"varint,4,opt,name=open,proto3" json:"open,omitempty"`
+	// Fulfillment said no.
+	Denied uint32 `protobuf:"varint,5,opt,name=denied,proto3" json:"denied,omitempty"`
+	// The unit went back.
+	Released uint32 `protobuf:"varint,6,opt,name=released,proto3" json:"released,omitempty"`
+	// The same unit of the same lease as another redemption.
+	Redundant     uint32 `protobuf:"varint,7,opt,name=redundant,proto3" json:"redundant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeRedemptions) Reset() {
+	*x = NodeRedemptions{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeRedemptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeRedemptions) ProtoMessage() {}
+
+func (x *NodeRedemptions) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeRedemptions.ProtoReflect.Descriptor instead.
+func (*NodeRedemptions) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *NodeRedemptions) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeRedemptions) GetReceived() uint32 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *NodeRedemptions) GetHolding() uint32 {
+	if x != nil {
+		return x.Holding
+	}
+	return 0
+}
+
+func (x *NodeRedemptions) GetOpen() uint32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *NodeRedemptions) GetDenied() uint32 {
+	if x != nil {
+		return x.Denied
+	}
+	return 0
+}
+
+func (x *NodeRedemptions) GetReleased() uint32 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+func (x *NodeRedemptions) GetRedundant() uint32 {
+	if x != nil {
+		return x.Redundant
+	}
+	return 0
+}
+
+// One channel's money in one currency, minor units: the rows of purchases, refunds and vouchers beside the ledger.
+type ChannelBalance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// ISO 4217.
+	CurrencyCode string `protobuf:"bytes,2,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// Taken by the provider.
+	CapturedMinorUnits int64 `protobuf:"varint,3,opt,name=captured_minor_units,json=capturedMinorUnits,proto3" json:"captured_minor_units,omitempty"`
+	// Given back through the provider.
+	RefundedMinorUnits int64 `protobuf:"varint,4,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
+	// Turned into stored value.
+	VoucherIssuedMinorUnits int64 `protobuf:"varint,5,opt,name=voucher_issued_minor_units,json=voucherIssuedMinorUnits,proto3" json:"voucher_issued_minor_units,omitempty"`
+	// Paid with stored value, and not returned to the voucher.
+	VoucherSpentMinorUnits int64 `protobuf:"varint,6,opt,name=voucher_spent_minor_units,json=voucherSpentMinorUnits,proto3" json:"voucher_spent_minor_units,omitempty"`
+	// What the ledger says that the channel earned.
+	RevenueMinorUnits int64 `protobuf:"varint,7,opt,name=revenue_minor_units,json=revenueMinorUnits,proto3" json:"revenue_minor_units,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ChannelBalance) Reset() {
+	*x = ChannelBalance{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelBalance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelBalance) ProtoMessage() {}
+
+func (x *ChannelBalance) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelBalance.ProtoReflect.Descriptor instead.
+func (*ChannelBalance) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ChannelBalance) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *ChannelBalance) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *ChannelBalance) GetCapturedMinorUnits() int64 {
+	if x != nil {
+		return x.CapturedMinorUnits
+	}
+	return 0
+}
+
+func (x *ChannelBalance) GetRefundedMinorUnits() int64 {
+	if x != nil {
+		return x.RefundedMinorUnits
+	}
+	return 0
+}
+
+func (x *ChannelBalance) GetVoucherIssuedMinorUnits() int64 {
+	if x != nil {
+		return x.VoucherIssuedMinorUnits
+	}
+	return 0
+}
+
+func (x *ChannelBalance) GetVoucherSpentMinorUnits() int64 {
+	if x != nil {
+		return x.VoucherSpentMinorUnits
+	}
+	return 0
+}
+
+func (x *ChannelBalance) GetRevenueMinorUnits() int64 {
+	if x != nil {
+		return x.RevenueMinorUnits
+	}
+	return 0
+}
+
+// Stored value that viewers hold, in one currency.
+type VoucherBalance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISO 4217.
+	CurrencyCode string `protobuf:"bytes,1,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// Left on vouchers, and held by payments in progress.
+	OpenMinorUnits int64 `protobuf:"varint,2,opt,name=open_minor_units,json=openMinorUnits,proto3" json:"open_minor_units,omitempty"`
+	// What the ledger says that we owe.
+	LiabilityMinorUnits int64 `protobuf:"varint,3,opt,name=liability_minor_units,json=liabilityMinorUnits,proto3" json:"liability_minor_units,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *VoucherBalance) Reset() {
+	*x = VoucherBalance{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoucherBalance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoucherBalance) ProtoMessage() {}
+
+func (x *VoucherBalance) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoucherBalance.ProtoReflect.Descriptor instead.
+func (*VoucherBalance) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *VoucherBalance) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *VoucherBalance) GetOpenMinorUnits() int64 {
+	if x != nil {
+		return x.OpenMinorUnits
+	}
+	return 0
+}
+
+func (x *VoucherBalance) GetLiabilityMinorUnits() int64 {
+	if x != nil {
+		return x.LiabilityMinorUnits
+	}
+	return 0
+}
+
 // One account of the ledger in one currency.
 type AccountBalance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +579,7 @@ type AccountBalance struct {
 
 func (x *AccountBalance) Reset() {
 	*x = AccountBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +591,7 @@ func (x *AccountBalance) String() string {
 func (*AccountBalance) ProtoMessage() {}
 
 func (x *AccountBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +604,7 @@ func (x *AccountBalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountBalance.ProtoReflect.Descriptor instead.
 func (*AccountBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{2}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AccountBalance) GetAccount() string {
@@ -265,7 +643,7 @@ type ProviderBalance struct {
 
 func (x *ProviderBalance) Reset() {
 	*x = ProviderBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +655,7 @@ func (x *ProviderBalance) String() string {
 func (*ProviderBalance) ProtoMessage() {}
 
 func (x *ProviderBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +668,7 @@ func (x *ProviderBalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderBalance.ProtoReflect.Descriptor instead.
 func (*ProviderBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{3}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProviderBalance) GetCurrencyCode() string {
@@ -317,7 +695,7 @@ func (x *ProviderBalance) GetProviderMinorUnits() int64 {
 // The response of GetAudit.
 type GetAuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By drop.
+	// By drop, in the order of their ids. Everything else but nodes is on the first page only.
 	Drops []*DropPurchases `protobuf:"bytes,1,rep,name=drops,proto3" json:"drops,omitempty"`
 	// By account.
 	Accounts []*AccountBalance `protobuf:"bytes,2,rep,name=accounts,proto3" json:"accounts,omitempty"`
@@ -328,14 +706,22 @@ type GetAuditResponse struct {
 	// Purchases with more than one capture that was not refunded. Must be 0.
 	DoubleCaptures uint32 `protobuf:"varint,5,opt,name=double_captures,json=doubleCaptures,proto3" json:"double_captures,omitempty"`
 	// Jobs that are not done.
-	JobsOpen      uint32 `protobuf:"varint,6,opt,name=jobs_open,json=jobsOpen,proto3" json:"jobs_open,omitempty"`
+	JobsOpen uint32 `protobuf:"varint,6,opt,name=jobs_open,json=jobsOpen,proto3" json:"jobs_open,omitempty"`
+	// By node, in the order of their ids. Empty when one drop is asked for.
+	Nodes []*NodeRedemptions `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// By channel.
+	Channels []*ChannelBalance `protobuf:"bytes,8,rep,name=channels,proto3" json:"channels,omitempty"`
+	// By currency.
+	Vouchers []*VoucherBalance `protobuf:"bytes,9,rep,name=vouchers,proto3" json:"vouchers,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,10,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAuditResponse) Reset() {
 	*x = GetAuditResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +733,7 @@ func (x *GetAuditResponse) String() string {
 func (*GetAuditResponse) ProtoMessage() {}
 
 func (x *GetAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +746,7 @@ func (x *GetAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuditResponse.ProtoReflect.Descriptor instead.
 func (*GetAuditResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{4}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetAuditResponse) GetDrops() []*DropPurchases {
@@ -405,13 +791,656 @@ func (x *GetAuditResponse) GetJobsOpen() uint32 {
 	return 0
 }
 
+func (x *GetAuditResponse) GetNodes() []*NodeRedemptions {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetAuditResponse) GetChannels() []*ChannelBalance {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *GetAuditResponse) GetVouchers() []*VoucherBalance {
+	if x != nil {
+		return x.Vouchers
+	}
+	return nil
+}
+
+func (x *GetAuditResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Money on its way back.
+type Refund struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDv7. Empty in the answer of a dry run.
+	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	// 32 hex digits.
+	PurchaseId string `protobuf:"bytes,2,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// How much.
+	Amount *v1.Money `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Why, in the words of whoever did it.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Where it is.
+	State RefundState `protobuf:"varint,5,opt,name=state,proto3,enum=rimlight.verifier.v1.RefundState" json:"state,omitempty"`
+	// When it was asked for.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it came into this state.
+	StateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
+	// It is the end of a purchase that could not be delivered, not a refund by the shop.
+	MakeGood      bool `protobuf:"varint,8,opt,name=make_good,json=makeGood,proto3" json:"make_good,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refund) Reset() {
+	*x = Refund{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refund) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refund) ProtoMessage() {}
+
+func (x *Refund) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refund.ProtoReflect.Descriptor instead.
+func (*Refund) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Refund) GetRefundId() string {
+	if x != nil {
+		return x.RefundId
+	}
+	return ""
+}
+
+func (x *Refund) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *Refund) GetAmount() *v1.Money {
+	if x != nil {
+		return x.Amount
+	}
+	return nil
+}
+
+func (x *Refund) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Refund) GetState() RefundState {
+	if x != nil {
+		return x.State
+	}
+	return RefundState_REFUND_STATE_UNSPECIFIED
+}
+
+func (x *Refund) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Refund) GetStateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateTime
+	}
+	return nil
+}
+
+func (x *Refund) GetMakeGood() bool {
+	if x != nil {
+		return x.MakeGood
+	}
+	return false
+}
+
+// The request of RefundPurchase.
+type RefundPurchaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made by the caller, random, the same over retries of one intention.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// 32 hex digits.
+	PurchaseId string `protobuf:"bytes,2,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// How much, in the purchase's currency and more than nothing. Absent: all that is left.
+	Amount *v1.Money `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Why; kept, and shown to whoever asks. No personal data.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Say what would happen, and change nothing.
+	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundPurchaseRequest) Reset() {
+	*x = RefundPurchaseRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundPurchaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundPurchaseRequest) ProtoMessage() {}
+
+func (x *RefundPurchaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundPurchaseRequest.ProtoReflect.Descriptor instead.
+func (*RefundPurchaseRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RefundPurchaseRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RefundPurchaseRequest) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *RefundPurchaseRequest) GetAmount() *v1.Money {
+	if x != nil {
+		return x.Amount
+	}
+	return nil
+}
+
+func (x *RefundPurchaseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefundPurchaseRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// The response of RefundPurchase.
+type RefundPurchaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The refund, as it is or would be.
+	Refund *Refund `protobuf:"bytes,1,opt,name=refund,proto3" json:"refund,omitempty"`
+	// What the provider took for the purchase.
+	Captured *v1.Money `protobuf:"bytes,2,opt,name=captured,proto3" json:"captured,omitempty"`
+	// What can still be given back afterwards.
+	Refundable    *v1.Money `protobuf:"bytes,3,opt,name=refundable,proto3" json:"refundable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundPurchaseResponse) Reset() {
+	*x = RefundPurchaseResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundPurchaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundPurchaseResponse) ProtoMessage() {}
+
+func (x *RefundPurchaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundPurchaseResponse.ProtoReflect.Descriptor instead.
+func (*RefundPurchaseResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RefundPurchaseResponse) GetRefund() *Refund {
+	if x != nil {
+		return x.Refund
+	}
+	return nil
+}
+
+func (x *RefundPurchaseResponse) GetCaptured() *v1.Money {
+	if x != nil {
+		return x.Captured
+	}
+	return nil
+}
+
+func (x *RefundPurchaseResponse) GetRefundable() *v1.Money {
+	if x != nil {
+		return x.Refundable
+	}
+	return nil
+}
+
+// The request of ListRefunds.
+type ListRefundsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this purchase's: 32 hex digits. Empty: all.
+	PurchaseId string `protobuf:"bytes,1,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// At most this many; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRefundsRequest) Reset() {
+	*x = ListRefundsRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRefundsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRefundsRequest) ProtoMessage() {}
+
+func (x *ListRefundsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRefundsRequest.ProtoReflect.Descriptor instead.
+func (*ListRefundsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListRefundsRequest) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *ListRefundsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRefundsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListRefunds.
+type ListRefundsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Refunds []*Refund `protobuf:"bytes,1,rep,name=refunds,proto3" json:"refunds,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRefundsResponse) Reset() {
+	*x = ListRefundsResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRefundsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRefundsResponse) ProtoMessage() {}
+
+func (x *ListRefundsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRefundsResponse.ProtoReflect.Descriptor instead.
+func (*ListRefundsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListRefundsResponse) GetRefunds() []*Refund {
+	if x != nil {
+		return x.Refunds
+	}
+	return nil
+}
+
+func (x *ListRefundsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A voucher as its issuer sees it.
+type VoucherRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without its text.
+	Voucher *v1.Voucher `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	// The purchase that it makes good. 32 hex digits.
+	PurchaseId string `protobuf:"bytes,2,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// The channel that it is for.
+	ChannelId string `protobuf:"bytes,3,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Why it was issued.
+	Reason v11.Reason `protobuf:"varint,4,opt,name=reason,proto3,enum=rimlight.errors.v1.Reason" json:"reason,omitempty"`
+	// When it was issued.
+	IssueTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=issue_time,json=issueTime,proto3" json:"issue_time,omitempty"`
+	// What is left: of stored value the money, of a price lock the price or nothing.
+	Remaining *v1.Money `protobuf:"bytes,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Purchases that it went into, and was not returned from. 32 hex digits each.
+	UsedBy        []string `protobuf:"bytes,7,rep,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoucherRecord) Reset() {
+	*x = VoucherRecord{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoucherRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoucherRecord) ProtoMessage() {}
+
+func (x *VoucherRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoucherRecord.ProtoReflect.Descriptor instead.
+func (*VoucherRecord) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *VoucherRecord) GetVoucher() *v1.Voucher {
+	if x != nil {
+		return x.Voucher
+	}
+	return nil
+}
+
+func (x *VoucherRecord) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *VoucherRecord) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *VoucherRecord) GetReason() v11.Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v11.Reason(0)
+}
+
+func (x *VoucherRecord) GetIssueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssueTime
+	}
+	return nil
+}
+
+func (x *VoucherRecord) GetRemaining() *v1.Money {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
+func (x *VoucherRecord) GetUsedBy() []string {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+// The request of ListVouchers.
+type ListVouchersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the one with this id. Empty: all.
+	VoucherId string `protobuf:"bytes,1,opt,name=voucher_id,json=voucherId,proto3" json:"voucher_id,omitempty"`
+	// Only this purchase's: 32 hex digits. Empty: all.
+	PurchaseId string `protobuf:"bytes,2,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// Only those with something left.
+	OpenOnly bool `protobuf:"varint,3,opt,name=open_only,json=openOnly,proto3" json:"open_only,omitempty"`
+	// At most this many; 0 means 50.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVouchersRequest) Reset() {
+	*x = ListVouchersRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVouchersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVouchersRequest) ProtoMessage() {}
+
+func (x *ListVouchersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVouchersRequest.ProtoReflect.Descriptor instead.
+func (*ListVouchersRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListVouchersRequest) GetVoucherId() string {
+	if x != nil {
+		return x.VoucherId
+	}
+	return ""
+}
+
+func (x *ListVouchersRequest) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *ListVouchersRequest) GetOpenOnly() bool {
+	if x != nil {
+		return x.OpenOnly
+	}
+	return false
+}
+
+func (x *ListVouchersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListVouchersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListVouchers.
+type ListVouchersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Vouchers []*VoucherRecord `protobuf:"bytes,1,rep,name=vouchers,proto3" json:"vouchers,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVouchersResponse) Reset() {
+	*x = ListVouchersResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVouchersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVouchersResponse) ProtoMessage() {}
+
+func (x *ListVouchersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVouchersResponse.ProtoReflect.Descriptor instead.
+func (*ListVouchersResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListVouchersResponse) GetVouchers() []*VoucherRecord {
+	if x != nil {
+		return x.Vouchers
+	}
+	return nil
+}
+
+func (x *ListVouchersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_rimlight_verifier_v1_support_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\n" +
-	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\"3\n" +
+	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\"\x85\x01\n" +
 	"\x0fGetAuditRequest\x12 \n" +
-	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\"\x9d\x02\n" +
+	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xba\x03\n" +
 	"\rDropPurchases\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\rR\breceived\x12\x12\n" +
@@ -424,7 +1453,34 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\x14captured_minor_units\x18\b \x01(\x03R\x12capturedMinorUnits\x12\x1e\n" +
 	"\n" +
 	"duplicates\x18\t \x01(\rR\n" +
-	"duplicates\"\x7f\n" +
+	"duplicates\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\n" +
+	" \x01(\tR\tchannelId\x12\x1a\n" +
+	"\brefunded\x18\v \x01(\rR\brefunded\x12.\n" +
+	"\x13charged_minor_units\x18\f \x01(\x03R\x11chargedMinorUnits\x120\n" +
+	"\x14refunded_minor_units\x18\r \x01(\x03R\x12refundedMinorUnits\"\xc6\x01\n" +
+	"\x0fNodeRedemptions\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\breceived\x18\x02 \x01(\rR\breceived\x12\x18\n" +
+	"\aholding\x18\x03 \x01(\rR\aholding\x12\x12\n" +
+	"\x04open\x18\x04 \x01(\rR\x04open\x12\x16\n" +
+	"\x06denied\x18\x05 \x01(\rR\x06denied\x12\x1a\n" +
+	"\breleased\x18\x06 \x01(\rR\breleased\x12\x1c\n" +
+	"\tredundant\x18\a \x01(\rR\tredundant\"\xe0\x02\n" +
+	"\x0eChannelBalance\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12#\n" +
+	"\rcurrency_code\x18\x02 \x01(\tR\fcurrencyCode\x120\n" +
+	"\x14captured_minor_units\x18\x03 \x01(\x03R\x12capturedMinorUnits\x120\n" +
+	"\x14refunded_minor_units\x18\x04 \x01(\x03R\x12refundedMinorUnits\x12;\n" +
+	"\x1avoucher_issued_minor_units\x18\x05 \x01(\x03R\x17voucherIssuedMinorUnits\x129\n" +
+	"\x19voucher_spent_minor_units\x18\x06 \x01(\x03R\x16voucherSpentMinorUnits\x12.\n" +
+	"\x13revenue_minor_units\x18\a \x01(\x03R\x11revenueMinorUnits\"\x93\x01\n" +
+	"\x0eVoucherBalance\x12#\n" +
+	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12(\n" +
+	"\x10open_minor_units\x18\x02 \x01(\x03R\x0eopenMinorUnits\x122\n" +
+	"\x15liability_minor_units\x18\x03 \x01(\x03R\x13liabilityMinorUnits\"\x7f\n" +
 	"\x0eAccountBalance\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12#\n" +
 	"\rcurrency_code\x18\x02 \x01(\tR\fcurrencyCode\x12.\n" +
@@ -432,16 +1488,90 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\x0fProviderBalance\x12#\n" +
 	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12,\n" +
 	"\x12ledger_minor_units\x18\x02 \x01(\x03R\x10ledgerMinorUnits\x120\n" +
-	"\x14provider_minor_units\x18\x03 \x01(\x03R\x12providerMinorUnits\"\xd1\x02\n" +
+	"\x14provider_minor_units\x18\x03 \x01(\x03R\x12providerMinorUnits\"\xba\x04\n" +
 	"\x10GetAuditResponse\x129\n" +
 	"\x05drops\x18\x01 \x03(\v2#.rimlight.verifier.v1.DropPurchasesR\x05drops\x12@\n" +
 	"\baccounts\x18\x02 \x03(\v2$.rimlight.verifier.v1.AccountBalanceR\baccounts\x12A\n" +
 	"\bprovider\x18\x03 \x03(\v2%.rimlight.verifier.v1.ProviderBalanceR\bprovider\x127\n" +
 	"\x17unbalanced_transactions\x18\x04 \x01(\rR\x16unbalancedTransactions\x12'\n" +
 	"\x0fdouble_captures\x18\x05 \x01(\rR\x0edoubleCaptures\x12\x1b\n" +
-	"\tjobs_open\x18\x06 \x01(\rR\bjobsOpen2p\n" +
+	"\tjobs_open\x18\x06 \x01(\rR\bjobsOpen\x12;\n" +
+	"\x05nodes\x18\a \x03(\v2%.rimlight.verifier.v1.NodeRedemptionsR\x05nodes\x12@\n" +
+	"\bchannels\x18\b \x03(\v2$.rimlight.verifier.v1.ChannelBalanceR\bchannels\x12@\n" +
+	"\bvouchers\x18\t \x03(\v2$.rimlight.verifier.v1.VoucherBalanceR\bvouchers\x12&\n" +
+	"\x0fnext_page_token\x18\n" +
+	" \x01(\tR\rnextPageToken\"\xde\x02\n" +
+	"\x06Refund\x12\x1b\n" +
+	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x1f\n" +
+	"\vpurchase_id\x18\x02 \x01(\tR\n" +
+	"purchaseId\x120\n" +
+	"\x06amount\x18\x03 \x01(\v2\x18.rimlight.offer.v1.MoneyR\x06amount\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x127\n" +
+	"\x05state\x18\x05 \x01(\x0e2!.rimlight.verifier.v1.RefundStateR\x05state\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x129\n" +
+	"\n" +
+	"state_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\x12\x1b\n" +
+	"\tmake_good\x18\b \x01(\bR\bmakeGood\"\xe8\x01\n" +
+	"\x15RefundPurchaseRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x126\n" +
+	"\vpurchase_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\n" +
+	"purchaseId\x120\n" +
+	"\x06amount\x18\x03 \x01(\v2\x18.rimlight.offer.v1.MoneyR\x06amount\x12\"\n" +
+	"\x06reason\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06reason\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"\xbe\x01\n" +
+	"\x16RefundPurchaseResponse\x124\n" +
+	"\x06refund\x18\x01 \x01(\v2\x1c.rimlight.verifier.v1.RefundR\x06refund\x124\n" +
+	"\bcaptured\x18\x02 \x01(\v2\x18.rimlight.offer.v1.MoneyR\bcaptured\x128\n" +
+	"\n" +
+	"refundable\x18\x03 \x01(\v2\x18.rimlight.offer.v1.MoneyR\n" +
+	"refundable\"\xa1\x01\n" +
+	"\x12ListRefundsRequest\x129\n" +
+	"\vpurchase_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{32})?$R\n" +
+	"purchaseId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"u\n" +
+	"\x13ListRefundsResponse\x126\n" +
+	"\arefunds\x18\x01 \x03(\v2\x1c.rimlight.verifier.v1.RefundR\arefunds\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc5\x02\n" +
+	"\rVoucherRecord\x124\n" +
+	"\avoucher\x18\x01 \x01(\v2\x1a.rimlight.offer.v1.VoucherR\avoucher\x12\x1f\n" +
+	"\vpurchase_id\x18\x02 \x01(\tR\n" +
+	"purchaseId\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x03 \x01(\tR\tchannelId\x122\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1a.rimlight.errors.v1.ReasonR\x06reason\x129\n" +
+	"\n" +
+	"issue_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tissueTime\x126\n" +
+	"\tremaining\x18\x06 \x01(\v2\x18.rimlight.offer.v1.MoneyR\tremaining\x12\x17\n" +
+	"\aused_by\x18\a \x03(\tR\x06usedBy\"\xe7\x01\n" +
+	"\x13ListVouchersRequest\x12&\n" +
+	"\n" +
+	"voucher_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\tvoucherId\x129\n" +
+	"\vpurchase_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{32})?$R\n" +
+	"purchaseId\x12\x1b\n" +
+	"\topen_only\x18\x03 \x01(\bR\bopenOnly\x12'\n" +
+	"\tpage_size\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\x7f\n" +
+	"\x14ListVouchersResponse\x12?\n" +
+	"\bvouchers\x18\x01 \x03(\v2#.rimlight.verifier.v1.VoucherRecordR\bvouchers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*u\n" +
+	"\vRefundState\x12\x1c\n" +
+	"\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14REFUND_STATE_PENDING\x10\x01\x12\x15\n" +
+	"\x11REFUND_STATE_DONE\x10\x02\x12\x17\n" +
+	"\x13REFUND_STATE_FAILED\x10\x032\xb7\x03\n" +
 	"\x0eSupportService\x12^\n" +
-	"\bGetAudit\x12%.rimlight.verifier.v1.GetAuditRequest\x1a&.rimlight.verifier.v1.GetAuditResponse\"\x03\x90\x02\x01BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1b\x06proto3"
+	"\bGetAudit\x12%.rimlight.verifier.v1.GetAuditRequest\x1a&.rimlight.verifier.v1.GetAuditResponse\"\x03\x90\x02\x01\x12p\n" +
+	"\x0eRefundPurchase\x12+.rimlight.verifier.v1.RefundPurchaseRequest\x1a,.rimlight.verifier.v1.RefundPurchaseResponse\"\x03\x90\x02\x02\x12g\n" +
+	"\vListRefunds\x12(.rimlight.verifier.v1.ListRefundsRequest\x1a).rimlight.verifier.v1.ListRefundsResponse\"\x03\x90\x02\x01\x12j\n" +
+	"\fListVouchers\x12).rimlight.verifier.v1.ListVouchersRequest\x1a*.rimlight.verifier.v1.ListVouchersResponse\"\x03\x90\x02\x01BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1b\x06proto3"
 
 var (
 	file_rimlight_verifier_v1_support_service_proto_rawDescOnce sync.Once
@@ -455,25 +1585,65 @@ func file_rimlight_verifier_v1_support_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_verifier_v1_support_service_proto_rawDescData
 }
 
-var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_rimlight_verifier_v1_support_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_rimlight_verifier_v1_support_service_proto_goTypes = []any{
-	(*GetAuditRequest)(nil),  // 0: rimlight.verifier.v1.GetAuditRequest
-	(*DropPurchases)(nil),    // 1: rimlight.verifier.v1.DropPurchases
-	(*AccountBalance)(nil),   // 2: rimlight.verifier.v1.AccountBalance
-	(*ProviderBalance)(nil),  // 3: rimlight.verifier.v1.ProviderBalance
-	(*GetAuditResponse)(nil), // 4: rimlight.verifier.v1.GetAuditResponse
+	(RefundState)(0),               // 0: rimlight.verifier.v1.RefundState
+	(*GetAuditRequest)(nil),        // 1: rimlight.verifier.v1.GetAuditRequest
+	(*DropPurchases)(nil),          // 2: rimlight.verifier.v1.DropPurchases
+	(*NodeRedemptions)(nil),        // 3: rimlight.verifier.v1.NodeRedemptions
+	(*ChannelBalance)(nil),         // 4: rimlight.verifier.v1.ChannelBalance
+	(*VoucherBalance)(nil),         // 5: rimlight.verifier.v1.VoucherBalance
+	(*AccountBalance)(nil),         // 6: rimlight.verifier.v1.AccountBalance
+	(*ProviderBalance)(nil),        // 7: rimlight.verifier.v1.ProviderBalance
+	(*GetAuditResponse)(nil),       // 8: rimlight.verifier.v1.GetAuditResponse
+	(*Refund)(nil),                 // 9: rimlight.verifier.v1.Refund
+	(*RefundPurchaseRequest)(nil),  // 10: rimlight.verifier.v1.RefundPurchaseRequest
+	(*RefundPurchaseResponse)(nil), // 11: rimlight.verifier.v1.RefundPurchaseResponse
+	(*ListRefundsRequest)(nil),     // 12: rimlight.verifier.v1.ListRefundsRequest
+	(*ListRefundsResponse)(nil),    // 13: rimlight.verifier.v1.ListRefundsResponse
+	(*VoucherRecord)(nil),          // 14: rimlight.verifier.v1.VoucherRecord
+	(*ListVouchersRequest)(nil),    // 15: rimlight.verifier.v1.ListVouchersRequest
+	(*ListVouchersResponse)(nil),   // 16: rimlight.verifier.v1.ListVouchersResponse
+	(*v1.Money)(nil),               // 17: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
+	(*v1.Voucher)(nil),             // 19: rimlight.offer.v1.Voucher
+	(v11.Reason)(0),                // 20: rimlight.errors.v1.Reason
 }
 var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
-	1, // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
-	2, // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
-	3, // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
-	0, // 3: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
-	4, // 4: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
+	6,  // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
+	7,  // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
+	3,  // 3: rimlight.verifier.v1.GetAuditResponse.nodes:type_name -> rimlight.verifier.v1.NodeRedemptions
+	4,  // 4: rimlight.verifier.v1.GetAuditResponse.channels:type_name -> rimlight.verifier.v1.ChannelBalance
+	5,  // 5: rimlight.verifier.v1.GetAuditResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherBalance
+	17, // 6: rimlight.verifier.v1.Refund.amount:type_name -> rimlight.offer.v1.Money
+	0,  // 7: rimlight.verifier.v1.Refund.state:type_name -> rimlight.verifier.v1.RefundState
+	18, // 8: rimlight.verifier.v1.Refund.create_time:type_name -> google.protobuf.Timestamp
+	18, // 9: rimlight.verifier.v1.Refund.state_time:type_name -> google.protobuf.Timestamp
+	17, // 10: rimlight.verifier.v1.RefundPurchaseRequest.amount:type_name -> rimlight.offer.v1.Money
+	9,  // 11: rimlight.verifier.v1.RefundPurchaseResponse.refund:type_name -> rimlight.verifier.v1.Refund
+	17, // 12: rimlight.verifier.v1.RefundPurchaseResponse.captured:type_name -> rimlight.offer.v1.Money
+	17, // 13: rimlight.verifier.v1.RefundPurchaseResponse.refundable:type_name -> rimlight.offer.v1.Money
+	9,  // 14: rimlight.verifier.v1.ListRefundsResponse.refunds:type_name -> rimlight.verifier.v1.Refund
+	19, // 15: rimlight.verifier.v1.VoucherRecord.voucher:type_name -> rimlight.offer.v1.Voucher
+	20, // 16: rimlight.verifier.v1.VoucherRecord.reason:type_name -> rimlight.errors.v1.Reason
+	18, // 17: rimlight.verifier.v1.VoucherRecord.issue_time:type_name -> google.protobuf.Timestamp
+	17, // 18: rimlight.verifier.v1.VoucherRecord.remaining:type_name -> rimlight.offer.v1.Money
+	14, // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
+	1,  // 20: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
+	10, // 21: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
+	12, // 22: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
+	15, // 23: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
+	8,  // 24: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
+	11, // 25: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
+	13, // 26: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
+	16, // 27: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
+	24, // [24:28] is the sub-list for method output_type
+	20, // [20:24] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_support_service_proto_init() }
@@ -486,13 +1656,14 @@ func file_rimlight_verifier_v1_support_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_support_service_proto_rawDesc), len(file_rimlight_verifier_v1_support_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      1,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_rimlight_verifier_v1_support_service_proto_goTypes,
 		DependencyIndexes: file_rimlight_verifier_v1_support_service_proto_depIdxs,
+		EnumInfos:         file_rimlight_verifier_v1_support_service_proto_enumTypes,
 		MessageInfos:      file_rimlight_verifier_v1_support_service_proto_msgTypes,
 	}.Build()
 	File_rimlight_verifier_v1_support_service_proto = out.File

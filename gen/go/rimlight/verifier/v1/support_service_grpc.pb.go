@@ -19,7 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SupportService_GetAudit_FullMethodName = "/rimlight.verifier.v1.SupportService/GetAudit"
+	SupportService_GetAudit_FullMethodName       = "/rimlight.verifier.v1.SupportService/GetAudit"
+	SupportService_RefundPurchase_FullMethodName = "/rimlight.verifier.v1.SupportService/RefundPurchase"
+	SupportService_ListRefunds_FullMethodName    = "/rimlight.verifier.v1.SupportService/ListRefunds"
+	SupportService_ListVouchers_FullMethodName   = "/rimlight.verifier.v1.SupportService/ListVouchers"
 )
 
 // SupportServiceClient is the client API for SupportService service.
@@ -30,6 +33,12 @@ const (
 type SupportServiceClient interface {
 	// The books, as sums that must balance.
 	GetAudit(ctx context.Context, in *GetAuditRequest, opts ...grpc.CallOption) (*GetAuditResponse, error)
+	// Gives money of a delivered purchase back, in full or in part. Idempotent by request_id. Role: finance.
+	RefundPurchase(ctx context.Context, in *RefundPurchaseRequest, opts ...grpc.CallOption) (*RefundPurchaseResponse, error)
+	// Refunds, newest first. Role: finance.
+	ListRefunds(ctx context.Context, in *ListRefundsRequest, opts ...grpc.CallOption) (*ListRefundsResponse, error)
+	// Vouchers with what is left on them, newest first; never their texts. Role: finance.
+	ListVouchers(ctx context.Context, in *ListVouchersRequest, opts ...grpc.CallOption) (*ListVouchersResponse, error)
 }
 
 type supportServiceClient struct {
@@ -50,6 +59,36 @@ func (c *supportServiceClient) GetAudit(ctx context.Context, in *GetAuditRequest
 	return out, nil
 }
 
+func (c *supportServiceClient) RefundPurchase(ctx context.Context, in *RefundPurchaseRequest, opts ...grpc.CallOption) (*RefundPurchaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefundPurchaseResponse)
+	err := c.cc.Invoke(ctx, SupportService_RefundPurchase_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) ListRefunds(ctx context.Context, in *ListRefundsRequest, opts ...grpc.CallOption) (*ListRefundsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRefundsResponse)
+	err := c.cc.Invoke(ctx, SupportService_ListRefunds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) ListVouchers(ctx context.Context, in *ListVouchersRequest, opts ...grpc.CallOption) (*ListVouchersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListVouchersResponse)
+	err := c.cc.Invoke(ctx, SupportService_ListVouchers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SupportServiceServer is the server API for SupportService service.
 // All implementations must embed UnimplementedSupportServiceServer
 // for forward compatibility.
@@ -58,6 +97,12 @@ func (c *supportServiceClient) GetAudit(ctx context.Context, in *GetAuditRequest
 type SupportServiceServer interface {
 	// The books, as sums that must balance.
 	GetAudit(context.Context, *GetAuditRequest) (*GetAuditResponse, error)
+	// Gives money of a delivered purchase back, in full or in part. Idempotent by request_id. Role: finance.
+	RefundPurchase(context.Context, *RefundPurchaseRequest) (*RefundPurchaseResponse, error)
+	// Refunds, newest first. Role: finance.
+	ListRefunds(context.Context, *ListRefundsRequest) (*ListRefundsResponse, error)
+	// Vouchers with what is left on them, newest first; never their texts. Role: finance.
+	ListVouchers(context.Context, *ListVouchersRequest) (*ListVouchersResponse, error)
 	mustEmbedUnimplementedSupportServiceServer()
 }
 
@@ -70,6 +115,15 @@ type UnimplementedSupportServiceServer struct{}
 
 func (UnimplementedSupportServiceServer) GetAudit(context.Context, *GetAuditRequest) (*GetAuditResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAudit not implemented")
+}
+func (UnimplementedSupportServiceServer) RefundPurchase(context.Context, *RefundPurchaseRequest) (*RefundPurchaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RefundPurchase not implemented")
+}
+func (UnimplementedSupportServiceServer) ListRefunds(context.Context, *ListRefundsRequest) (*ListRefundsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRefunds not implemented")
+}
+func (UnimplementedSupportServiceServer) ListVouchers(context.Context, *ListVouchersRequest) (*ListVouchersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListVouchers not implemented")
 }
 func (UnimplementedSupportServiceServer) mustEmbedUnimplementedSupportServiceServer() {}
 func (UnimplementedSupportServiceServer) testEmbeddedByValue()                        {}
@@ -110,6 +164,60 @@ func _SupportService_GetAudit_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SupportService_RefundPurchase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefundPurchaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).RefundPurchase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_RefundPurchase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).RefundPurchase(ctx, req.(*RefundPurchaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_ListRefunds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRefundsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).ListRefunds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_ListRefunds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).ListRefunds(ctx, req.(*ListRefundsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_ListVouchers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListVouchersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).ListVouchers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_ListVouchers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).ListVouchers(ctx, req.(*ListVouchersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SupportService_ServiceDesc is the grpc.ServiceDesc for SupportService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +228,18 @@ var SupportService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetAudit",
 			Handler:    _SupportService_GetAudit_Handler,
+		},
+		{
+			MethodName: "RefundPurchase",
+			Handler:    _SupportService_RefundPurchase_Handler,
+		},
+		{
+			MethodName: "ListRefunds",
+			Handler:    _SupportService_ListRefunds_Handler,
+		},
+		{
+			MethodName: "ListVouchers",
+			Handler:    _SupportService_ListVouchers_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -902,6 +902,148 @@ func (x *WatchPurchaseResponse) GetPurchase() *v1.Purchase {
 	return nil
 }
 
+// The request of ChooseMakeGood.
+type ChooseMakeGoodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What shows that the purchase is the caller's.
+	//
+	// Types that are valid to be assigned to Credential:
+	//
+	//	*ChooseMakeGoodRequest_Receipt
+	//	*ChooseMakeGoodRequest_OfferToken
+	Credential isChooseMakeGoodRequest_Credential `protobuf_oneof:"credential"`
+	// What the viewer wants.
+	Choice        v1.MakeGood `protobuf:"varint,3,opt,name=choice,proto3,enum=rimlight.offer.v1.MakeGood" json:"choice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseMakeGoodRequest) Reset() {
+	*x = ChooseMakeGoodRequest{}
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseMakeGoodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseMakeGoodRequest) ProtoMessage() {}
+
+func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseMakeGoodRequest.ProtoReflect.Descriptor instead.
+func (*ChooseMakeGoodRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ChooseMakeGoodRequest) GetCredential() isChooseMakeGoodRequest_Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *ChooseMakeGoodRequest) GetReceipt() string {
+	if x != nil {
+		if x, ok := x.Credential.(*ChooseMakeGoodRequest_Receipt); ok {
+			return x.Receipt
+		}
+	}
+	return ""
+}
+
+func (x *ChooseMakeGoodRequest) GetOfferToken() string {
+	if x != nil {
+		if x, ok := x.Credential.(*ChooseMakeGoodRequest_OfferToken); ok {
+			return x.OfferToken
+		}
+	}
+	return ""
+}
+
+func (x *ChooseMakeGoodRequest) GetChoice() v1.MakeGood {
+	if x != nil {
+		return x.Choice
+	}
+	return v1.MakeGood(0)
+}
+
+type isChooseMakeGoodRequest_Credential interface {
+	isChooseMakeGoodRequest_Credential()
+}
+
+type ChooseMakeGoodRequest_Receipt struct {
+	// A receipt. It is presented too.
+	Receipt string `protobuf:"bytes,1,opt,name=receipt,proto3,oneof"`
+}
+
+type ChooseMakeGoodRequest_OfferToken struct {
+	// An offer token.
+	OfferToken string `protobuf:"bytes,2,opt,name=offer_token,json=offerToken,proto3,oneof"`
+}
+
+func (*ChooseMakeGoodRequest_Receipt) isChooseMakeGoodRequest_Credential() {}
+
+func (*ChooseMakeGoodRequest_OfferToken) isChooseMakeGoodRequest_Credential() {}
+
+// The response of ChooseMakeGood.
+type ChooseMakeGoodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchase, after the choice.
+	Purchase      *v1.Purchase `protobuf:"bytes,1,opt,name=purchase,proto3" json:"purchase,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseMakeGoodResponse) Reset() {
+	*x = ChooseMakeGoodResponse{}
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseMakeGoodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseMakeGoodResponse) ProtoMessage() {}
+
+func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseMakeGoodResponse.ProtoReflect.Descriptor instead.
+func (*ChooseMakeGoodResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ChooseMakeGoodResponse) GetPurchase() *v1.Purchase {
+	if x != nil {
+		return x.Purchase
+	}
+	return nil
+}
+
 // The request of WatchEvents.
 type WatchEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -913,7 +1055,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1067,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1080,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchEventsRequest) GetAfterCursor() int64 {
@@ -961,7 +1103,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1115,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1128,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchEventsResponse) GetPurchases() []*v1.Purchase {
@@ -1016,7 +1158,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1170,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1183,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListKeysRequest) GetPageSize() int32 {
@@ -1071,7 +1213,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1225,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1238,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1169,6 +1311,16 @@ const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\n" +
 	"credential\x12\x05\xbaH\x02\b\x01\"P\n" +
 	"\x15WatchPurchaseResponse\x127\n" +
+	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"\xc0\x01\n" +
+	"\x15ChooseMakeGoodRequest\x12$\n" +
+	"\areceipt\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80@H\x00R\areceipt\x12+\n" +
+	"\voffer_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bH\x00R\n" +
+	"offerToken\x12?\n" +
+	"\x06choice\x18\x03 \x01(\x0e2\x1b.rimlight.offer.v1.MakeGoodB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06choiceB\x13\n" +
+	"\n" +
+	"credential\x12\x05\xbaH\x02\b\x01\"Q\n" +
+	"\x16ChooseMakeGoodResponse\x127\n" +
 	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"@\n" +
 	"\x12WatchEventsRequest\x12*\n" +
 	"\fafter_cursor\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\vafterCursor\"h\n" +
@@ -1182,12 +1334,13 @@ const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"m\n" +
 	"\x10ListKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xa7\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x99\x06\n" +
 	"\x0fVerifierService\x12}\n" +
 	"\x11SubmitRedemptions\x12..rimlight.verifier.v1.SubmitRedemptionsRequest\x1a/.rimlight.verifier.v1.SubmitRedemptionsResponse\"\x03\x90\x02\x02(\x010\x01\x12p\n" +
 	"\x0ePresentReceipt\x12+.rimlight.verifier.v1.PresentReceiptRequest\x1a,.rimlight.verifier.v1.PresentReceiptResponse\"\x03\x90\x02\x02\x12g\n" +
 	"\vGetPurchase\x12(.rimlight.verifier.v1.GetPurchaseRequest\x1a).rimlight.verifier.v1.GetPurchaseResponse\"\x03\x90\x02\x01\x12o\n" +
-	"\rWatchPurchase\x12*.rimlight.verifier.v1.WatchPurchaseRequest\x1a+.rimlight.verifier.v1.WatchPurchaseResponse\"\x03\x90\x02\x010\x01\x12i\n" +
+	"\rWatchPurchase\x12*.rimlight.verifier.v1.WatchPurchaseRequest\x1a+.rimlight.verifier.v1.WatchPurchaseResponse\"\x03\x90\x02\x010\x01\x12p\n" +
+	"\x0eChooseMakeGood\x12+.rimlight.verifier.v1.ChooseMakeGoodRequest\x1a,.rimlight.verifier.v1.ChooseMakeGoodResponse\"\x03\x90\x02\x02\x12i\n" +
 	"\vWatchEvents\x12(.rimlight.verifier.v1.WatchEventsRequest\x1a).rimlight.verifier.v1.WatchEventsResponse\"\x03\x90\x02\x010\x01\x12^\n" +
 	"\bListKeys\x12%.rimlight.verifier.v1.ListKeysRequest\x1a&.rimlight.verifier.v1.ListKeysResponse\"\x03\x90\x02\x01BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1b\x06proto3"
 
@@ -1203,7 +1356,7 @@ func file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_verifier_v1_verifier_service_proto_rawDescData
 }
 
-var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_rimlight_verifier_v1_verifier_service_proto_goTypes = []any{
 	(*Hello)(nil),                     // 0: rimlight.verifier.v1.Hello
 	(*JournalEntry)(nil),              // 1: rimlight.verifier.v1.JournalEntry
@@ -1219,44 +1372,51 @@ var file_rimlight_verifier_v1_verifier_service_proto_goTypes = []any{
 	(*GetPurchaseResponse)(nil),       // 11: rimlight.verifier.v1.GetPurchaseResponse
 	(*WatchPurchaseRequest)(nil),      // 12: rimlight.verifier.v1.WatchPurchaseRequest
 	(*WatchPurchaseResponse)(nil),     // 13: rimlight.verifier.v1.WatchPurchaseResponse
-	(*WatchEventsRequest)(nil),        // 14: rimlight.verifier.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),       // 15: rimlight.verifier.v1.WatchEventsResponse
-	(*ListKeysRequest)(nil),           // 16: rimlight.verifier.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),          // 17: rimlight.verifier.v1.ListKeysResponse
-	(*v1.Purchase)(nil),               // 18: rimlight.offer.v1.Purchase
-	(*v1.SigningKey)(nil),             // 19: rimlight.offer.v1.SigningKey
+	(*ChooseMakeGoodRequest)(nil),     // 14: rimlight.verifier.v1.ChooseMakeGoodRequest
+	(*ChooseMakeGoodResponse)(nil),    // 15: rimlight.verifier.v1.ChooseMakeGoodResponse
+	(*WatchEventsRequest)(nil),        // 16: rimlight.verifier.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),       // 17: rimlight.verifier.v1.WatchEventsResponse
+	(*ListKeysRequest)(nil),           // 18: rimlight.verifier.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 19: rimlight.verifier.v1.ListKeysResponse
+	(*v1.Purchase)(nil),               // 20: rimlight.offer.v1.Purchase
+	(*v1.SigningKey)(nil),             // 21: rimlight.offer.v1.SigningKey
+	(v1.MakeGood)(0),                  // 22: rimlight.offer.v1.MakeGood
 }
 var file_rimlight_verifier_v1_verifier_service_proto_depIdxs = []int32{
 	1,  // 0: rimlight.verifier.v1.EntryBatch.entries:type_name -> rimlight.verifier.v1.JournalEntry
 	0,  // 1: rimlight.verifier.v1.SubmitRedemptionsRequest.hello:type_name -> rimlight.verifier.v1.Hello
 	2,  // 2: rimlight.verifier.v1.SubmitRedemptionsRequest.batch:type_name -> rimlight.verifier.v1.EntryBatch
-	18, // 3: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
-	19, // 4: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
+	20, // 3: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
+	21, // 4: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
 	4,  // 5: rimlight.verifier.v1.SubmitRedemptionsResponse.acknowledgement:type_name -> rimlight.verifier.v1.Acknowledgement
 	5,  // 6: rimlight.verifier.v1.SubmitRedemptionsResponse.outcomes:type_name -> rimlight.verifier.v1.OutcomeBatch
 	6,  // 7: rimlight.verifier.v1.SubmitRedemptionsResponse.keys:type_name -> rimlight.verifier.v1.KeyBatch
-	18, // 8: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	18, // 9: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	18, // 10: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	18, // 11: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
-	19, // 12: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	3,  // 13: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
-	8,  // 14: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
-	10, // 15: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
-	12, // 16: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
-	14, // 17: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
-	16, // 18: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
-	7,  // 19: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
-	9,  // 20: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
-	11, // 21: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
-	13, // 22: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
-	15, // 23: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
-	17, // 24: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	20, // 8: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	20, // 9: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	20, // 10: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	22, // 11: rimlight.verifier.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
+	20, // 12: rimlight.verifier.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	20, // 13: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
+	21, // 14: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	3,  // 15: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
+	8,  // 16: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
+	10, // 17: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
+	12, // 18: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
+	14, // 19: rimlight.verifier.v1.VerifierService.ChooseMakeGood:input_type -> rimlight.verifier.v1.ChooseMakeGoodRequest
+	16, // 20: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
+	18, // 21: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
+	7,  // 22: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
+	9,  // 23: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
+	11, // 24: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
+	13, // 25: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
+	15, // 26: rimlight.verifier.v1.VerifierService.ChooseMakeGood:output_type -> rimlight.verifier.v1.ChooseMakeGoodResponse
+	17, // 27: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
+	19, // 28: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
+	22, // [22:29] is the sub-list for method output_type
+	15, // [15:22] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_verifier_service_proto_init() }
@@ -1281,13 +1441,17 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 		(*WatchPurchaseRequest_Receipt)(nil),
 		(*WatchPurchaseRequest_OfferToken)(nil),
 	}
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14].OneofWrappers = []any{
+		(*ChooseMakeGoodRequest_Receipt)(nil),
+		(*ChooseMakeGoodRequest_OfferToken)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_verifier_service_proto_rawDesc), len(file_rimlight_verifier_v1_verifier_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	VerifierService_PresentReceipt_FullMethodName    = "/rimlight.verifier.v1.VerifierService/PresentReceipt"
 	VerifierService_GetPurchase_FullMethodName       = "/rimlight.verifier.v1.VerifierService/GetPurchase"
 	VerifierService_WatchPurchase_FullMethodName     = "/rimlight.verifier.v1.VerifierService/WatchPurchase"
+	VerifierService_ChooseMakeGood_FullMethodName    = "/rimlight.verifier.v1.VerifierService/ChooseMakeGood"
 	VerifierService_WatchEvents_FullMethodName       = "/rimlight.verifier.v1.VerifierService/WatchEvents"
 	VerifierService_ListKeys_FullMethodName          = "/rimlight.verifier.v1.VerifierService/ListKeys"
 )
@@ -42,6 +43,8 @@ type VerifierServiceClient interface {
 	GetPurchase(ctx context.Context, in *GetPurchaseRequest, opts ...grpc.CallOption) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
 	WatchPurchase(ctx context.Context, in *WatchPurchaseRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPurchaseResponse], error)
+	// The viewer's choice between voucher and money, passed on by a node. Idempotent by purchase.
+	ChooseMakeGood(ctx context.Context, in *ChooseMakeGoodRequest, opts ...grpc.CallOption) (*ChooseMakeGoodResponse, error)
 	// Every change of every purchase, in the order of their commit: for other services. Resumable, at least once.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
 	// The public keys that verify offer tokens, receipts and outcomes; old ones stay for ever.
@@ -108,6 +111,16 @@ func (c *verifierServiceClient) WatchPurchase(ctx context.Context, in *WatchPurc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VerifierService_WatchPurchaseClient = grpc.ServerStreamingClient[WatchPurchaseResponse]
 
+func (c *verifierServiceClient) ChooseMakeGood(ctx context.Context, in *ChooseMakeGoodRequest, opts ...grpc.CallOption) (*ChooseMakeGoodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChooseMakeGoodResponse)
+	err := c.cc.Invoke(ctx, VerifierService_ChooseMakeGood_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *verifierServiceClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &VerifierService_ServiceDesc.Streams[2], VerifierService_WatchEvents_FullMethodName, cOpts...)
@@ -152,6 +165,8 @@ type VerifierServiceServer interface {
 	GetPurchase(context.Context, *GetPurchaseRequest) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
 	WatchPurchase(*WatchPurchaseRequest, grpc.ServerStreamingServer[WatchPurchaseResponse]) error
+	// The viewer's choice between voucher and money, passed on by a node. Idempotent by purchase.
+	ChooseMakeGood(context.Context, *ChooseMakeGoodRequest) (*ChooseMakeGoodResponse, error)
 	// Every change of every purchase, in the order of their commit: for other services. Resumable, at least once.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
 	// The public keys that verify offer tokens, receipts and outcomes; old ones stay for ever.
@@ -177,6 +192,9 @@ func (UnimplementedVerifierServiceServer) GetPurchase(context.Context, *GetPurch
 }
 func (UnimplementedVerifierServiceServer) WatchPurchase(*WatchPurchaseRequest, grpc.ServerStreamingServer[WatchPurchaseResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPurchase not implemented")
+}
+func (UnimplementedVerifierServiceServer) ChooseMakeGood(context.Context, *ChooseMakeGoodRequest) (*ChooseMakeGoodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChooseMakeGood not implemented")
 }
 func (UnimplementedVerifierServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
@@ -259,6 +277,24 @@ func _VerifierService_WatchPurchase_Handler(srv interface{}, stream grpc.ServerS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VerifierService_WatchPurchaseServer = grpc.ServerStreamingServer[WatchPurchaseResponse]
 
+func _VerifierService_ChooseMakeGood_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChooseMakeGoodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VerifierServiceServer).ChooseMakeGood(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VerifierService_ChooseMakeGood_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VerifierServiceServer).ChooseMakeGood(ctx, req.(*ChooseMakeGoodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VerifierService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchEventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -302,6 +338,10 @@ var VerifierService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetPurchase",
 			Handler:    _VerifierService_GetPurchase_Handler,
+		},
+		{
+			MethodName: "ChooseMakeGood",
+			Handler:    _VerifierService_ChooseMakeGood_Handler,
 		},
 		{
 			MethodName: "ListKeys",

@@ -12,7 +12,7 @@ import type { Money } from "./money_pb.js";
 import { file_rimlight_offer_v1_money } from "./money_pb.js";
 import type { Consent, Offer, OfferGranted, OfferPending, OfferRefused, RoutingHints } from "./offer_pb.js";
 import { file_rimlight_offer_v1_offer } from "./offer_pb.js";
-import type { Purchase } from "./purchase_pb.js";
+import type { MakeGood, Purchase } from "./purchase_pb.js";
 import { file_rimlight_offer_v1_purchase } from "./purchase_pb.js";
 import type { SigningKey } from "./signed_pb.js";
 import { file_rimlight_offer_v1_signed } from "./signed_pb.js";
@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/offer/v1/offer_service.proto.
  */
 export const file_rimlight_offer_v1_offer_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVyaW1saWdodC9vZmZlci92MS9vZmZlcl9zZXJ2aWNlLnByb3RvEhFyaW1saWdodC5vZmZlci52MSJtChFXYXRjaERyb3BzUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxISCgpjaGFubmVsX2lkGAIgASgJEhQKDHJlc3VtZV90b2tlbhgDIAEoCSI2CgxEcm9wU25hcHNob3QSJgoFZHJvcHMYASADKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wIvgBChJXYXRjaERyb3BzUmVzcG9uc2USMwoIc25hcHNob3QYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Ecm9wU25hcHNob3RIABIqCgdjaGFuZ2VkGAIgASgLMhcucmltbGlnaHQub2ZmZXIudjEuRHJvcEgAEjEKCWhlYXJ0YmVhdBgDIAEoCzIcLnJpbWxpZ2h0Lm9mZmVyLnYxLkhlYXJ0YmVhdEgAEhQKDHJlc3VtZV90b2tlbhgEIAEoCRIvCgtzZXJ2ZXJfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBwoFZXZlbnQiCwoJSGVhcnRiZWF0IoMCChNSZXF1ZXN0T2ZmZXJSZXF1ZXN0Ei4KBWhpbnRzGAEgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuUm91dGluZ0hpbnRzEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAIgASgMEisKB2NvbnNlbnQYAyABKAsyGi5yaW1saWdodC5vZmZlci52MS5Db25zZW50Ei0KCm1lZGlhX3RpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKQoGYnVkZ2V0GAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnNlc3Npb25fY3JlZGVudGlhbBgGIAEoCSK+AQoUUmVxdWVzdE9mZmVyUmVzcG9uc2USMgoHZ3JhbnRlZBgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLk9mZmVyR3JhbnRlZEgAEjIKB3BlbmRpbmcYAiABKAsyHy5yaW1saWdodC5vZmZlci52MS5PZmZlclBlbmRpbmdIABIyCgdyZWZ1c2VkGAMgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuT2ZmZXJSZWZ1c2VkSABCCgoIZGVjaXNpb24i1gEKElJlZGVlbU9mZmVyUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxITCgtvZmZlcl90b2tlbhgCIAEoCRIZChF2aWV3ZXJfc2Vzc2lvbl9pZBgDIAEoDBIZChFwYXltZW50X3JlZmVyZW5jZRgEIAEoCRIYChBkZWxpdmVyeV9kZXRhaWxzGAUgASgMEisKB2NvbnNlbnQYBiABKAsyGi5yaW1saWdodC5vZmZlci52MS5Db25zZW50InwKE1JlZGVlbU9mZmVyUmVzcG9uc2USDwoHcmVjZWlwdBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSLwoLYWNjZXB0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrgCChFDbGFpbU9mZmVyUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxIZChF2aWV3ZXJfc2Vzc2lvbl9pZBgCIAEoDBIrCgdjb25zZW50GAMgASgLMhoucmltbGlnaHQub2ZmZXIudjEuQ29uc2VudBItCgptZWRpYV90aW1lGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhkKEXBheW1lbnRfcmVmZXJlbmNlGAUgASgJEhgKEGRlbGl2ZXJ5X2RldGFpbHMYBiABKAwSKwoJbWF4X3ByaWNlGAcgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSGgoSc2Vzc2lvbl9jcmVkZW50aWFsGAggASgJIr4BChJDbGFpbU9mZmVyUmVzcG9uc2USNAoIYWNjZXB0ZWQYASABKAsyIC5yaW1saWdodC5vZmZlci52MS5DbGFpbUFjY2VwdGVkSAASMgoHcGVuZGluZxgCIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLk9mZmVyUGVuZGluZ0gAEjIKB3JlZnVzZWQYAyABKAsyHy5yaW1saWdodC5vZmZlci52MS5PZmZlclJlZnVzZWRIAEIKCghkZWNpc2lvbiKfAQoNQ2xhaW1BY2NlcHRlZBInCgVvZmZlchgBIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk9mZmVyEg8KB3JlY2VpcHQYAiABKAkSEwoLcHVyY2hhc2VfaWQYAyABKAkSDgoGcmVnaW9uGAQgASgJEi8KC2FjY2VwdF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ8ChJHZXRQdXJjaGFzZVJlcXVlc3QSLgoFaGludHMYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Sb3V0aW5nSGludHMSEQoHcmVjZWlwdBgCIAEoCUgAEhUKC29mZmVyX3Rva2VuGAMgASgJSABCDAoKY3JlZGVudGlhbCJEChNHZXRQdXJjaGFzZVJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UifgoUV2F0Y2hQdXJjaGFzZVJlcXVlc3QSLgoFaGludHMYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Sb3V0aW5nSGludHMSEQoHcmVjZWlwdBgCIAEoCUgAEhUKC29mZmVyX3Rva2VuGAMgASgJSABCDAoKY3JlZGVudGlhbCJGChVXYXRjaFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJoCg9MaXN0S2V5c1JlcXVlc3QSLgoFaGludHMYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Sb3V0aW5nSGludHMSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiWAoQTGlzdEtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkywQUKDE9mZmVyU2VydmljZRJgCgpXYXRjaERyb3BzEiQucmltbGlnaHQub2ZmZXIudjEuV2F0Y2hEcm9wc1JlcXVlc3QaJS5yaW1saWdodC5vZmZlci52MS5XYXRjaERyb3BzUmVzcG9uc2UiA5ACATABEmQKDFJlcXVlc3RPZmZlchImLnJpbWxpZ2h0Lm9mZmVyLnYxLlJlcXVlc3RPZmZlclJlcXVlc3QaJy5yaW1saWdodC5vZmZlci52MS5SZXF1ZXN0T2ZmZXJSZXNwb25zZSIDkAIBEmEKC1JlZGVlbU9mZmVyEiUucmltbGlnaHQub2ZmZXIudjEuUmVkZWVtT2ZmZXJSZXF1ZXN0GiYucmltbGlnaHQub2ZmZXIudjEuUmVkZWVtT2ZmZXJSZXNwb25zZSIDkAICEl4KCkNsYWltT2ZmZXISJC5yaW1saWdodC5vZmZlci52MS5DbGFpbU9mZmVyUmVxdWVzdBolLnJpbWxpZ2h0Lm9mZmVyLnYxLkNsYWltT2ZmZXJSZXNwb25zZSIDkAICEmEKC0dldFB1cmNoYXNlEiUucmltbGlnaHQub2ZmZXIudjEuR2V0UHVyY2hhc2VSZXF1ZXN0GiYucmltbGlnaHQub2ZmZXIudjEuR2V0UHVyY2hhc2VSZXNwb25zZSIDkAIBEmkKDVdhdGNoUHVyY2hhc2USJy5yaW1saWdodC5vZmZlci52MS5XYXRjaFB1cmNoYXNlUmVxdWVzdBooLnJpbWxpZ2h0Lm9mZmVyLnYxLldhdGNoUHVyY2hhc2VSZXNwb25zZSIDkAIBMAESWAoITGlzdEtleXMSIi5yaW1saWdodC5vZmZlci52MS5MaXN0S2V5c1JlcXVlc3QaIy5yaW1saWdodC5vZmZlci52MS5MaXN0S2V5c1Jlc3BvbnNlIgOQAgFCP1o9Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvb2ZmZXIvdjE7b2ZmZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money, file_rimlight_offer_v1_offer, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
+  fileDesc("CiVyaW1saWdodC9vZmZlci92MS9vZmZlcl9zZXJ2aWNlLnByb3RvEhFyaW1saWdodC5vZmZlci52MSJtChFXYXRjaERyb3BzUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxISCgpjaGFubmVsX2lkGAIgASgJEhQKDHJlc3VtZV90b2tlbhgDIAEoCSI2CgxEcm9wU25hcHNob3QSJgoFZHJvcHMYASADKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wIvgBChJXYXRjaERyb3BzUmVzcG9uc2USMwoIc25hcHNob3QYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Ecm9wU25hcHNob3RIABIqCgdjaGFuZ2VkGAIgASgLMhcucmltbGlnaHQub2ZmZXIudjEuRHJvcEgAEjEKCWhlYXJ0YmVhdBgDIAEoCzIcLnJpbWxpZ2h0Lm9mZmVyLnYxLkhlYXJ0YmVhdEgAEhQKDHJlc3VtZV90b2tlbhgEIAEoCRIvCgtzZXJ2ZXJfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBwoFZXZlbnQiCwoJSGVhcnRiZWF0IoMCChNSZXF1ZXN0T2ZmZXJSZXF1ZXN0Ei4KBWhpbnRzGAEgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuUm91dGluZ0hpbnRzEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAIgASgMEisKB2NvbnNlbnQYAyABKAsyGi5yaW1saWdodC5vZmZlci52MS5Db25zZW50Ei0KCm1lZGlhX3RpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKQoGYnVkZ2V0GAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnNlc3Npb25fY3JlZGVudGlhbBgGIAEoCSK+AQoUUmVxdWVzdE9mZmVyUmVzcG9uc2USMgoHZ3JhbnRlZBgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLk9mZmVyR3JhbnRlZEgAEjIKB3BlbmRpbmcYAiABKAsyHy5yaW1saWdodC5vZmZlci52MS5PZmZlclBlbmRpbmdIABIyCgdyZWZ1c2VkGAMgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuT2ZmZXJSZWZ1c2VkSABCCgoIZGVjaXNpb24i5wEKElJlZGVlbU9mZmVyUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxITCgtvZmZlcl90b2tlbhgCIAEoCRIZChF2aWV3ZXJfc2Vzc2lvbl9pZBgDIAEoDBIZChFwYXltZW50X3JlZmVyZW5jZRgEIAEoCRIYChBkZWxpdmVyeV9kZXRhaWxzGAUgASgMEisKB2NvbnNlbnQYBiABKAsyGi5yaW1saWdodC5vZmZlci52MS5Db25zZW50Eg8KB3ZvdWNoZXIYByABKAkifAoTUmVkZWVtT2ZmZXJSZXNwb25zZRIPCgdyZWNlaXB0GAEgASgJEhMKC3B1cmNoYXNlX2lkGAIgASgJEg4KBnJlZ2lvbhgDIAEoCRIvCgthY2NlcHRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiyQIKEUNsYWltT2ZmZXJSZXF1ZXN0Ei4KBWhpbnRzGAEgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuUm91dGluZ0hpbnRzEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAIgASgMEisKB2NvbnNlbnQYAyABKAsyGi5yaW1saWdodC5vZmZlci52MS5Db25zZW50Ei0KCm1lZGlhX3RpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGQoRcGF5bWVudF9yZWZlcmVuY2UYBSABKAkSGAoQZGVsaXZlcnlfZGV0YWlscxgGIAEoDBIrCgltYXhfcHJpY2UYByABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIaChJzZXNzaW9uX2NyZWRlbnRpYWwYCCABKAkSDwoHdm91Y2hlchgJIAEoCSK+AQoSQ2xhaW1PZmZlclJlc3BvbnNlEjQKCGFjY2VwdGVkGAEgASgLMiAucmltbGlnaHQub2ZmZXIudjEuQ2xhaW1BY2NlcHRlZEgAEjIKB3BlbmRpbmcYAiABKAsyHy5yaW1saWdodC5vZmZlci52MS5PZmZlclBlbmRpbmdIABIyCgdyZWZ1c2VkGAMgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuT2ZmZXJSZWZ1c2VkSABCCgoIZGVjaXNpb24inwEKDUNsYWltQWNjZXB0ZWQSJwoFb2ZmZXIYASABKAsyGC5yaW1saWdodC5vZmZlci52MS5PZmZlchIPCgdyZWNlaXB0GAIgASgJEhMKC3B1cmNoYXNlX2lkGAMgASgJEg4KBnJlZ2lvbhgEIAEoCRIvCgthY2NlcHRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoSR2V0UHVyY2hhc2VSZXF1ZXN0Ei4KBWhpbnRzGAEgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuUm91dGluZ0hpbnRzEhEKB3JlY2VpcHQYAiABKAlIABIVCgtvZmZlcl90b2tlbhgDIAEoCUgAQgwKCmNyZWRlbnRpYWwiRAoTR2V0UHVyY2hhc2VSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIn4KFFdhdGNoUHVyY2hhc2VSZXF1ZXN0Ei4KBWhpbnRzGAEgASgLMh8ucmltbGlnaHQub2ZmZXIudjEuUm91dGluZ0hpbnRzEhEKB3JlY2VpcHQYAiABKAlIABIVCgtvZmZlcl90b2tlbhgDIAEoCUgAQgwKCmNyZWRlbnRpYWwiRgoVV2F0Y2hQdXJjaGFzZVJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UirAEKFUNob29zZU1ha2VHb29kUmVxdWVzdBIuCgVoaW50cxgBIAEoCzIfLnJpbWxpZ2h0Lm9mZmVyLnYxLlJvdXRpbmdIaW50cxIRCgdyZWNlaXB0GAIgASgJSAASFQoLb2ZmZXJfdG9rZW4YAyABKAlIABIrCgZjaG9pY2UYBCABKA4yGy5yaW1saWdodC5vZmZlci52MS5NYWtlR29vZEIMCgpjcmVkZW50aWFsIkcKFkNob29zZU1ha2VHb29kUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJoCg9MaXN0S2V5c1JlcXVlc3QSLgoFaGludHMYASABKAsyHy5yaW1saWdodC5vZmZlci52MS5Sb3V0aW5nSGludHMSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiWAoQTGlzdEtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyrQYKDE9mZmVyU2VydmljZRJgCgpXYXRjaERyb3BzEiQucmltbGlnaHQub2ZmZXIudjEuV2F0Y2hEcm9wc1JlcXVlc3QaJS5yaW1saWdodC5vZmZlci52MS5XYXRjaERyb3BzUmVzcG9uc2UiA5ACATABEmQKDFJlcXVlc3RPZmZlchImLnJpbWxpZ2h0Lm9mZmVyLnYxLlJlcXVlc3RPZmZlclJlcXVlc3QaJy5yaW1saWdodC5vZmZlci52MS5SZXF1ZXN0T2ZmZXJSZXNwb25zZSIDkAIBEmEKC1JlZGVlbU9mZmVyEiUucmltbGlnaHQub2ZmZXIudjEuUmVkZWVtT2ZmZXJSZXF1ZXN0GiYucmltbGlnaHQub2ZmZXIudjEuUmVkZWVtT2ZmZXJSZXNwb25zZSIDkAICEl4KCkNsYWltT2ZmZXISJC5yaW1saWdodC5vZmZlci52MS5DbGFpbU9mZmVyUmVxdWVzdBolLnJpbWxpZ2h0Lm9mZmVyLnYxLkNsYWltT2ZmZXJSZXNwb25zZSIDkAICEmEKC0dldFB1cmNoYXNlEiUucmltbGlnaHQub2ZmZXIudjEuR2V0UHVyY2hhc2VSZXF1ZXN0GiYucmltbGlnaHQub2ZmZXIudjEuR2V0UHVyY2hhc2VSZXNwb25zZSIDkAIBEmkKDVdhdGNoUHVyY2hhc2USJy5yaW1saWdodC5vZmZlci52MS5XYXRjaFB1cmNoYXNlUmVxdWVzdBooLnJpbWxpZ2h0Lm9mZmVyLnYxLldhdGNoUHVyY2hhc2VSZXNwb25zZSIDkAIBMAESagoOQ2hvb3NlTWFrZUdvb2QSKC5yaW1saWdodC5vZmZlci52MS5DaG9vc2VNYWtlR29vZFJlcXVlc3QaKS5yaW1saWdodC5vZmZlci52MS5DaG9vc2VNYWtlR29vZFJlc3BvbnNlIgOQAgISWAoITGlzdEtleXMSIi5yaW1saWdodC5vZmZlci52MS5MaXN0S2V5c1JlcXVlc3QaIy5yaW1saWdodC5vZmZlci52MS5MaXN0S2V5c1Jlc3BvbnNlIgOQAgFCP1o9Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvb2ZmZXIvdjE7b2ZmZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money, file_rimlight_offer_v1_offer, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
 
 /**
  * The request of WatchDrops.
@@ -302,6 +302,14 @@ export type RedeemOfferRequest = Message<"rimlight.offer.v1.RedeemOfferRequest">
    * @generated from field: rimlight.offer.v1.Consent consent = 6;
    */
   consent?: Consent | undefined;
+
+  /**
+   * Voucher.text of an earlier purchase. A price lock lowers the price; stored value pays first, and payment_reference
+   * the rest. Empty: none.
+   *
+   * @generated from field: string voucher = 7;
+   */
+  voucher: string;
 };
 
 /**
@@ -414,6 +422,13 @@ export type ClaimOfferRequest = Message<"rimlight.offer.v1.ClaimOfferRequest"> &
    * @generated from field: string session_credential = 8;
    */
   sessionCredential: string;
+
+  /**
+   * As in RedeemOfferRequest.
+   *
+   * @generated from field: string voucher = 9;
+   */
+  voucher: string;
 };
 
 /**
@@ -648,6 +663,78 @@ export const WatchPurchaseResponseSchema: GenMessage<WatchPurchaseResponse> = /*
   messageDesc(file_rimlight_offer_v1_offer_service, 14);
 
 /**
+ * The request of ChooseMakeGood.
+ *
+ * @generated from message rimlight.offer.v1.ChooseMakeGoodRequest
+ */
+export type ChooseMakeGoodRequest = Message<"rimlight.offer.v1.ChooseMakeGoodRequest"> & {
+  /**
+   * For the router; preferred_region from the receipt is asked first.
+   *
+   * @generated from field: rimlight.offer.v1.RoutingHints hints = 1;
+   */
+  hints?: RoutingHints | undefined;
+
+  /**
+   * What shows that the purchase is the caller's.
+   *
+   * @generated from oneof rimlight.offer.v1.ChooseMakeGoodRequest.credential
+   */
+  credential: {
+    /**
+     * From RedeemOffer or ClaimOffer. It is presented to the verifier, where it counts like a forwarded entry.
+     *
+     * @generated from field: string receipt = 2;
+     */
+    value: string;
+    case: "receipt";
+  } | {
+    /**
+     * From RequestOffer.
+     *
+     * @generated from field: string offer_token = 3;
+     */
+    value: string;
+    case: "offerToken";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * What the viewer wants.
+   *
+   * @generated from field: rimlight.offer.v1.MakeGood choice = 4;
+   */
+  choice: MakeGood;
+};
+
+/**
+ * Describes the message rimlight.offer.v1.ChooseMakeGoodRequest.
+ * Use `create(ChooseMakeGoodRequestSchema)` to create a new message.
+ */
+export const ChooseMakeGoodRequestSchema: GenMessage<ChooseMakeGoodRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_offer_v1_offer_service, 15);
+
+/**
+ * The response of ChooseMakeGood.
+ *
+ * @generated from message rimlight.offer.v1.ChooseMakeGoodResponse
+ */
+export type ChooseMakeGoodResponse = Message<"rimlight.offer.v1.ChooseMakeGoodResponse"> & {
+  /**
+   * The purchase, after the choice.
+   *
+   * @generated from field: rimlight.offer.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+};
+
+/**
+ * Describes the message rimlight.offer.v1.ChooseMakeGoodResponse.
+ * Use `create(ChooseMakeGoodResponseSchema)` to create a new message.
+ */
+export const ChooseMakeGoodResponseSchema: GenMessage<ChooseMakeGoodResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_offer_v1_offer_service, 16);
+
+/**
  * The request of ListKeys.
  *
  * @generated from message rimlight.offer.v1.ListKeysRequest
@@ -680,7 +767,7 @@ export type ListKeysRequest = Message<"rimlight.offer.v1.ListKeysRequest"> & {
  * Use `create(ListKeysRequestSchema)` to create a new message.
  */
 export const ListKeysRequestSchema: GenMessage<ListKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_offer_v1_offer_service, 15);
+  messageDesc(file_rimlight_offer_v1_offer_service, 17);
 
 /**
  * The response of ListKeys.
@@ -708,7 +795,7 @@ export type ListKeysResponse = Message<"rimlight.offer.v1.ListKeysResponse"> & {
  * Use `create(ListKeysResponseSchema)` to create a new message.
  */
 export const ListKeysResponseSchema: GenMessage<ListKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_offer_v1_offer_service, 16);
+  messageDesc(file_rimlight_offer_v1_offer_service, 18);
 
 /**
  * What viewers' players call: served by region nodes, forwarded by routers. Speaks gRPC, gRPC-Web and Connect.
@@ -775,6 +862,17 @@ export const OfferService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchPurchaseRequestSchema;
     output: typeof WatchPurchaseResponseSchema;
+  },
+  /**
+   * The viewer's choice for a purchase in CHOICE_REQUIRED: a voucher or the money. Any region takes it; the verifier
+   * decides. Idempotent by purchase: the same choice again is the same answer, another one is NO_CHOICE_PENDING.
+   *
+   * @generated from rpc rimlight.offer.v1.OfferService.ChooseMakeGood
+   */
+  chooseMakeGood: {
+    methodKind: "unary";
+    input: typeof ChooseMakeGoodRequestSchema;
+    output: typeof ChooseMakeGoodResponseSchema;
   },
   /**
    * The public keys that verify offer tokens, receipts and outcomes.

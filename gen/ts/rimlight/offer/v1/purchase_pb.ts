@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/offer/v1/purchase.proto.
  */
 export const file_rimlight_offer_v1_purchase: GenFile = /*@__PURE__*/
-  fileDesc("CiByaW1saWdodC9vZmZlci92MS9wdXJjaGFzZS5wcm90bxIRcmltbGlnaHQub2ZmZXIudjEipQEKB1ZvdWNoZXISEgoKdm91Y2hlcl9pZBgBIAEoCRIsCgRraW5kGAIgASgOMh4ucmltbGlnaHQub2ZmZXIudjEuVm91Y2hlcktpbmQSJwoFcHJpY2UYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi5gIKCFB1cmNoYXNlEhMKC3B1cmNoYXNlX2lkGAEgASgJEg8KB2Ryb3BfaWQYAiABKAkSLwoFc3RhdGUYAyABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgEIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIuCgpzdGF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgd2b3VjaGVyGAcgASgLMhoucmltbGlnaHQub2ZmZXIudjEuVm91Y2hlchITCgtsaWNlbmNlX2tleRgIIAEoCRIZChFwYXltZW50X2ludGVudF9pZBgJIAEoCRIPCgdvdXRjb21lGAogASgJEhAKCG9yZGVyX2lkGAsgASgJKtkCCg1QdXJjaGFzZVN0YXRlEh4KGlBVUkNIQVNFX1NUQVRFX1VOU1BFQ0lGSUVEEAASGwoXUFVSQ0hBU0VfU1RBVEVfQUNDRVBURUQQARIbChdQVVJDSEFTRV9TVEFURV9SRUNFSVZFRBACEh8KG1BVUkNIQVNFX1NUQVRFX1VOSVRfU0VUVExFRBADEiIKHlBVUkNIQVNFX1NUQVRFX0FDVElPTl9SRVFVSVJFRBAEEhsKF1BVUkNIQVNFX1NUQVRFX0NBUFRVUkVEEAUSGgoWUFVSQ0hBU0VfU1RBVEVfT1JERVJFRBAGEhoKFlBVUkNIQVNFX1NUQVRFX1NISVBQRUQQBxIcChhQVVJDSEFTRV9TVEFURV9ERUxJVkVSRUQQCBIaChZQVVJDSEFTRV9TVEFURV9WT1VDSEVSEAkSGgoWUFVSQ0hBU0VfU1RBVEVfUkVGVVNFRBAKKkgKC1ZvdWNoZXJLaW5kEhwKGFZPVUNIRVJfS0lORF9VTlNQRUNJRklFRBAAEhsKF1ZPVUNIRVJfS0lORF9QUklDRV9MT0NLEAFCP1o9Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvb2ZmZXIvdjE7b2ZmZXJ2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money]);
+  fileDesc("CiByaW1saWdodC9vZmZlci92MS9wdXJjaGFzZS5wcm90bxIRcmltbGlnaHQub2ZmZXIudjEiswEKB1ZvdWNoZXISEgoKdm91Y2hlcl9pZBgBIAEoCRIsCgRraW5kGAIgASgOMh4ucmltbGlnaHQub2ZmZXIudjEuVm91Y2hlcktpbmQSJwoFcHJpY2UYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEdGV4dBgFIAEoCSLyAwoIUHVyY2hhc2USEwoLcHVyY2hhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIvCgVzdGF0ZRgDIAEoDjIgLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlU3RhdGUSKgoGcmVhc29uGAQgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhInCgVwcmljZRgFIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5Ei4KCnN0YXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB3ZvdWNoZXIYByABKAsyGi5yaW1saWdodC5vZmZlci52MS5Wb3VjaGVyEhMKC2xpY2VuY2Vfa2V5GAggASgJEhkKEXBheW1lbnRfaW50ZW50X2lkGAkgASgJEg8KB291dGNvbWUYCiABKAkSEAoIb3JkZXJfaWQYCyABKAkSKQoHY2hhcmdlZBgMIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5EioKCHJlZnVuZGVkGA0gASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSMwoPY2hvaWNlX2RlYWRsaW5lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCq4AwoNUHVyY2hhc2VTdGF0ZRIeChpQVVJDSEFTRV9TVEFURV9VTlNQRUNJRklFRBAAEhsKF1BVUkNIQVNFX1NUQVRFX0FDQ0VQVEVEEAESGwoXUFVSQ0hBU0VfU1RBVEVfUkVDRUlWRUQQAhIfChtQVVJDSEFTRV9TVEFURV9VTklUX1NFVFRMRUQQAxIiCh5QVVJDSEFTRV9TVEFURV9BQ1RJT05fUkVRVUlSRUQQBBIbChdQVVJDSEFTRV9TVEFURV9DQVBUVVJFRBAFEhoKFlBVUkNIQVNFX1NUQVRFX09SREVSRUQQBhIaChZQVVJDSEFTRV9TVEFURV9TSElQUEVEEAcSHAoYUFVSQ0hBU0VfU1RBVEVfREVMSVZFUkVEEAgSGgoWUFVSQ0hBU0VfU1RBVEVfVk9VQ0hFUhAJEhoKFlBVUkNIQVNFX1NUQVRFX1JFRlVTRUQQChIiCh5QVVJDSEFTRV9TVEFURV9DSE9JQ0VfUkVRVUlSRUQQCxIcChhQVVJDSEFTRV9TVEFURV9SRUZVTkRJTkcQDBIbChdQVVJDSEFTRV9TVEFURV9SRUZVTkRFRBANKmcKC1ZvdWNoZXJLaW5kEhwKGFZPVUNIRVJfS0lORF9VTlNQRUNJRklFRBAAEhsKF1ZPVUNIRVJfS0lORF9QUklDRV9MT0NLEAESHQoZVk9VQ0hFUl9LSU5EX1NUT1JFRF9WQUxVRRACKlEKCE1ha2VHb29kEhkKFU1BS0VfR09PRF9VTlNQRUNJRklFRBAAEhUKEU1BS0VfR09PRF9WT1VDSEVSEAESEwoPTUFLRV9HT09EX01PTkVZEAJCP1o9Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvb2ZmZXIvdjE7b2ZmZXJ2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money]);
 
 /**
  * Make-good for a purchase that failed.
@@ -39,18 +39,26 @@ export type Voucher = Message<"rimlight.offer.v1.Voucher"> & {
   kind: VoucherKind;
 
   /**
-   * The price it locks.
+   * The price that it locks, or the money that it held when it was issued.
    *
    * @generated from field: rimlight.offer.v1.Money price = 3;
    */
   price?: Money | undefined;
 
   /**
-   * Until when.
+   * Until when. Absent: for ever, as stored value.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 4;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * Hand this to RedeemOffer or ClaimOffer. Signed, opaque; rimlight.offer.v1.SignedVoucher inside. Whoever has it can
+   * spend it: a secret of the buyer's. Not set inside outcomes and events.
+   *
+   * @generated from field: string text = 5;
+   */
+  text: string;
 };
 
 /**
@@ -142,6 +150,27 @@ export type Purchase = Message<"rimlight.offer.v1.Purchase"> & {
    * @generated from field: string order_id = 11;
    */
   orderId: string;
+
+  /**
+   * What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled.
+   *
+   * @generated from field: rimlight.offer.v1.Money charged = 12;
+   */
+  charged?: Money | undefined;
+
+  /**
+   * What went back after a refund by the shop. Absent: nothing. A node that keeps a final purchase may lag behind.
+   *
+   * @generated from field: rimlight.offer.v1.Money refunded = 13;
+   */
+  refunded?: Money | undefined;
+
+  /**
+   * Set in CHOICE_REQUIRED: until when the viewer may choose; then it is the money.
+   *
+   * @generated from field: google.protobuf.Timestamp choice_deadline = 14;
+   */
+  choiceDeadline?: Timestamp | undefined;
 };
 
 /**
@@ -152,7 +181,7 @@ export const PurchaseSchema: GenMessage<Purchase> = /*@__PURE__*/
   messageDesc(file_rimlight_offer_v1_purchase, 1);
 
 /**
- * Where a purchase is. DELIVERED, SHIPPED, VOUCHER and REFUSED are final.
+ * Where a purchase is. DELIVERED, SHIPPED, VOUCHER, REFUSED and REFUNDED are final.
  *
  * @generated from enum rimlight.offer.v1.PurchaseState
  */
@@ -233,6 +262,28 @@ export enum PurchaseState {
    * @generated from enum value: PURCHASE_STATE_REFUSED = 10;
    */
   REFUSED = 10,
+
+  /**
+   * It failed by our doing after the money was taken: the viewer chooses a voucher or the money (ChooseMakeGood) until
+   * choice_deadline; then it is the money.
+   *
+   * @generated from enum value: PURCHASE_STATE_CHOICE_REQUIRED = 11;
+   */
+  CHOICE_REQUIRED = 11,
+
+  /**
+   * The money is on its way back.
+   *
+   * @generated from enum value: PURCHASE_STATE_REFUNDING = 12;
+   */
+  REFUNDING = 12,
+
+  /**
+   * The money went back to where it came from.
+   *
+   * @generated from enum value: PURCHASE_STATE_REFUNDED = 13;
+   */
+  REFUNDED = 13,
 }
 
 /**
@@ -260,6 +311,13 @@ export enum VoucherKind {
    * @generated from enum value: VOUCHER_KIND_PRICE_LOCK = 1;
    */
   PRICE_LOCK = 1,
+
+  /**
+   * Money that was taken and not earned: it pays for any drop of the channel, and what is left stays on it. A liability.
+   *
+   * @generated from enum value: VOUCHER_KIND_STORED_VALUE = 2;
+   */
+  STORED_VALUE = 2,
 }
 
 /**
@@ -267,4 +325,38 @@ export enum VoucherKind {
  */
 export const VoucherKindSchema: GenEnum<VoucherKind> = /*@__PURE__*/
   enumDesc(file_rimlight_offer_v1_purchase, 1);
+
+/**
+ * What the viewer wants when we took the money and could not deliver.
+ *
+ * @generated from enum rimlight.offer.v1.MakeGood
+ */
+export enum MakeGood {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: MAKE_GOOD_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A voucher of stored value.
+   *
+   * @generated from enum value: MAKE_GOOD_VOUCHER = 1;
+   */
+  VOUCHER = 1,
+
+  /**
+   * The money, by the way it came.
+   *
+   * @generated from enum value: MAKE_GOOD_MONEY = 2;
+   */
+  MONEY = 2,
+}
+
+/**
+ * Describes the enum rimlight.offer.v1.MakeGood.
+ */
+export const MakeGoodSchema: GenEnum<MakeGood> = /*@__PURE__*/
+  enumDesc(file_rimlight_offer_v1_purchase, 2);
 

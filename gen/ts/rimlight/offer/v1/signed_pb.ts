@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/offer/v1/signed.proto.
  */
 export const file_rimlight_offer_v1_signed: GenFile = /*@__PURE__*/
-  fileDesc("Ch5yaW1saWdodC9vZmZlci92MS9zaWduZWQucHJvdG8SEXJpbWxpZ2h0Lm9mZmVyLnYxIsYBCgpPZmZlclRva2VuEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAwSFQoNb2ZmZXJfdmVyc2lvbhgDIAEoAxInCgVwcmljZRgEIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5EhkKEXZpZXdlcl9zZXNzaW9uX2lkGAUgASgMEgsKA2FybRgGIAEoCRIVCg1pc3N1ZV90aW1lX3VzGAcgASgDEhYKDmV4cGlyZV90aW1lX3VzGAggASgDIooCCgdSZWNlaXB0EhMKC29mZmVyX3Rva2VuGAEgASgJEhMKC3B1cmNoYXNlX2lkGAIgASgJEg4KBnNlcmlhbBgDIAEoDRIQCghsZWFzZV9pZBgEIAEoCRINCgVlcG9jaBgFIAEoAxIPCgdub2RlX2lkGAYgASgJEg4KBnJlZ2lvbhgHIAEoCRIvCgthY2NlcHRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRcGF5bWVudF9yZWZlcmVuY2UYCSABKAkSGAoQZGVsaXZlcnlfZGV0YWlscxgKIAEoDBIdChVwcmV2aW91c19yZWNlaXB0X2hhc2gYCyABKAwigQIKB091dGNvbWUSEwoLcHVyY2hhc2VfaWQYASABKAkSLwoFc3RhdGUYAiABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgDIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIrCgd2b3VjaGVyGAUgASgLMhoucmltbGlnaHQub2ZmZXIudjEuVm91Y2hlchIuCgpmaW5hbF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ9CgpTaWduaW5nS2V5Eg4KBmtleV9pZBgBIAEoDBISCgpwdWJsaWNfa2V5GAIgASgMEioKBW93bmVyGAMgASgOMhsucmltbGlnaHQub2ZmZXIudjEuS2V5T3duZXISDwoHbm9kZV9pZBgEIAEoCRIOCgZyZWdpb24YBSABKAkqUQoIS2V5T3duZXISGQoVS0VZX09XTkVSX1VOU1BFQ0lGSUVEEAASEgoOS0VZX09XTkVSX05PREUQARIWChJLRVlfT1dORVJfVkVSSUZJRVIQAkI/Wj1naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9vZmZlci92MTtvZmZlcnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
+  fileDesc("Ch5yaW1saWdodC9vZmZlci92MS9zaWduZWQucHJvdG8SEXJpbWxpZ2h0Lm9mZmVyLnYxIsYBCgpPZmZlclRva2VuEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAwSFQoNb2ZmZXJfdmVyc2lvbhgDIAEoAxInCgVwcmljZRgEIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5EhkKEXZpZXdlcl9zZXNzaW9uX2lkGAUgASgMEgsKA2FybRgGIAEoCRIVCg1pc3N1ZV90aW1lX3VzGAcgASgDEhYKDmV4cGlyZV90aW1lX3VzGAggASgDIpsCCgdSZWNlaXB0EhMKC29mZmVyX3Rva2VuGAEgASgJEhMKC3B1cmNoYXNlX2lkGAIgASgJEg4KBnNlcmlhbBgDIAEoDRIQCghsZWFzZV9pZBgEIAEoCRINCgVlcG9jaBgFIAEoAxIPCgdub2RlX2lkGAYgASgJEg4KBnJlZ2lvbhgHIAEoCRIvCgthY2NlcHRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRcGF5bWVudF9yZWZlcmVuY2UYCSABKAkSGAoQZGVsaXZlcnlfZGV0YWlscxgKIAEoDBIdChVwcmV2aW91c19yZWNlaXB0X2hhc2gYCyABKAwSDwoHdm91Y2hlchgMIAEoCSIjCg1TaWduZWRWb3VjaGVyEhIKCnZvdWNoZXJfaWQYASABKAwigQIKB091dGNvbWUSEwoLcHVyY2hhc2VfaWQYASABKAkSLwoFc3RhdGUYAiABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgDIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIrCgd2b3VjaGVyGAUgASgLMhoucmltbGlnaHQub2ZmZXIudjEuVm91Y2hlchIuCgpmaW5hbF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ9CgpTaWduaW5nS2V5Eg4KBmtleV9pZBgBIAEoDBISCgpwdWJsaWNfa2V5GAIgASgMEioKBW93bmVyGAMgASgOMhsucmltbGlnaHQub2ZmZXIudjEuS2V5T3duZXISDwoHbm9kZV9pZBgEIAEoCRIOCgZyZWdpb24YBSABKAkqUQoIS2V5T3duZXISGQoVS0VZX09XTkVSX1VOU1BFQ0lGSUVEEAASEgoOS0VZX09XTkVSX05PREUQARIWChJLRVlfT1dORVJfVkVSSUZJRVIQAkI/Wj1naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9vZmZlci92MTtvZmZlcnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
 
 /**
  * What is inside an offer token. Every signed text is base64url(key_id[8] || signature[64] || payload), where the
@@ -173,6 +173,13 @@ export type Receipt = Message<"rimlight.offer.v1.Receipt"> & {
    * @generated from field: bytes previous_receipt_hash = 11;
    */
   previousReceiptHash: Uint8Array;
+
+  /**
+   * The voucher that the viewer handed over. Empty: none.
+   *
+   * @generated from field: string voucher = 12;
+   */
+  voucher: string;
 };
 
 /**
@@ -181,6 +188,27 @@ export type Receipt = Message<"rimlight.offer.v1.Receipt"> & {
  */
 export const ReceiptSchema: GenMessage<Receipt> = /*@__PURE__*/
   messageDesc(file_rimlight_offer_v1_signed, 1);
+
+/**
+ * What is inside a voucher's text: its id alone. What it is worth is in the verifier's books. Domain "voucher/v1\0".
+ *
+ * @generated from message rimlight.offer.v1.SignedVoucher
+ */
+export type SignedVoucher = Message<"rimlight.offer.v1.SignedVoucher"> & {
+  /**
+   * 16 bytes of the voucher's UUID.
+   *
+   * @generated from field: bytes voucher_id = 1;
+   */
+  voucherId: Uint8Array;
+};
+
+/**
+ * Describes the message rimlight.offer.v1.SignedVoucher.
+ * Use `create(SignedVoucherSchema)` to create a new message.
+ */
+export const SignedVoucherSchema: GenMessage<SignedVoucher> = /*@__PURE__*/
+  messageDesc(file_rimlight_offer_v1_signed, 2);
 
 /**
  * What is inside a final outcome: the verifier's word, for ever. Domain "outcome/v1\0".
@@ -236,7 +264,7 @@ export type Outcome = Message<"rimlight.offer.v1.Outcome"> & {
  * Use `create(OutcomeSchema)` to create a new message.
  */
 export const OutcomeSchema: GenMessage<Outcome> = /*@__PURE__*/
-  messageDesc(file_rimlight_offer_v1_signed, 2);
+  messageDesc(file_rimlight_offer_v1_signed, 3);
 
 /**
  * The public half of a signing key.
@@ -285,7 +313,7 @@ export type SigningKey = Message<"rimlight.offer.v1.SigningKey"> & {
  * Use `create(SigningKeySchema)` to create a new message.
  */
 export const SigningKeySchema: GenMessage<SigningKey> = /*@__PURE__*/
-  messageDesc(file_rimlight_offer_v1_signed, 3);
+  messageDesc(file_rimlight_offer_v1_signed, 4);
 
 /**
  * Who signs with a key.
@@ -308,7 +336,7 @@ export enum KeyOwner {
   NODE = 1,
 
   /**
-   * The verifier: outcomes.
+   * The verifier: outcomes and vouchers.
    *
    * @generated from enum value: KEY_OWNER_VERIFIER = 2;
    */

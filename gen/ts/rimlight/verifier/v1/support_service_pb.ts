@@ -2,15 +2,23 @@
 // @generated from file rimlight/verifier/v1/support_service.proto (package rimlight.verifier.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Reason } from "../../errors/v1/reason_pb.js";
+import { file_rimlight_errors_v1_reason } from "../../errors/v1/reason_pb.js";
+import type { Money } from "../../offer/v1/money_pb.js";
+import { file_rimlight_offer_v1_money } from "../../offer/v1/money_pb.js";
+import type { Voucher } from "../../offer/v1/purchase_pb.js";
+import { file_rimlight_offer_v1_purchase } from "../../offer/v1/purchase_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rimlight/verifier/v1/support_service.proto.
  */
 export const file_rimlight_verifier_v1_support_service: GenFile = /*@__PURE__*/
-  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIiIKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJIrwBCg1Ecm9wUHVyY2hhc2VzEg8KB2Ryb3BfaWQYASABKAkSEAoIcmVjZWl2ZWQYAiABKA0SDAoEb3BlbhgDIAEoDRIRCglkZWxpdmVyZWQYBCABKA0SEAoIdm91Y2hlcnMYBSABKA0SDwoHcmVmdXNlZBgGIAEoDRISCgp1bml0c19oZWxkGAcgASgNEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAggASgDEhIKCmR1cGxpY2F0ZXMYCSABKA0iVQoOQWNjb3VudEJhbGFuY2USDwoHYWNjb3VudBgBIAEoCRIVCg1jdXJyZW5jeV9jb2RlGAIgASgJEhsKE2JhbGFuY2VfbWlub3JfdW5pdHMYAyABKAMiYgoPUHJvdmlkZXJCYWxhbmNlEhUKDWN1cnJlbmN5X2NvZGUYASABKAkSGgoSbGVkZ2VyX21pbm9yX3VuaXRzGAIgASgDEhwKFHByb3ZpZGVyX21pbm9yX3VuaXRzGAMgASgDIoQCChBHZXRBdWRpdFJlc3BvbnNlEjIKBWRyb3BzGAEgAygLMiMucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcFB1cmNoYXNlcxI2CghhY2NvdW50cxgCIAMoCzIkLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkFjY291bnRCYWxhbmNlEjcKCHByb3ZpZGVyGAMgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuUHJvdmlkZXJCYWxhbmNlEh8KF3VuYmFsYW5jZWRfdHJhbnNhY3Rpb25zGAQgASgNEhcKD2RvdWJsZV9jYXB0dXJlcxgFIAEoDRIRCglqb2JzX29wZW4YBiABKA0ycAoOU3VwcG9ydFNlcnZpY2USXgoIR2V0QXVkaXQSJS5yaW1saWdodC52ZXJpZmllci52MS5HZXRBdWRpdFJlcXVlc3QaJi5yaW1saWdodC52ZXJpZmllci52MS5HZXRBdWRpdFJlc3BvbnNlIgOQAgFCRVpDZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvdmVyaWZpZXIvdjE7dmVyaWZpZXJ2MWIGcHJvdG8z");
+  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIkkKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIp0CCg1Ecm9wUHVyY2hhc2VzEg8KB2Ryb3BfaWQYASABKAkSEAoIcmVjZWl2ZWQYAiABKA0SDAoEb3BlbhgDIAEoDRIRCglkZWxpdmVyZWQYBCABKA0SEAoIdm91Y2hlcnMYBSABKA0SDwoHcmVmdXNlZBgGIAEoDRISCgp1bml0c19oZWxkGAcgASgNEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAggASgDEhIKCmR1cGxpY2F0ZXMYCSABKA0SEgoKY2hhbm5lbF9pZBgKIAEoCRIQCghyZWZ1bmRlZBgLIAEoDRIbChNjaGFyZ2VkX21pbm9yX3VuaXRzGAwgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGA0gASgDIogBCg9Ob2RlUmVkZW1wdGlvbnMSDwoHbm9kZV9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoDRIPCgdob2xkaW5nGAMgASgNEgwKBG9wZW4YBCABKA0SDgoGZGVuaWVkGAUgASgNEhAKCHJlbGVhc2VkGAYgASgNEhEKCXJlZHVuZGFudBgHIAEoDSLbAQoOQ2hhbm5lbEJhbGFuY2USEgoKY2hhbm5lbF9pZBgBIAEoCRIVCg1jdXJyZW5jeV9jb2RlGAIgASgJEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAMgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGAQgASgDEiIKGnZvdWNoZXJfaXNzdWVkX21pbm9yX3VuaXRzGAUgASgDEiEKGXZvdWNoZXJfc3BlbnRfbWlub3JfdW5pdHMYBiABKAMSGwoTcmV2ZW51ZV9taW5vcl91bml0cxgHIAEoAyJgCg5Wb3VjaGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhgKEG9wZW5fbWlub3JfdW5pdHMYAiABKAMSHQoVbGlhYmlsaXR5X21pbm9yX3VuaXRzGAMgASgDIlUKDkFjY291bnRCYWxhbmNlEg8KB2FjY291bnQYASABKAkSFQoNY3VycmVuY3lfY29kZRgCIAEoCRIbChNiYWxhbmNlX21pbm9yX3VuaXRzGAMgASgDImIKD1Byb3ZpZGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhoKEmxlZGdlcl9taW5vcl91bml0cxgCIAEoAxIcChRwcm92aWRlcl9taW5vcl91bml0cxgDIAEoAyLDAwoQR2V0QXVkaXRSZXNwb25zZRIyCgVkcm9wcxgBIAMoCzIjLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRyb3BQdXJjaGFzZXMSNgoIYWNjb3VudHMYAiADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5BY2NvdW50QmFsYW5jZRI3Cghwcm92aWRlchgDIAMoCzIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByb3ZpZGVyQmFsYW5jZRIfChd1bmJhbGFuY2VkX3RyYW5zYWN0aW9ucxgEIAEoDRIXCg9kb3VibGVfY2FwdHVyZXMYBSABKA0SEQoJam9ic19vcGVuGAYgASgNEjQKBW5vZGVzGAcgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuTm9kZVJlZGVtcHRpb25zEjYKCGNoYW5uZWxzGAggAygLMiQucmltbGlnaHQudmVyaWZpZXIudjEuQ2hhbm5lbEJhbGFuY2USNgoIdm91Y2hlcnMYCSADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YCiABKAkikAIKBlJlZnVuZBIRCglyZWZ1bmRfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEjAKBXN0YXRlGAUgASgOMiEucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kU3RhdGUSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW1ha2VfZ29vZBgIIAEoCCKLAQoVUmVmdW5kUHVyY2hhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEg8KB2RyeV9ydW4YBSABKAgioAEKFlJlZnVuZFB1cmNoYXNlUmVzcG9uc2USLAoGcmVmdW5kGAEgASgLMhwucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kEioKCGNhcHR1cmVkGAIgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSLAoKcmVmdW5kYWJsZRgDIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5IlAKEkxpc3RSZWZ1bmRzUmVxdWVzdBITCgtwdXJjaGFzZV9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJdChNMaXN0UmVmdW5kc1Jlc3BvbnNlEi0KB3JlZnVuZHMYASADKAsyHC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIv8BCg1Wb3VjaGVyUmVjb3JkEisKB3ZvdWNoZXIYASABKAsyGi5yaW1saWdodC5vZmZlci52MS5Wb3VjaGVyEhMKC3B1cmNoYXNlX2lkGAIgASgJEhIKCmNoYW5uZWxfaWQYAyABKAkSKgoGcmVhc29uGAQgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhIuCgppc3N1ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCglyZW1haW5pbmcYBiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIPCgd1c2VkX2J5GAcgAygJIngKE0xpc3RWb3VjaGVyc1JlcXVlc3QSEgoKdm91Y2hlcl9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIRCglvcGVuX29ubHkYAyABKAgSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkiZgoUTGlzdFZvdWNoZXJzUmVzcG9uc2USNQoIdm91Y2hlcnMYASADKAsyIy5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyUmVjb3JkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSp1CgtSZWZ1bmRTdGF0ZRIcChhSRUZVTkRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRSRUZVTkRfU1RBVEVfUEVORElORxABEhUKEVJFRlVORF9TVEFURV9ET05FEAISFwoTUkVGVU5EX1NUQVRFX0ZBSUxFRBADMrcDCg5TdXBwb3J0U2VydmljZRJeCghHZXRBdWRpdBIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldEF1ZGl0UmVxdWVzdBomLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldEF1ZGl0UmVzcG9uc2UiA5ACARJwCg5SZWZ1bmRQdXJjaGFzZRIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZFB1cmNoYXNlUmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZFB1cmNoYXNlUmVzcG9uc2UiA5ACAhJnCgtMaXN0UmVmdW5kcxIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RSZWZ1bmRzUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RSZWZ1bmRzUmVzcG9uc2UiA5ACARJqCgxMaXN0Vm91Y2hlcnMSKS5yaW1saWdodC52ZXJpZmllci52MS5MaXN0Vm91Y2hlcnNSZXF1ZXN0GioucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFZvdWNoZXJzUmVzcG9uc2UiA5ACAUJFWkNnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC92ZXJpZmllci92MTt2ZXJpZmllcnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
 
 /**
  * The request of GetAudit.
@@ -24,6 +32,20 @@ export type GetAuditRequest = Message<"rimlight.verifier.v1.GetAuditRequest"> & 
    * @generated from field: string drop_id = 1;
    */
   dropId: string;
+
+  /**
+   * At most this many drops, and as many nodes; 0 means 500.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
 };
 
 /**
@@ -101,6 +123,34 @@ export type DropPurchases = Message<"rimlight.verifier.v1.DropPurchases"> & {
    * @generated from field: uint32 duplicates = 9;
    */
   duplicates: number;
+
+  /**
+   * The channel; empty until the verifier has read the drop's terms.
+   *
+   * @generated from field: string channel_id = 10;
+   */
+  channelId: string;
+
+  /**
+   * Money given back in the end.
+   *
+   * @generated from field: uint32 refunded = 11;
+   */
+  refunded: number;
+
+  /**
+   * What the provider was asked to take, over all purchases whose money was taken, minor units.
+   *
+   * @generated from field: int64 charged_minor_units = 12;
+   */
+  chargedMinorUnits: bigint;
+
+  /**
+   * What went back through the provider, minor units.
+   *
+   * @generated from field: int64 refunded_minor_units = 13;
+   */
+  refundedMinorUnits: bigint;
 };
 
 /**
@@ -109,6 +159,167 @@ export type DropPurchases = Message<"rimlight.verifier.v1.DropPurchases"> & {
  */
 export const DropPurchasesSchema: GenMessage<DropPurchases> = /*@__PURE__*/
   messageDesc(file_rimlight_verifier_v1_support_service, 1);
+
+/**
+ * What a node's redemptions came to. Each is one of: holding a unit, on its way, denied, released or redundant.
+ *
+ * @generated from message rimlight.verifier.v1.NodeRedemptions
+ */
+export type NodeRedemptions = Message<"rimlight.verifier.v1.NodeRedemptions"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string node_id = 1;
+   */
+  nodeId: string;
+
+  /**
+   * Distinct redemptions that the verifier has from it.
+   *
+   * @generated from field: uint32 received = 2;
+   */
+  received: number;
+
+  /**
+   * Winners whose unit is settled.
+   *
+   * @generated from field: uint32 holding = 3;
+   */
+  holding: number;
+
+  /**
+   * Winners and spares whose unit is not decided, or not released yet.
+   *
+   * @generated from field: uint32 open = 4;
+   */
+  open: number;
+
+  /**
+   * Fulfillment said no.
+   *
+   * @generated from field: uint32 denied = 5;
+   */
+  denied: number;
+
+  /**
+   * The unit went back.
+   *
+   * @generated from field: uint32 released = 6;
+   */
+  released: number;
+
+  /**
+   * The same unit of the same lease as another redemption.
+   *
+   * @generated from field: uint32 redundant = 7;
+   */
+  redundant: number;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.NodeRedemptions.
+ * Use `create(NodeRedemptionsSchema)` to create a new message.
+ */
+export const NodeRedemptionsSchema: GenMessage<NodeRedemptions> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 2);
+
+/**
+ * One channel's money in one currency, minor units: the rows of purchases, refunds and vouchers beside the ledger.
+ *
+ * @generated from message rimlight.verifier.v1.ChannelBalance
+ */
+export type ChannelBalance = Message<"rimlight.verifier.v1.ChannelBalance"> & {
+  /**
+   * The channel.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * ISO 4217.
+   *
+   * @generated from field: string currency_code = 2;
+   */
+  currencyCode: string;
+
+  /**
+   * Taken by the provider.
+   *
+   * @generated from field: int64 captured_minor_units = 3;
+   */
+  capturedMinorUnits: bigint;
+
+  /**
+   * Given back through the provider.
+   *
+   * @generated from field: int64 refunded_minor_units = 4;
+   */
+  refundedMinorUnits: bigint;
+
+  /**
+   * Turned into stored value.
+   *
+   * @generated from field: int64 voucher_issued_minor_units = 5;
+   */
+  voucherIssuedMinorUnits: bigint;
+
+  /**
+   * Paid with stored value, and not returned to the voucher.
+   *
+   * @generated from field: int64 voucher_spent_minor_units = 6;
+   */
+  voucherSpentMinorUnits: bigint;
+
+  /**
+   * What the ledger says that the channel earned.
+   *
+   * @generated from field: int64 revenue_minor_units = 7;
+   */
+  revenueMinorUnits: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ChannelBalance.
+ * Use `create(ChannelBalanceSchema)` to create a new message.
+ */
+export const ChannelBalanceSchema: GenMessage<ChannelBalance> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 3);
+
+/**
+ * Stored value that viewers hold, in one currency.
+ *
+ * @generated from message rimlight.verifier.v1.VoucherBalance
+ */
+export type VoucherBalance = Message<"rimlight.verifier.v1.VoucherBalance"> & {
+  /**
+   * ISO 4217.
+   *
+   * @generated from field: string currency_code = 1;
+   */
+  currencyCode: string;
+
+  /**
+   * Left on vouchers, and held by payments in progress.
+   *
+   * @generated from field: int64 open_minor_units = 2;
+   */
+  openMinorUnits: bigint;
+
+  /**
+   * What the ledger says that we owe.
+   *
+   * @generated from field: int64 liability_minor_units = 3;
+   */
+  liabilityMinorUnits: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.VoucherBalance.
+ * Use `create(VoucherBalanceSchema)` to create a new message.
+ */
+export const VoucherBalanceSchema: GenMessage<VoucherBalance> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 4);
 
 /**
  * One account of the ledger in one currency.
@@ -143,7 +354,7 @@ export type AccountBalance = Message<"rimlight.verifier.v1.AccountBalance"> & {
  * Use `create(AccountBalanceSchema)` to create a new message.
  */
 export const AccountBalanceSchema: GenMessage<AccountBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 2);
+  messageDesc(file_rimlight_verifier_v1_support_service, 5);
 
 /**
  * The payment provider's own books beside the ledger, in one currency.
@@ -178,7 +389,7 @@ export type ProviderBalance = Message<"rimlight.verifier.v1.ProviderBalance"> & 
  * Use `create(ProviderBalanceSchema)` to create a new message.
  */
 export const ProviderBalanceSchema: GenMessage<ProviderBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 3);
+  messageDesc(file_rimlight_verifier_v1_support_service, 6);
 
 /**
  * The response of GetAudit.
@@ -187,7 +398,7 @@ export const ProviderBalanceSchema: GenMessage<ProviderBalance> = /*@__PURE__*/
  */
 export type GetAuditResponse = Message<"rimlight.verifier.v1.GetAuditResponse"> & {
   /**
-   * By drop.
+   * By drop, in the order of their ids. Everything else but nodes is on the first page only.
    *
    * @generated from field: repeated rimlight.verifier.v1.DropPurchases drops = 1;
    */
@@ -227,6 +438,34 @@ export type GetAuditResponse = Message<"rimlight.verifier.v1.GetAuditResponse"> 
    * @generated from field: uint32 jobs_open = 6;
    */
   jobsOpen: number;
+
+  /**
+   * By node, in the order of their ids. Empty when one drop is asked for.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.NodeRedemptions nodes = 7;
+   */
+  nodes: NodeRedemptions[];
+
+  /**
+   * By channel.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.ChannelBalance channels = 8;
+   */
+  channels: ChannelBalance[];
+
+  /**
+   * By currency.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.VoucherBalance vouchers = 9;
+   */
+  vouchers: VoucherBalance[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 10;
+   */
+  nextPageToken: string;
 };
 
 /**
@@ -234,7 +473,405 @@ export type GetAuditResponse = Message<"rimlight.verifier.v1.GetAuditResponse"> 
  * Use `create(GetAuditResponseSchema)` to create a new message.
  */
 export const GetAuditResponseSchema: GenMessage<GetAuditResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 4);
+  messageDesc(file_rimlight_verifier_v1_support_service, 7);
+
+/**
+ * Money on its way back.
+ *
+ * @generated from message rimlight.verifier.v1.Refund
+ */
+export type Refund = Message<"rimlight.verifier.v1.Refund"> & {
+  /**
+   * UUIDv7. Empty in the answer of a dry run.
+   *
+   * @generated from field: string refund_id = 1;
+   */
+  refundId: string;
+
+  /**
+   * 32 hex digits.
+   *
+   * @generated from field: string purchase_id = 2;
+   */
+  purchaseId: string;
+
+  /**
+   * How much.
+   *
+   * @generated from field: rimlight.offer.v1.Money amount = 3;
+   */
+  amount?: Money | undefined;
+
+  /**
+   * Why, in the words of whoever did it.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * Where it is.
+   *
+   * @generated from field: rimlight.verifier.v1.RefundState state = 5;
+   */
+  state: RefundState;
+
+  /**
+   * When it was asked for.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it came into this state.
+   *
+   * @generated from field: google.protobuf.Timestamp state_time = 7;
+   */
+  stateTime?: Timestamp | undefined;
+
+  /**
+   * It is the end of a purchase that could not be delivered, not a refund by the shop.
+   *
+   * @generated from field: bool make_good = 8;
+   */
+  makeGood: boolean;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.Refund.
+ * Use `create(RefundSchema)` to create a new message.
+ */
+export const RefundSchema: GenMessage<Refund> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 8);
+
+/**
+ * The request of RefundPurchase.
+ *
+ * @generated from message rimlight.verifier.v1.RefundPurchaseRequest
+ */
+export type RefundPurchaseRequest = Message<"rimlight.verifier.v1.RefundPurchaseRequest"> & {
+  /**
+   * Made by the caller, random, the same over retries of one intention.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * 32 hex digits.
+   *
+   * @generated from field: string purchase_id = 2;
+   */
+  purchaseId: string;
+
+  /**
+   * How much, in the purchase's currency and more than nothing. Absent: all that is left.
+   *
+   * @generated from field: rimlight.offer.v1.Money amount = 3;
+   */
+  amount?: Money | undefined;
+
+  /**
+   * Why; kept, and shown to whoever asks. No personal data.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * Say what would happen, and change nothing.
+   *
+   * @generated from field: bool dry_run = 5;
+   */
+  dryRun: boolean;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.RefundPurchaseRequest.
+ * Use `create(RefundPurchaseRequestSchema)` to create a new message.
+ */
+export const RefundPurchaseRequestSchema: GenMessage<RefundPurchaseRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 9);
+
+/**
+ * The response of RefundPurchase.
+ *
+ * @generated from message rimlight.verifier.v1.RefundPurchaseResponse
+ */
+export type RefundPurchaseResponse = Message<"rimlight.verifier.v1.RefundPurchaseResponse"> & {
+  /**
+   * The refund, as it is or would be.
+   *
+   * @generated from field: rimlight.verifier.v1.Refund refund = 1;
+   */
+  refund?: Refund | undefined;
+
+  /**
+   * What the provider took for the purchase.
+   *
+   * @generated from field: rimlight.offer.v1.Money captured = 2;
+   */
+  captured?: Money | undefined;
+
+  /**
+   * What can still be given back afterwards.
+   *
+   * @generated from field: rimlight.offer.v1.Money refundable = 3;
+   */
+  refundable?: Money | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.RefundPurchaseResponse.
+ * Use `create(RefundPurchaseResponseSchema)` to create a new message.
+ */
+export const RefundPurchaseResponseSchema: GenMessage<RefundPurchaseResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 10);
+
+/**
+ * The request of ListRefunds.
+ *
+ * @generated from message rimlight.verifier.v1.ListRefundsRequest
+ */
+export type ListRefundsRequest = Message<"rimlight.verifier.v1.ListRefundsRequest"> & {
+  /**
+   * Only this purchase's: 32 hex digits. Empty: all.
+   *
+   * @generated from field: string purchase_id = 1;
+   */
+  purchaseId: string;
+
+  /**
+   * At most this many; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListRefundsRequest.
+ * Use `create(ListRefundsRequestSchema)` to create a new message.
+ */
+export const ListRefundsRequestSchema: GenMessage<ListRefundsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 11);
+
+/**
+ * The response of ListRefunds.
+ *
+ * @generated from message rimlight.verifier.v1.ListRefundsResponse
+ */
+export type ListRefundsResponse = Message<"rimlight.verifier.v1.ListRefundsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.Refund refunds = 1;
+   */
+  refunds: Refund[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListRefundsResponse.
+ * Use `create(ListRefundsResponseSchema)` to create a new message.
+ */
+export const ListRefundsResponseSchema: GenMessage<ListRefundsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 12);
+
+/**
+ * A voucher as its issuer sees it.
+ *
+ * @generated from message rimlight.verifier.v1.VoucherRecord
+ */
+export type VoucherRecord = Message<"rimlight.verifier.v1.VoucherRecord"> & {
+  /**
+   * Without its text.
+   *
+   * @generated from field: rimlight.offer.v1.Voucher voucher = 1;
+   */
+  voucher?: Voucher | undefined;
+
+  /**
+   * The purchase that it makes good. 32 hex digits.
+   *
+   * @generated from field: string purchase_id = 2;
+   */
+  purchaseId: string;
+
+  /**
+   * The channel that it is for.
+   *
+   * @generated from field: string channel_id = 3;
+   */
+  channelId: string;
+
+  /**
+   * Why it was issued.
+   *
+   * @generated from field: rimlight.errors.v1.Reason reason = 4;
+   */
+  reason: Reason;
+
+  /**
+   * When it was issued.
+   *
+   * @generated from field: google.protobuf.Timestamp issue_time = 5;
+   */
+  issueTime?: Timestamp | undefined;
+
+  /**
+   * What is left: of stored value the money, of a price lock the price or nothing.
+   *
+   * @generated from field: rimlight.offer.v1.Money remaining = 6;
+   */
+  remaining?: Money | undefined;
+
+  /**
+   * Purchases that it went into, and was not returned from. 32 hex digits each.
+   *
+   * @generated from field: repeated string used_by = 7;
+   */
+  usedBy: string[];
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.VoucherRecord.
+ * Use `create(VoucherRecordSchema)` to create a new message.
+ */
+export const VoucherRecordSchema: GenMessage<VoucherRecord> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 13);
+
+/**
+ * The request of ListVouchers.
+ *
+ * @generated from message rimlight.verifier.v1.ListVouchersRequest
+ */
+export type ListVouchersRequest = Message<"rimlight.verifier.v1.ListVouchersRequest"> & {
+  /**
+   * Only the one with this id. Empty: all.
+   *
+   * @generated from field: string voucher_id = 1;
+   */
+  voucherId: string;
+
+  /**
+   * Only this purchase's: 32 hex digits. Empty: all.
+   *
+   * @generated from field: string purchase_id = 2;
+   */
+  purchaseId: string;
+
+  /**
+   * Only those with something left.
+   *
+   * @generated from field: bool open_only = 3;
+   */
+  openOnly: boolean;
+
+  /**
+   * At most this many; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 4;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListVouchersRequest.
+ * Use `create(ListVouchersRequestSchema)` to create a new message.
+ */
+export const ListVouchersRequestSchema: GenMessage<ListVouchersRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 14);
+
+/**
+ * The response of ListVouchers.
+ *
+ * @generated from message rimlight.verifier.v1.ListVouchersResponse
+ */
+export type ListVouchersResponse = Message<"rimlight.verifier.v1.ListVouchersResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.VoucherRecord vouchers = 1;
+   */
+  vouchers: VoucherRecord[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListVouchersResponse.
+ * Use `create(ListVouchersResponseSchema)` to create a new message.
+ */
+export const ListVouchersResponseSchema: GenMessage<ListVouchersResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 15);
+
+/**
+ * Where a refund is.
+ *
+ * @generated from enum rimlight.verifier.v1.RefundState
+ */
+export enum RefundState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: REFUND_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The provider is asked, or has it in progress.
+   *
+   * @generated from enum value: REFUND_STATE_PENDING = 1;
+   */
+  PENDING = 1,
+
+  /**
+   * The money went back.
+   *
+   * @generated from enum value: REFUND_STATE_DONE = 2;
+   */
+  DONE = 2,
+
+  /**
+   * The provider cannot give it back; nothing moved.
+   *
+   * @generated from enum value: REFUND_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum rimlight.verifier.v1.RefundState.
+ */
+export const RefundStateSchema: GenEnum<RefundState> = /*@__PURE__*/
+  enumDesc(file_rimlight_verifier_v1_support_service, 0);
 
 /**
  * For operators: forwarded by routers on the operator port.
@@ -251,6 +888,36 @@ export const SupportService: GenService<{
     methodKind: "unary";
     input: typeof GetAuditRequestSchema;
     output: typeof GetAuditResponseSchema;
+  },
+  /**
+   * Gives money of a delivered purchase back, in full or in part. Idempotent by request_id. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.RefundPurchase
+   */
+  refundPurchase: {
+    methodKind: "unary";
+    input: typeof RefundPurchaseRequestSchema;
+    output: typeof RefundPurchaseResponseSchema;
+  },
+  /**
+   * Refunds, newest first. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.ListRefunds
+   */
+  listRefunds: {
+    methodKind: "unary";
+    input: typeof ListRefundsRequestSchema;
+    output: typeof ListRefundsResponseSchema;
+  },
+  /**
+   * Vouchers with what is left on them, newest first; never their texts. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.ListVouchers
+   */
+  listVouchers: {
+    methodKind: "unary";
+    input: typeof ListVouchersRequestSchema;
+    output: typeof ListVouchersResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_verifier_v1_support_service, 0);

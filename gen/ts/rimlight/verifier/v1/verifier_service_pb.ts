@@ -4,7 +4,7 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Purchase } from "../../offer/v1/purchase_pb.js";
+import type { MakeGood, Purchase } from "../../offer/v1/purchase_pb.js";
 import { file_rimlight_offer_v1_purchase } from "../../offer/v1/purchase_pb.js";
 import type { SigningKey } from "../../offer/v1/signed_pb.js";
 import { file_rimlight_offer_v1_signed } from "../../offer/v1/signed_pb.js";
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/verifier/v1/verifier_service.proto.
  */
 export const file_rimlight_verifier_v1_verifier_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSKGAQoYU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0EiwKBWhlbGxvGAEgASgLMhsucmltbGlnaHQudmVyaWZpZXIudjEuSGVsbG9IABIxCgViYXRjaBgCIAEoCzIgLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkVudHJ5QmF0Y2hIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIkwKEkdldFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkQKE0dldFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJOChRXYXRjaFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkYKFVdhdGNoUHVyY2hhc2VSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIioKEldhdGNoRXZlbnRzUmVxdWVzdBIUCgxhZnRlcl9jdXJzb3IYASABKAMiVQoTV2F0Y2hFdmVudHNSZXNwb25zZRIuCglwdXJjaGFzZXMYASADKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZRIOCgZjdXJzb3IYAiABKAMiOAoPTGlzdEtleXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlgKEExpc3RLZXlzUmVzcG9uc2USKwoEa2V5cxgBIAMoCzIdLnJpbWxpZ2h0Lm9mZmVyLnYxLlNpZ25pbmdLZXkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMqcFCg9WZXJpZmllclNlcnZpY2USfQoRU3VibWl0UmVkZW1wdGlvbnMSLi5yaW1saWdodC52ZXJpZmllci52MS5TdWJtaXRSZWRlbXB0aW9uc1JlcXVlc3QaLy5yaW1saWdodC52ZXJpZmllci52MS5TdWJtaXRSZWRlbXB0aW9uc1Jlc3BvbnNlIgOQAgIoATABEnAKDlByZXNlbnRSZWNlaXB0EisucmltbGlnaHQudmVyaWZpZXIudjEuUHJlc2VudFJlY2VpcHRSZXF1ZXN0GiwucmltbGlnaHQudmVyaWZpZXIudjEuUHJlc2VudFJlY2VpcHRSZXNwb25zZSIDkAICEmcKC0dldFB1cmNoYXNlEigucmltbGlnaHQudmVyaWZpZXIudjEuR2V0UHVyY2hhc2VSZXF1ZXN0GikucmltbGlnaHQudmVyaWZpZXIudjEuR2V0UHVyY2hhc2VSZXNwb25zZSIDkAIBEm8KDVdhdGNoUHVyY2hhc2USKi5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoUHVyY2hhc2VSZXNwb25zZSIDkAIBMAESaQoLV2F0Y2hFdmVudHMSKC5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaEV2ZW50c1JlcXVlc3QaKS5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaEV2ZW50c1Jlc3BvbnNlIgOQAgEwARJeCghMaXN0S2V5cxIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RLZXlzUmVxdWVzdBomLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RLZXlzUmVzcG9uc2UiA5ACAUJFWkNnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC92ZXJpZmllci92MTt2ZXJpZmllcnYxYgZwcm90bzM", [file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSKGAQoYU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0EiwKBWhlbGxvGAEgASgLMhsucmltbGlnaHQudmVyaWZpZXIudjEuSGVsbG9IABIxCgViYXRjaBgCIAEoCzIgLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkVudHJ5QmF0Y2hIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIkwKEkdldFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkQKE0dldFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJOChRXYXRjaFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkYKFVdhdGNoUHVyY2hhc2VSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlInwKFUNob29zZU1ha2VHb29kUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIABIrCgZjaG9pY2UYAyABKA4yGy5yaW1saWdodC5vZmZlci52MS5NYWtlR29vZEIMCgpjcmVkZW50aWFsIkcKFkNob29zZU1ha2VHb29kUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSIqChJXYXRjaEV2ZW50c1JlcXVlc3QSFAoMYWZ0ZXJfY3Vyc29yGAEgASgDIlUKE1dhdGNoRXZlbnRzUmVzcG9uc2USLgoJcHVyY2hhc2VzGAEgAygLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2USDgoGY3Vyc29yGAIgASgDIjgKD0xpc3RLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJYChBMaXN0S2V5c1Jlc3BvbnNlEisKBGtleXMYASADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTKZBgoPVmVyaWZpZXJTZXJ2aWNlEn0KEVN1Ym1pdFJlZGVtcHRpb25zEi4ucmltbGlnaHQudmVyaWZpZXIudjEuU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0Gi8ucmltbGlnaHQudmVyaWZpZXIudjEuU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZSIDkAICKAEwARJwCg5QcmVzZW50UmVjZWlwdBIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByZXNlbnRSZWNlaXB0UmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByZXNlbnRSZWNlaXB0UmVzcG9uc2UiA5ACAhJnCgtHZXRQdXJjaGFzZRIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldFB1cmNoYXNlUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldFB1cmNoYXNlUmVzcG9uc2UiA5ACARJvCg1XYXRjaFB1cmNoYXNlEioucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZVJlcXVlc3QaKy5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlUmVzcG9uc2UiA5ACATABEnAKDkNob29zZU1ha2VHb29kEisucmltbGlnaHQudmVyaWZpZXIudjEuQ2hvb3NlTWFrZUdvb2RSZXF1ZXN0GiwucmltbGlnaHQudmVyaWZpZXIudjEuQ2hvb3NlTWFrZUdvb2RSZXNwb25zZSIDkAICEmkKC1dhdGNoRXZlbnRzEigucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hFdmVudHNSZXF1ZXN0GikucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hFdmVudHNSZXNwb25zZSIDkAIBMAESXgoITGlzdEtleXMSJS5yaW1saWdodC52ZXJpZmllci52MS5MaXN0S2V5c1JlcXVlc3QaJi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0S2V5c1Jlc3BvbnNlIgOQAgFCRVpDZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvdmVyaWZpZXIvdjE7dmVyaWZpZXJ2MWIGcHJvdG8z", [file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
 
 /**
  * The first message of a forwarding stream.
@@ -425,6 +425,71 @@ export const WatchPurchaseResponseSchema: GenMessage<WatchPurchaseResponse> = /*
   messageDesc(file_rimlight_verifier_v1_verifier_service, 13);
 
 /**
+ * The request of ChooseMakeGood.
+ *
+ * @generated from message rimlight.verifier.v1.ChooseMakeGoodRequest
+ */
+export type ChooseMakeGoodRequest = Message<"rimlight.verifier.v1.ChooseMakeGoodRequest"> & {
+  /**
+   * What shows that the purchase is the caller's.
+   *
+   * @generated from oneof rimlight.verifier.v1.ChooseMakeGoodRequest.credential
+   */
+  credential: {
+    /**
+     * A receipt. It is presented too.
+     *
+     * @generated from field: string receipt = 1;
+     */
+    value: string;
+    case: "receipt";
+  } | {
+    /**
+     * An offer token.
+     *
+     * @generated from field: string offer_token = 2;
+     */
+    value: string;
+    case: "offerToken";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * What the viewer wants.
+   *
+   * @generated from field: rimlight.offer.v1.MakeGood choice = 3;
+   */
+  choice: MakeGood;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ChooseMakeGoodRequest.
+ * Use `create(ChooseMakeGoodRequestSchema)` to create a new message.
+ */
+export const ChooseMakeGoodRequestSchema: GenMessage<ChooseMakeGoodRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
+
+/**
+ * The response of ChooseMakeGood.
+ *
+ * @generated from message rimlight.verifier.v1.ChooseMakeGoodResponse
+ */
+export type ChooseMakeGoodResponse = Message<"rimlight.verifier.v1.ChooseMakeGoodResponse"> & {
+  /**
+   * The purchase, after the choice.
+   *
+   * @generated from field: rimlight.offer.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ChooseMakeGoodResponse.
+ * Use `create(ChooseMakeGoodResponseSchema)` to create a new message.
+ */
+export const ChooseMakeGoodResponseSchema: GenMessage<ChooseMakeGoodResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
+
+/**
  * The request of WatchEvents.
  *
  * @generated from message rimlight.verifier.v1.WatchEventsRequest
@@ -443,7 +508,7 @@ export type WatchEventsRequest = Message<"rimlight.verifier.v1.WatchEventsReques
  * Use `create(WatchEventsRequestSchema)` to create a new message.
  */
 export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
 
 /**
  * One message of WatchEvents.
@@ -471,7 +536,7 @@ export type WatchEventsResponse = Message<"rimlight.verifier.v1.WatchEventsRespo
  * Use `create(WatchEventsResponseSchema)` to create a new message.
  */
 export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
 
 /**
  * The request of ListKeys.
@@ -499,7 +564,7 @@ export type ListKeysRequest = Message<"rimlight.verifier.v1.ListKeysRequest"> & 
  * Use `create(ListKeysRequestSchema)` to create a new message.
  */
 export const ListKeysRequestSchema: GenMessage<ListKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 18);
 
 /**
  * The response of ListKeys.
@@ -527,7 +592,7 @@ export type ListKeysResponse = Message<"rimlight.verifier.v1.ListKeysResponse"> 
  * Use `create(ListKeysResponseSchema)` to create a new message.
  */
 export const ListKeysResponseSchema: GenMessage<ListKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 19);
 
 /**
  * Where redemptions become settled purchases. Called by nodes only (role: service).
@@ -575,6 +640,16 @@ export const VerifierService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchPurchaseRequestSchema;
     output: typeof WatchPurchaseResponseSchema;
+  },
+  /**
+   * The viewer's choice between voucher and money, passed on by a node. Idempotent by purchase.
+   *
+   * @generated from rpc rimlight.verifier.v1.VerifierService.ChooseMakeGood
+   */
+  chooseMakeGood: {
+    methodKind: "unary";
+    input: typeof ChooseMakeGoodRequestSchema;
+    output: typeof ChooseMakeGoodResponseSchema;
   },
   /**
    * Every change of every purchase, in the order of their commit: for other services. Resumable, at least once.
