@@ -50,11 +50,8 @@ var errDryRun = errors.New("verifier: dry run")
 func (s *Service) startRefund(ctx context.Context, r refundRequest) (refundAnswer, error) {
 	var a refundAnswer
 	err := s.store.Write(ctx, func(tx *store.Tx) error {
-		p, err := tx.PurchaseByPublicID(ctx, r.purchaseID)
+		p, err := tx.PurchaseByPublicID(ctx, r.purchaseID) // holds it: requests about one purchase take turns
 		if err != nil {
-			return err
-		}
-		if err := tx.Lock(ctx, p.TokenID); err != nil { // two requests about one purchase take turns
 			return err
 		}
 		gone, err := tx.RefundedOrPending(ctx, p.TokenID)

@@ -46,12 +46,6 @@ func scanRefund(scan func(...any) error, r *Refund) error {
 		&r.PurchaseID, &r.CurrencyCode)
 }
 
-// Lock makes the transaction the only one that writes about a purchase, until it ends.
-func (tx *Tx) Lock(ctx context.Context, tokenID ID) error {
-	_, err := tx.exec(ctx, "locking a purchase", `UPDATE purchases SET state = state WHERE token_id = $1`, tokenID)
-	return err
-}
-
 // InsertRefund stores a pending refund and its job. ErrRequestKnown.
 func (tx *Tx) InsertRefund(ctx context.Context, r *Refund) error {
 	if _, err := tx.exec(ctx, "storing a refund", `INSERT INTO refunds (refund_id, request_id, token_id, minor_units, reason, make_good, state, create_time, state_time)
