@@ -29,7 +29,7 @@ func (n *Node) Probe(_ context.Context, _ *regionv1.ProbeRequest) (*regionv1.Pro
 	return &regionv1.ProbeResponse{
 		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, Zones: n.cfg.Zones, Mode: n.Mode(), Stock: n.stock(),
 		JournalLag: int64(n.till.lag()), CatalogRevision: n.CatalogRevision(), Version: n.deps.Version,
-		NodeTime: timestamppb.New(n.deps.Now()), Load: n.load.report(time.Now(), time.Since(begin)),
+		NodeTime: timestamppb.New(n.deps.Now()), ModeExpireTime: n.modeExpireTime(), Faults: n.drill.active(), Load: n.load.report(time.Now(), time.Since(begin)),
 	}, nil
 }
 
@@ -66,36 +66,116 @@ func (n *Node) SetMode(ctx context.Context, r *regionv1.SetModeRequest) (*region
 	default:
 		return nil, n.toStatus(invalid("mode", "must be SERVING, CORDONED or DRAINED"))
 	}
-	previous, err := n.setMode(ctx, r.GetMode(), r.GetReason())
+	previous, err := n.setMode(ctx, r.GetMode(), r.GetReason(), r.GetExpireAfter().AsDuration())
 	if err != nil {
 		return nil, n.toStatus(err)
 	}
 	return &regionv1.SetModeResponse{PreviousMode: previous, Mode: r.GetMode()}, nil
 }
 
-// setMode makes a mode durable and then lets it count; one change at a time.
-func (n *Node) setMode(ctx context.Context, mode regionv1.RegionMode, reason string) (previous regionv1.RegionMode, err error) {
+// modeEnd is when a mode goes back by itself, and to which.
+type modeEnd struct {
+	at   time.Time
+	then regionv1.RegionMode
+}
+
+// setMode makes a mode durable and then lets it count; one change at a time. With an expiry, the mode before comes back
+// after it: the last one that was to stay.
+func (n *Node) setMode(ctx context.Context, mode regionv1.RegionMode, reason string, expireAfter time.Duration) (previous regionv1.RegionMode, err error) {
 	select {
 	case n.modeTurn <- struct{}{}:
 		defer func() { <-n.modeTurn }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	return n.changeMode(ctx, mode, reason, expireAfter)
+}
+
+// changeMode is setMode for whoever has the turn.
+func (n *Node) changeMode(ctx context.Context, mode regionv1.RegionMode, reason string, expireAfter time.Duration) (previous regionv1.RegionMode, err error) {
 	previous = n.Mode()
-	if previous == mode {
+	pending := n.modeEnds.Load()
+	var end *modeEnd
+	if expireAfter > 0 {
+		end = &modeEnd{at: n.deps.Now().Add(expireAfter), then: previous}
+		if pending != nil {
+			end.then = pending.then
+		}
+	}
+	if previous == mode && pending == nil && end == nil {
 		return previous, nil
 	}
-	err = n.append(ctx, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_ModeChanged{ModeChanged: &regionv1.ModeChanged{
-		Mode: mode, Reason: reason, ChangeTime: timestamppb.New(n.deps.Now()),
-	}}})
+	change := &regionv1.ModeChanged{Mode: mode, Reason: reason, ChangeTime: timestamppb.New(n.deps.Now())}
+	if end != nil {
+		change.ExpireTime, change.ThenMode = timestamppb.New(end.at), end.then
+	}
+	err = n.append(ctx, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_ModeChanged{ModeChanged: change}})
 	if err != nil {
 		return 0, fmt.Errorf("journaling the mode: %w", err)
 	}
-	n.mode.Store(int32(mode))
-	n.log.Info("mode changed", "from", previous.String(), "to", mode.String(), "reason", reason)
+	n.takeMode(change)
+	n.log.Info("mode changed", "from", previous.String(), "to", mode.String(), "reason", reason, "expires_in_s", expireAfter.Seconds())
 	poke(n.pokeStock)
+	poke(n.pokeMode)
 	if n.deps.OnModeChange != nil {
 		n.deps.OnModeChange(mode)
 	}
 	return previous, nil
+}
+
+// takeMode lets a journaled mode count.
+func (n *Node) takeMode(change *regionv1.ModeChanged) {
+	n.mode.Store(int32(change.GetMode()))
+	n.modeEnds.Store(nil)
+	if t := change.GetExpireTime(); t != nil {
+		n.modeEnds.Store(&modeEnd{at: t.AsTime(), then: change.GetThenMode()})
+	}
+}
+
+func (n *Node) modeExpireTime() *timestamppb.Timestamp {
+	if end := n.modeEnds.Load(); end != nil {
+		return timestamppb.New(end.at)
+	}
+	return nil
+}
+
+// keepMode brings the mode before back when the time of the current one is over.
+func (n *Node) keepMode(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		end := n.modeEnds.Load()
+		timer.Stop()
+		if end != nil {
+			timer.Reset(max(0, end.at.Sub(n.deps.Now())))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.pokeMode:
+			continue
+		case <-timer.C:
+		}
+		if end == nil {
+			continue
+		}
+		if err := n.endMode(ctx, end); err != nil && ctx.Err() == nil { // stopped: the journal still says when it ends
+			return fmt.Errorf("bringing the mode before back: %w", err)
+		}
+	}
+}
+
+// endMode brings the mode before back if it is time, and nobody set another one meanwhile.
+func (n *Node) endMode(ctx context.Context, end *modeEnd) error {
+	select {
+	case n.modeTurn <- struct{}{}:
+		defer func() { <-n.modeTurn }()
+	case <-ctx.Done():
+		return nil
+	}
+	if n.modeEnds.Load() != end || n.deps.Now().Before(end.at) {
+		return nil
+	}
+	_, err := n.changeMode(ctx, end.then, "the time of the mode before is over", 0)
+	return err
 }

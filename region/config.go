@@ -34,6 +34,8 @@ type Config struct {
 	// DrainTimeout bounds how long a stopping node waits for the verifier to take the rest of its journal. 0: 5 s. What is
 	// left is forwarded after the next start, so a small value delays settlement and loses nothing.
 	DrainTimeout time.Duration
+	// Drills lets SetFault break viewers' calls for a while. Never where viewers pay.
+	Drills bool
 }
 
 var name = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

@@ -92,7 +92,10 @@ func (n *Node) UnaryInterceptor() grpc.UnaryServerInterceptor {
 		}
 		begin := time.Now()
 		n.load.arrive(begin, 1)
-		answer, err := handler(ctx, request)
+		answer, err := any(nil), n.toStatus(n.drill.strike(ctx))
+		if err == nil {
+			answer, err = handler(ctx, request)
+		}
 		end := time.Now()
 		n.load.leave(end.Sub(begin))
 		// A transport without trailers (a plain function call) says no: then nobody is there to read it.
@@ -108,7 +111,10 @@ func (n *Node) StreamInterceptor() grpc.StreamServerInterceptor {
 			return handler(server, stream)
 		}
 		n.load.arrive(time.Now(), 0)
-		err := handler(server, stream)
+		err := n.toStatus(n.drill.strike(stream.Context()))
+		if err == nil {
+			err = handler(server, stream)
+		}
 		stream.SetTrailer(n.load.trailer(time.Now(), 0))
 		return err
 	}

@@ -56,12 +56,14 @@ type Node struct {
 	load    *load
 	gate    *gate
 	metrics *metrics
+	drill   *drill
 
 	catalogue atomic.Pointer[catalogue]
 	mode      atomic.Int32 // regionv1.RegionMode
+	modeEnds  atomic.Pointer[modeEnd]
 
 	// Each of one: see poke.
-	pokeStock, pokeBoard, pokeOutbox, pokeDrained chan struct{}
+	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode chan struct{}
 	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
 	// New and the forwarder use it.
 	offered int64
@@ -101,9 +103,11 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		board:     newBoard(ids.NewV7(deps.Now(), deps.Random)),
 		bootID:    ids.NewV7(deps.Now(), deps.Random),
 		pokeStock: make(chan struct{}, 1), pokeBoard: make(chan struct{}, 1), pokeOutbox: make(chan struct{}, 1), pokeDrained: make(chan struct{}, 1),
-		failed: make(chan struct{}), modeTurn: make(chan struct{}, 1),
+		pokeMode: make(chan struct{}, 1),
+		failed:   make(chan struct{}), modeTurn: make(chan struct{}, 1),
 		random: mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
 	}
+	n.drill = newDrill(deps.Now, n.draw)
 	n.keys.Add(signer.Public())
 	n.catalogue.Store(&catalogue{drops: map[string]*knownDrop{}})
 	n.mode.Store(int32(regionv1.RegionMode_REGION_MODE_SERVING))
@@ -157,7 +161,9 @@ func (n *Node) Register(r grpc.ServiceRegistrar) {
 
 // Rules says which roles the node's methods need.
 func Rules() auth.Rules {
-	return auth.Rules{regionv1.RegionService_SetMode_FullMethodName: {auth.SRE}}
+	return auth.Rules{
+		regionv1.RegionService_SetMode_FullMethodName: {auth.SRE}, regionv1.RegionService_SetFault_FullMethodName: {auth.SRE},
+	}
 }
 
 // Run is the node's loops, once. When ctx ends the node takes nothing new, finishes what it has, gives the verifier
@@ -170,7 +176,7 @@ func (n *Node) Run(ctx context.Context) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, loops := errgroup.WithContext(loops)
-	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard} {
+	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard, n.keepMode} {
 		g.Go(func() error { return loop(loops) })
 	}
 	select {
@@ -232,6 +238,13 @@ func (n *Node) jitter(d time.Duration) time.Duration {
 	n.randomMu.Lock()
 	defer n.randomMu.Unlock()
 	return time.Duration(n.random.Int64N(int64(d)))
+}
+
+// draw is a random number in [0,1).
+func (n *Node) draw() float64 {
+	n.randomMu.Lock()
+	defer n.randomMu.Unlock()
+	return n.random.Float64()
 }
 
 // append makes records durable, in one commit. A journal that broke stops the node.

@@ -57,7 +57,7 @@ func (n *Node) replayRecord(sequence int64, m *regionv1.JournalRecord, next *cat
 	case *regionv1.JournalRecord_Redeemed:
 		return n.replaySale(sequence, r.Redeemed)
 	case *regionv1.JournalRecord_ModeChanged:
-		n.mode.Store(int32(r.ModeChanged.GetMode()))
+		n.takeMode(r.ModeChanged)
 	case *regionv1.JournalRecord_Drop:
 		d := newKnownDrop(r.Drop)
 		next.drops[d.id] = d

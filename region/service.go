@@ -261,6 +261,7 @@ var code = map[errorsv1.Reason]codes.Code{
 	errorsv1.Reason_REASON_DRAINING:            codes.Unavailable,
 	errorsv1.Reason_REASON_OVERLOADED:          codes.ResourceExhausted,
 	errorsv1.Reason_REASON_STORE_UNAVAILABLE:   codes.Unavailable,
+	errorsv1.Reason_REASON_DRILLS_OFF:          codes.FailedPrecondition,
 }
 
 // toStatus is the one place where the node's errors become statuses.

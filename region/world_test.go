@@ -41,6 +41,7 @@ func (r *randomness) Read(b []byte) (int, error) {
 
 // world is one node between fakes, inside a bubble.
 type world struct {
+	drills   bool
 	t        *testing.T
 	random   *randomness
 	disk     *journal.Disk
@@ -94,7 +95,7 @@ func (w *world) start() {
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	node, err := region.New(region.Config{Region: "test-1", Zones: []string{"eu"}}, region.Deps{
+	node, err := region.New(region.Config{Region: "test-1", Zones: []string{"eu"}, Drills: w.drills}, region.Deps{
 		Journal: w.memory, Identity: w.identity, Stock: w.stock, Catalog: w.catalog, Verifier: w.verifier, Random: w.random, Log: log,
 	})
 	if err != nil {

@@ -90,6 +90,15 @@ func (d *decisions) list(before int64, limit int, match func(*forward.Decision) 
 	return found, 0
 }
 
+// lastMinute is how many calls there were.
+func (d *decisions) lastMinute() int {
+	now := time.Since(d.base)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, all := d.all.Counts(now)
+	return all
+}
+
 // shares tells which part of the last minute's calls each node answered, by key.
 func (d *decisions) shares() map[string]float64 {
 	now := time.Since(d.base)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/router/measure"
 )
 
 // peerTimeout is how long a question to another router may take before that one counts as silent.
@@ -53,29 +54,45 @@ func askPeers[T any](ctx context.Context, r *Router, ask func(context.Context, r
 	return answers, silent
 }
 
-// memberList is the ring's members, then the regions that only the flags know.
+// memberList is the ring's members, then the regions that only the flags know: each as gossip, probes and calls see it.
 func (r *Router) memberList() []*routerv1.Member {
-	reachable := map[string]bool{} // by key
+	byKey := map[string]measure.State{}
 	inRing := map[string]bool{}
 	states := r.table.States()
 	for _, s := range states {
-		reachable[s.Row.Key] = s.Row.Reachable
+		byKey[s.Row.Key] = s
 	}
+	_, silent := r.slips.now()
+	shares := r.decisions.shares()
 	var list []*routerv1.Member
 	for _, m := range r.members() {
 		key := m.target().Key()
 		inRing[key] = m.Role == RoleRegion
-		list = append(list, &routerv1.Member{
+		member := &routerv1.Member{
 			MemberName: m.ID, Role: roleProto(m.Role), Name: m.Name, RpcAddress: m.Address, GossipState: string(m.State),
-			Version: m.Version, Mode: m.Mode, NodeId: m.NodeID, Reachable: m.Role == RoleRegion && reachable[key],
-		})
+			Version: m.Version, Mode: m.Mode, NodeId: m.NodeID,
+		}
+		switch s, measured := byKey[key]; {
+		case m.Role == RoleRegion && measured:
+			seen(member, s, shares[s.Row.Key] > 0)
+		case m.Role == RoleRouter && m.Name != r.config.Name && m.present():
+			member.ProbeState = probeAnswers
+			if slices.Contains(silent, m.Name) {
+				member.ProbeState = probeSilent
+			}
+		}
+		member.Disagreement = disagreement(member)
+		list = append(list, member)
 	}
 	for _, s := range states {
 		if !inRing[s.Row.Key] {
-			list = append(list, &routerv1.Member{
+			member := &routerv1.Member{
 				Role: routerv1.MemberRole_MEMBER_ROLE_REGION, Name: s.Target.Region, RpcAddress: s.Target.Address,
-				Version: s.Answer.GetVersion(), Mode: modeProto(s.Row.Mode), NodeId: s.Row.NodeID, Reachable: s.Row.Reachable,
-			})
+				Version: s.Answer.GetVersion(), Mode: modeProto(s.Row.Mode), NodeId: s.Row.NodeID,
+			}
+			seen(member, s, shares[s.Row.Key] > 0)
+			member.Disagreement = disagreement(member)
+			list = append(list, member)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b *routerv1.Member) int {
@@ -83,4 +100,50 @@ func (r *Router) memberList() []*routerv1.Member {
 			strings.Compare(a.GetMemberName(), b.GetMemberName()))
 	})
 	return list
+}
+
+// What probes and calls say of a member.
+const (
+	probeAnswers = "answers"
+	probeSilent  = "silent"
+
+	callsGood        = "good"
+	callsUnused      = "unused"
+	callsSuspect     = "suspect"
+	callsEjected     = "ejected"
+	callsUnreachable = "unreachable"
+)
+
+// seen fills in what the measurements say of a node; used: calls went there lately.
+func seen(m *routerv1.Member, s measure.State, used bool) {
+	m.Reachable, m.ProbeState, m.CallState = s.Row.Reachable, probeAnswers, callsGood
+	if s.LastError != "" || s.LastAnswer.IsZero() {
+		m.ProbeState = probeSilent
+	}
+	switch {
+	case !s.Row.Reachable:
+		m.CallState = callsUnreachable
+	case s.Row.Ejected:
+		m.CallState = callsEjected
+	case s.Row.Suspect:
+		m.CallState = callsSuspect
+	case !used:
+		m.CallState = callsUnused
+	}
+}
+
+// disagreement tells in one sentence where gossip, probes and calls contradict each other.
+func disagreement(m *routerv1.Member) string {
+	gossip, known := State(m.GetGossipState()), m.GetGossipState() != ""
+	present := !known || gossip == Alive
+	troubled := m.GetCallState() == callsSuspect || m.GetCallState() == callsEjected
+	switch {
+	case known && gossip == Alive && m.GetProbeState() == probeSilent:
+		return "Gossip says alive, and it does not answer: a cut between this router and it, or its port is closed."
+	case known && !present && m.GetProbeState() == probeAnswers:
+		return "Gossip says " + string(gossip) + ", and it answers: the ring is cut, or its gossip port is closed."
+	case m.GetProbeState() == probeAnswers && troubled:
+		return "It answers probes, and calls there are " + map[string]string{callsSuspect: "overdue", callsEjected: "failing"}[m.GetCallState()] + "."
+	}
+	return ""
 }

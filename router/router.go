@@ -31,6 +31,7 @@ import (
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 	"github.com/rimlight/rimlight/router/slo"
@@ -60,6 +61,8 @@ type Config struct {
 	Forward forward.Config
 	// SLO is which calls count as late, and how many of them are a slip; the zero value takes every default.
 	SLO slo.Config
+	// Drills lets operators break regions for a while with InjectFault. Never where viewers pay.
+	Drills bool
 }
 
 func (c Config) forward() forward.Config {
@@ -102,6 +105,10 @@ type Deps struct {
 	Membership Membership
 	// Central services by full name, forwarded without a choice, on the operator port only.
 	Central map[string]grpc.ClientConnInterface
+	// Audit keeps what operators change; default: in memory. The router does not close it.
+	Audit *audit.Log
+	// Saboteur breaks links and processes for drills; nil: nobody can.
+	Saboteur Saboteur
 
 	Now     func() time.Time      // stamps; default time.Now
 	Random  io.Reader             // ids and draws; default crypto/rand
@@ -176,6 +183,9 @@ func (d Deps) withDefaults(name string) Deps {
 	if d.Metrics != nil { // several routers may share a process, as in `rimlight dev`
 		d.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"router": name}, d.Metrics)
 	}
+	if d.Audit == nil {
+		d.Audit, _ = audit.Open("") // in memory nothing fails
+	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -184,7 +194,11 @@ func (d Deps) withDefaults(name string) Deps {
 
 // Rules are the roles that RouterAdminService asks for.
 func Rules() auth.Rules {
-	return auth.Rules{routerv1.RouterAdminService_SetRegionMode_FullMethodName: {auth.SRE}}
+	return auth.Rules{
+		routerv1.RouterAdminService_SetRegionMode_FullMethodName:    {auth.SRE},
+		routerv1.RouterAdminService_ListAuditEntries_FullMethodName: {auth.SRE},
+		routerv1.RouterAdminService_InjectFault_FullMethodName:      {auth.SRE},
+	}
 }
 
 // Register registers RouterAdminService, for the operator port.

@@ -106,6 +106,9 @@ type regionNode struct {
 	mode   regionv1.RegionMode
 	slow   time.Duration // how long reads take
 	bearer string        // of the last SetMode
+	expire time.Duration // of the last SetMode
+	faults []*regionv1.Fault
+	broken error // what reads end in
 	refuse error
 }
 
@@ -117,7 +120,7 @@ func (r *regionNode) Probe(context.Context, *regionv1.ProbeRequest) (*regionv1.P
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return &regionv1.ProbeResponse{
-		NodeId: "id-" + r.name, Region: r.name, Mode: r.mode, Zones: []string{"earth"}, Version: "v9", JournalLag: 7,
+		NodeId: "id-" + r.name, Region: r.name, Mode: r.mode, Zones: []string{"earth"}, Version: "v9", JournalLag: 7, Faults: r.faults,
 		Load: &regionv1.LoadReport{Residence: durationpb.New(0), ServiceTime: durationpb.New(r.service), Parallelism: 4},
 	}, nil
 }
@@ -131,15 +134,18 @@ func (r *regionNode) SetMode(ctx context.Context, q *regionv1.SetModeRequest) (*
 	}
 	r.bearer = strings.Join(metadata.ValueFromIncomingContext(ctx, "authorization"), ",")
 	previous := r.mode
-	r.mode = q.GetMode()
+	r.mode, r.expire = q.GetMode(), q.GetExpireAfter().AsDuration()
 	return &regionv1.SetModeResponse{PreviousMode: previous, Mode: r.mode}, nil
 }
 
 // GetPurchase implements rimlight.offer.v1.OfferService.
 func (r *regionNode) GetPurchase(ctx context.Context, _ *offerv1.GetPurchaseRequest) (*offerv1.GetPurchaseResponse, error) {
 	r.mu.Lock()
-	slow := r.slow
+	slow, broken := r.slow, r.broken
 	r.mu.Unlock()
+	if broken != nil {
+		return nil, broken
+	}
 	select {
 	case <-time.After(slow):
 	case <-ctx.Done():
@@ -197,6 +203,11 @@ type fleet struct {
 }
 
 func inFleet(t *testing.T, test func(t *testing.T, f *fleet)) {
+	inFleetWith(t, func(*router.Config, *router.Deps) {}, test)
+}
+
+// inFleetWith is a fleet of routers that are a little different.
+func inFleetWith(t *testing.T, change func(*router.Config, *router.Deps), test func(t *testing.T, f *fleet)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fleet{
 			network: &network{t: t, listeners: map[string]*bufconn.Listener{}}, ring: &ring{changes: make(chan struct{}, 1)},
@@ -215,7 +226,7 @@ func inFleet(t *testing.T, test func(t *testing.T, f *fleet)) {
 			f.listen(name + ":1") // ports are open before the ring tells of them
 		}
 		for i, name := range []string{"r1", "r2"} {
-			f.start(t, name, uint64(i))
+			f.start(t, name, uint64(i), change)
 		}
 		conn, err := f.dial("", "r1:1")
 		if err != nil {
@@ -234,14 +245,16 @@ func closing(t *testing.T, c io.Closer) {
 }
 
 // start runs a router with gossip and serves it at NAME:1.
-func (f *fleet) start(t *testing.T, name string, seed uint64) {
+func (f *fleet) start(t *testing.T, name string, seed uint64, change func(*router.Config, *router.Deps)) {
 	var membership router.Membership = f.ring
 	if name == "r2" { // the first ring's changes are r1's
 		membership = &ring{members: f.ring.members}
 	}
-	r, err := router.New(router.Config{Name: name}, router.Deps{
+	config, deps := router.Config{Name: name}, router.Deps{
 		Dial: f.dial, Membership: membership, Random: mathrand.NewChaCha8([32]byte{byte(seed)}), Version: "v9",
-	})
+	}
+	change(&config, &deps)
+	r, err := router.New(config, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

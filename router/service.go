@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,7 +38,12 @@ var (
 	errLastRegion       = errors.New("no other region serves; force it if that is meant")
 	errPeerSilent       = errors.New("the router that made the decision does not answer")
 	errStopping         = errors.New("the router is shutting down")
+	errNotAudited       = errors.New("the change could not be written to the audit log, so it was not made")
+	errDrillsOff        = errors.New("the platform was not started with --drills")
 )
+
+// ErrFaultNotPossible is a Saboteur's word for what it cannot break.
+var ErrFaultNotPossible = errors.New("this platform cannot break in that way; a kill needs nodes with processes of their own, rimlight dev --split")
 
 // ListRegions implements rimlight.router.v1.RouterAdminService.
 func (r *Router) ListRegions(ctx context.Context, q *routerv1.ListRegionsRequest) (*routerv1.ListRegionsResponse, error) {
@@ -195,43 +199,6 @@ func (r *Router) ListDecisions(_ context.Context, q *routerv1.ListDecisionsReque
 	return answer, nil
 }
 
-// SetRegionMode implements rimlight.router.v1.RouterAdminService. The nodes check the caller's token again.
-func (r *Router) SetRegionMode(ctx context.Context, q *routerv1.SetRegionModeRequest) (*routerv1.SetRegionModeResponse, error) {
-	keys, othersServe := r.nodesOf(q.GetRegion())
-	if len(keys) == 0 {
-		return nil, toStatus(errRegionNotFound, rpcerr.Meta("region", q.GetRegion()))
-	}
-	if q.GetMode() != regionv1.RegionMode_REGION_MODE_SERVING && !othersServe && !q.GetForce() {
-		return nil, toStatus(errLastRegion, rpcerr.Meta("region", q.GetRegion()))
-	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, setModeTimeout)
-		defer cancel()
-	}
-	if bearer := metadata.ValueFromIncomingContext(ctx, "authorization"); len(bearer) > 0 {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", bearer[0])
-	}
-	errs := make([]error, len(keys))
-	var asked sync.WaitGroup
-	for i, key := range keys {
-		asked.Go(func() { errs[i] = r.setMode(ctx, key, q) })
-	}
-	asked.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	answer := &routerv1.SetRegionModeResponse{}
-	for _, s := range r.regions() {
-		if s.GetName() == q.GetRegion() {
-			answer.Regions = append(answer.Regions, s)
-		}
-	}
-	return answer, nil
-}
-
 // setMode asks one node and answers its status, or UPSTREAM_UNREACHABLE.
 func (r *Router) setMode(ctx context.Context, key string, q *routerv1.SetRegionModeRequest) error {
 	conn := r.nodes.get(key)
@@ -239,7 +206,7 @@ func (r *Router) setMode(ctx context.Context, key string, q *routerv1.SetRegionM
 		return unreachable(q.GetRegion())
 	}
 	answer, err := regionv1.NewRegionServiceClient(conn).SetMode(ctx, &regionv1.SetModeRequest{
-		Mode: q.GetMode(), Reason: q.GetReason(), RequestId: q.GetRequestId(),
+		Mode: q.GetMode(), Reason: q.GetReason(), RequestId: q.GetRequestId(), ExpireAfter: q.GetExpireAfter(),
 	})
 	switch {
 	case err == nil:
@@ -274,6 +241,12 @@ func toStatus(err error, options ...rpcerr.Option) error {
 		code, reason = codes.FailedPrecondition, errorsv1.Reason_REASON_LAST_REGION
 	case errors.Is(err, errPeerSilent):
 		code, reason = codes.Unavailable, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE
+	case errors.Is(err, errNotAudited):
+		code, reason = codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE
+	case errors.Is(err, errDrillsOff):
+		code, reason = codes.FailedPrecondition, errorsv1.Reason_REASON_DRILLS_OFF
+	case errors.Is(err, ErrFaultNotPossible):
+		code, reason = codes.FailedPrecondition, errorsv1.Reason_REASON_FAULT_NOT_POSSIBLE
 	case errors.Is(err, errStopping):
 		code, reason = codes.Unavailable, errorsv1.Reason_REASON_DRAINING
 	case errors.Is(err, context.Canceled):

@@ -1,17 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"google.golang.org/grpc"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
@@ -25,7 +29,8 @@ const (
 
 type auditCmd struct {
 	clientFlags
-	Drop string `help:"Only this drop."`
+	Drop      string `help:"Only this drop."`
+	Operators bool   `help:"Instead: who changed what through the routers, and why."`
 }
 
 // equation is one conservation law with its two sides as they were read.
@@ -46,6 +51,9 @@ func (e equation) check() equation {
 }
 
 func (c *auditCmd) Run(ctx context.Context, s *streams) error {
+	if c.Operators {
+		return c.operators(ctx, s)
+	}
 	conn, err := c.dial(auth.Finance)
 	if err != nil {
 		return err
@@ -72,6 +80,25 @@ func (c *auditCmd) Run(ctx context.Context, s *streams) error {
 		return refusal{fmt.Sprintf("%d of %d equations do not hold", n, len(all))}
 	}
 	return nil
+}
+
+// operators lists what operators changed.
+func (c *auditCmd) operators(ctx context.Context, s *streams) error {
+	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).ListAuditEntries(ctx, &routerv1.ListAuditEntriesRequest{})
+		if err != nil {
+			return err
+		}
+		warnSilent(s, resp.GetSilentRouters())
+		return c.print(s, resp, func(w io.Writer) {
+			row(w, "TIME", "WHO", "ROUTER", "WHAT", "TARGET", "BEFORE", "ASKED", "AFTER", "PROBLEM", "WHY")
+			for _, e := range resp.GetEntries() {
+				_, method, _ := strings.Cut(strings.TrimPrefix(e.GetMethod(), "/"), "/")
+				row(w, e.GetTime().AsTime().Local().Format(time.DateTime), e.GetRole(), e.GetRouter(), method, e.GetTarget(), e.GetBefore(),
+					e.GetAsked(), cmp.Or(e.GetAfter(), "-"), cmp.Or(e.GetProblem(), "-"), e.GetReason())
+			}
+		})
+	})
 }
 
 func broken(all []equation) (n int) {

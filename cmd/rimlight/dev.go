@@ -25,6 +25,7 @@ type devCmd struct {
 	RTT     string   `name:"rtt" help:"Another matrix of round-trip times, in the CSV form of internal/wan." placeholder:"FILE"`
 	Viewers int      `help:"Synthetic viewers per minute; 0 is quiet." default:"60"`
 	Split   bool     `help:"Run each region's node as a process of its own and print its pid, so that it can be killed."`
+	Drills  bool     `help:"Allow 'rimlight fault' to break regions for a while."`
 	databaseFlags
 	LogLevel string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"warn"`
 }
@@ -46,7 +47,7 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	cfg := cluster.Config{
 		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
-		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Split: c.Split, Version: version, Log: newLog(s, c.LogLevel),
+		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
 	}
 	if err := cfg.Validate(); err != nil {
 		return usageError{err.Error()}

@@ -84,13 +84,10 @@ func (c *membersCmd) Run(ctx context.Context, s *streams) error {
 			return err
 		}
 		return c.print(s, resp, func(w io.Writer) {
-			row(w, "ROLE", "NAME", "GOSSIP", "PROBES", "MODE", "ADDRESS", "VERSION")
+			row(w, "ROLE", "NAME", "GOSSIP", "PROBES", "CALLS", "MODE", "ADDRESS", "VERSION", "THEY DISAGREE")
 			for _, m := range resp.GetMembers() {
-				probes := "-"
-				if m.GetRole() == routerv1.MemberRole_MEMBER_ROLE_REGION {
-					probes = map[bool]string{true: "answers", false: "silent"}[m.GetReachable()]
-				}
-				row(w, short(m.GetRole(), "MEMBER_ROLE_"), m.GetName(), m.GetGossipState(), probes, short(m.GetMode(), "REGION_MODE_"), m.GetRpcAddress(), m.GetVersion())
+				row(w, short(m.GetRole(), "MEMBER_ROLE_"), m.GetName(), cmp.Or(m.GetGossipState(), "-"), cmp.Or(m.GetProbeState(), "-"),
+					cmp.Or(m.GetCallState(), "-"), short(m.GetMode(), "REGION_MODE_"), m.GetRpcAddress(), m.GetVersion(), m.GetDisagreement())
 			}
 		})
 	})

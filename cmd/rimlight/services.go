@@ -137,6 +137,7 @@ type regionCmd struct {
 	Fulfillment string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
 	Verifier    string        `help:"The verifier's address, or addresses." required:"" placeholder:"ADDR"`
 	Advertise   string        `help:"Where routers reach it, when that is not --listen." placeholder:"ADDR"`
+	Drills      bool          `help:"Allow 'rimlight fault' to slow viewers' calls down or let them fail. Never where viewers pay."`
 	EmulateRTT  time.Duration `name:"emulate-rtt" help:"Delay connections to the centre by this round trip; for one machine that plays many."`
 }
 
@@ -152,9 +153,10 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	}
 	cfg := process.Region{
 		Common: common, Name: c.Name, NodeID: c.NodeID, Zones: c.Zones, Fulfillment: c.Fulfillment, Verifier: c.Verifier, Advertise: c.Advertise, Gossip: ring,
+		Drills: c.Drills,
 	}
 	if c.EmulateRTT > 0 {
-		cfg.Dial = process.Delayed(c.EmulateRTT)
+		cfg.Dial = process.Delayed(c.EmulateRTT, nil)
 	}
 	p, err := process.StartRegion(ctx, cfg)
 	if err != nil {
@@ -174,6 +176,8 @@ type routerCmd struct {
 	ForwardService []string          `help:"Forward this service too, as it is; repeatable." placeholder:"FULL.NAME"`
 	Fulfillment    string            `help:"Fulfillment's address, or addresses separated by commas, for the operator port." placeholder:"ADDR"`
 	Verifier       string            `help:"The verifier's address, or addresses, for the operator port." placeholder:"ADDR"`
+	Data           string            `help:"Where the audit log of operators' changes is kept; without it, in memory." placeholder:"DIR"`
+	Drills         bool              `help:"Allow 'rimlight fault' to break regions for a while. Never where viewers pay."`
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection     bool              `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
@@ -205,11 +209,11 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	}
 	p, err := process.StartRouter(ctx, process.Router{
 		Common: process.Common{
-			Listen: c.Listen, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
+			Listen: c.Listen, DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
 			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
 		},
 		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, TLS: secure, Regions: c.Regions,
-		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring,
+		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring, Drills: c.Drills,
 	})
 	if err != nil {
 		return err

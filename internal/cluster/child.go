@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -25,6 +26,34 @@ type child struct {
 	log    *slog.Logger
 	// started hears every pid.
 	started func(region string, pid int)
+
+	mu   sync.Mutex
+	pid  int       // 0: not running
+	away time.Time // until then it is not started again
+}
+
+// kill ends the process at once and keeps it away for a while.
+func (c *child) kill(during time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away = time.Now().Add(during)
+	if c.pid != 0 {
+		_ = syscall.Kill(c.pid, syscall.SIGKILL) // it may just have died by itself
+	}
+}
+
+// absence is how long it stays away now.
+func (c *child) absence() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(restartDelay, time.Until(c.away))
+}
+
+// runs notes the pid of the process; 0 once it has ended.
+func (c *child) runs(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pid = pid
 }
 
 func (c *child) run(ctx context.Context) error {
@@ -37,8 +66,9 @@ func (c *child) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // it was asked to stop, however it took that
 		}
-		c.log.Warn("a node's process ended, starting it again", "region", c.region, "error", err, "delay_s", restartDelay.Seconds())
-		if !wait(ctx, restartDelay) {
+		delay := c.absence()
+		c.log.Warn("a node's process ended, starting it again", "region", c.region, "error", err, "delay_s", delay.Seconds())
+		if !wait(ctx, delay) {
 			return nil
 		}
 	}
@@ -58,6 +88,8 @@ func (c *child) once(ctx context.Context, self string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the node of %s: %w", c.region, err)
 	}
+	c.runs(cmd.Process.Pid)
+	defer c.runs(0)
 	c.started(c.region, cmd.Process.Pid)
 	return cmd.Wait()
 }

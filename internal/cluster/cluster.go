@@ -59,6 +59,8 @@ type Config struct {
 	Demo bool
 	// Split runs each region's node as a process of its own.
 	Split bool
+	// Drills lets operators break regions for a while.
+	Drills bool
 	// Version is the program's.
 	Version string
 	// Log is required.
@@ -82,6 +84,7 @@ type Cluster struct {
 	verifier, fulfillment []process.Stage
 	closers               []func() error
 	processes             []*process.RouterProcess
+	saboteur              *saboteur
 }
 
 // viewerConns is how many connections the audience spreads over per router: one takes 64 streams on a public port, and
@@ -90,7 +93,7 @@ const viewerConns = 8
 
 // Start opens everything; Run serves.
 func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
-	c := &Cluster{cfg: cfg}
+	c := &Cluster{cfg: cfg, saboteur: newSaboteur(cfg.Regions)}
 	defer func() {
 		if err != nil {
 			// What has been started has to be run to be stopped: with a context that has ended, it closes at once.
@@ -180,13 +183,25 @@ func (c *Cluster) central(name string) process.Common {
 	return common
 }
 
-// dialer delays connections between two places of the matrix; nil where there is no delay.
-func (c *Cluster) dialer(from, to string) process.Dialer {
-	if c.cfg.Matrix == nil {
+// dialer delays connections between two places of the matrix, over links that a drill may cut; nil where there is neither.
+func (c *Cluster) dialer(from, to string, links *wan.Switch) process.Dialer {
+	if c.cfg.Matrix == nil && links == nil {
 		return nil
 	}
-	rtt, _ := c.cfg.Matrix.RTT(from, to) // both names are in it: Validate
-	return process.Delayed(rtt)
+	var rtt time.Duration
+	if c.cfg.Matrix != nil {
+		rtt, _ = c.cfg.Matrix.RTT(from, to) // both names are in it: Validate
+	}
+	return process.Delayed(rtt, links)
+}
+
+// links is what a drill cuts of a region: its links to routers and to the centre, which stands apart even where it has the
+// region's name. Nil without drills.
+func (c *Cluster) links(region string) *wan.Switch {
+	if !c.cfg.Drills {
+		return nil
+	}
+	return c.saboteur.links(region)
 }
 
 func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string) (seed string, err error) {
@@ -206,9 +221,10 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 		}
 		r, err := process.StartRouter(ctx, process.Router{
 			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
-			DialCentre: c.dialer(name, c.cfg.Centre),
-			DialTo:     func(place string) process.Dialer { return c.dialer(name, place) },
-			Gossip:     process.Gossip{Listen: "127.0.0.1:0", Seeds: seeds},
+			DialCentre: c.dialer(name, c.cfg.Centre, nil),
+			DialTo:     func(place string) process.Dialer { return c.dialer(name, place, c.links(place)) },
+			Drills:     c.cfg.Drills, Saboteur: c.saboteur,
+			Gossip: process.Gossip{Listen: "127.0.0.1:0", Seeds: seeds},
 		})
 		if err != nil {
 			return "", fmt.Errorf("starting router %s: %w", name, err)
@@ -234,13 +250,17 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 				rtt, _ := c.cfg.Matrix.RTT(name, c.cfg.Centre)
 				args = append(args, "--emulate-rtt", rtt.String())
 			}
+			if c.cfg.Drills {
+				args = append(args, "--drills")
+			}
 			node := &child{region: name, args: args, log: c.cfg.Log, started: c.cfg.OnChild}
+			c.saboteur.own(name, node)
 			c.regions = append(c.regions, process.Stage{Name: "region " + name, Run: node.run})
 			continue
 		}
 		r, err := process.StartRegion(ctx, process.Region{
 			Common: common, Name: name, Zones: []string{Zone(name)}, Fulfillment: fulfillment, Verifier: verifier,
-			Dial: c.dialer(name, c.cfg.Centre), Gossip: process.Gossip{Listen: "127.0.0.1:0", Seeds: []string{seed}},
+			Dial: c.dialer(name, c.cfg.Centre, c.links(name)), Drills: c.cfg.Drills, Gossip: process.Gossip{Listen: "127.0.0.1:0", Seeds: []string{seed}},
 		})
 		if err != nil {
 			return fmt.Errorf("starting region %s: %w", name, err)
@@ -288,6 +308,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 			stages = append(stages, process.Together(group.name, group.stages...))
 		}
 	}
+	defer context.AfterFunc(ctx, c.saboteur.healAll)()
 	err := process.RunStages(ctx, stages...)
 	for _, closeConn := range c.closers {
 		err = errors.Join(err, closeConn())

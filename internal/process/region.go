@@ -43,6 +43,8 @@ type Region struct {
 	// Dial opens the connections to the centre; nil: TCP.
 	Dial   Dialer
 	Gossip Gossip
+	// Drills lets operators break viewers' calls for a while.
+	Drills bool
 }
 
 // RegionProcess is a running node.
@@ -77,7 +79,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 		return nil, err
 	}
 	var ring *gossip.Ring
-	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones}, region.Deps{
+	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones, Drills: c.Drills}, region.Deps{
 		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "region"), Metrics: c.Metrics, Version: c.Version,
 		Stock:    fulfillmentv1.NewStockServiceClient(centre),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(centre),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,10 +21,13 @@ import (
 	"github.com/rimlight/rimlight/internal/gossip"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/router"
+	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
+	"github.com/rimlight/rimlight/router/slo"
 )
 
-// Router is what a router needs beyond Common, of which it uses no DataDir.
+// Router is what a router needs beyond Common. In DataDir it keeps what operators changed; without one that is kept in
+// memory alone.
 type Router struct {
 	Common
 	// Name of the router, unique in the fleet.
@@ -47,6 +51,11 @@ type Router struct {
 	DialCentre Dialer
 	DialTo     func(name string) Dialer
 	Gossip     Gossip
+	// SLO is which calls count as late, and how many of them are a slip.
+	SLO slo.Config
+	// Drills lets operators break regions for a while; Saboteur does what the nodes cannot.
+	Drills   bool
+	Saboteur router.Saboteur
 	// Policy chooses where calls go; nil: the router's own.
 	Policy forward.Policy
 }
@@ -107,7 +116,17 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	}
 	p.AdminAddr = admin.Addr().String()
 
+	auditPath := ""
+	if c.DataDir != "" {
+		auditPath = filepath.Join(c.DataDir, "audit.jsonl")
+	}
+	changes, err := audit.Open(auditPath)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(changes.Close)
 	deps := router.Deps{
+		Audit: changes, Saboteur: c.Saboteur,
 		Dial: p.dialTo(c), Policy: c.Policy, Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
 	}
 	var ring *gossip.Ring
@@ -124,7 +143,9 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 		deps.Membership = membership{ring}
 		p.stages = append(p.stages, Stage{"the router's gossip", ring.Run})
 	}
-	cfg := router.Config{Name: c.Name, ForwardServices: c.ForwardServices, MaxMessageBytes: c.MaxRecvBytes}
+	cfg := router.Config{
+		Name: c.Name, ForwardServices: c.ForwardServices, MaxMessageBytes: c.MaxRecvBytes, SLO: c.SLO, Drills: c.Drills,
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Regions)) {
 		cfg.Regions = append(cfg.Regions, router.Region{Name: name, Address: c.Regions[name]})
 	}

@@ -43,7 +43,7 @@ type AuditEntry struct {
 	Before string `protobuf:"bytes,8,opt,name=before,proto3" json:"before,omitempty"`
 	// What was asked for.
 	Asked string `protobuf:"bytes,9,opt,name=asked,proto3" json:"asked,omitempty"`
-	// How it was afterwards; empty if it failed, or if the router died meanwhile.
+	// How it was afterwards, as far as the router knows; empty if the router died meanwhile.
 	After string `protobuf:"bytes,10,opt,name=after,proto3" json:"after,omitempty"`
 	// Why it failed; empty if it did not.
 	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`

@@ -84,7 +84,7 @@ export type AuditEntry = Message<"rimlight.router.v1.AuditEntry"> & {
   asked: string;
 
   /**
-   * How it was afterwards; empty if it failed, or if the router died meanwhile.
+   * How it was afterwards, as far as the router knows; empty if the router died meanwhile.
    *
    * @generated from field: string after = 10;
    */
