@@ -48,7 +48,9 @@ func (s *catalogServer) createDrop(ctx context.Context, req *fulfillmentv1.Creat
 		if len(violations) > 0 {
 			return nil, catalog.Schedule{}, &requestError{errorsv1.Reason_REASON_DROP_TERMS_INVALID, violations}
 		}
-		return catalogDrop(id, terms, salt), terms.Schedule(), nil
+		d := catalogDrop(id, terms, salt)
+		d.StockKind = req.GetStockKind()
+		return d, terms.Schedule(), nil
 	})
 	if err != nil {
 		return store.Drop{}, err

@@ -13,7 +13,7 @@
 // fulfillment/catalog, how much to lend is fulfillment/stock, what an order may become is fulfillment/orders, and what
 // is durable is fulfillment/store. It knows nothing of money, receipts or viewers.
 //
-// Not built yet: Close of quarantined leases, goods that are not digital.
+// Not built yet: goods that are not digital.
 package fulfillment
 
 import (
@@ -46,6 +46,8 @@ type Config struct {
 	// OrderAttempts is how often an order is tried before it is DEAD and goes back to the verifier. Zero means 10; from
 	// 1 to 1,000. A crash counts as an attempt.
 	OrderAttempts int
+	// Claims are how long late receipts for a lost node's units are waited for.
+	Claims ClaimsWindows
 }
 
 // Validate reports all that is wrong with it.
@@ -57,6 +59,7 @@ func (c Config) Validate() error {
 	if c.OrderAttempts < 0 || c.OrderAttempts > 1000 {
 		problems = append(problems, fmt.Errorf("OrderAttempts is %d, need 1 to 1,000, or 0 for the default", c.OrderAttempts))
 	}
+	problems = append(problems, c.Claims.validate())
 	return errors.Join(problems...)
 }
 
@@ -87,6 +90,7 @@ type Service struct {
 	policy  orders.Policy
 	worker  string // this process life's name in orders; a restart has another
 
+	claims  ClaimsWindows
 	board   board // what nodes last reported
 	catalog hub   // poked after a drop changed
 	placed  hub   // poked after an order came
@@ -134,6 +138,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		log:     deps.Log,
 		metrics: m,
 		policy:  orders.Policy{Lease: cfg.OrderLease, MaxAttempts: cfg.OrderAttempts},
+		claims:  cfg.Claims.withDefaults(),
 		worker:  ids.NewV7(deps.Now(), random),
 
 		stopping: make(chan struct{}),
@@ -177,10 +182,13 @@ func Rules() auth.Rules {
 		fulfillmentv1.StockService_SettleUnits_FullMethodName:  service,
 		fulfillmentv1.StockService_ReleaseUnits_FullMethodName: service,
 		fulfillmentv1.StockService_ListNodeKeys_FullMethodName: service,
-		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:  service,
-		fulfillmentv1.OrderService_WatchOrders_FullMethodName:  service,
-		fulfillmentv1.OrderService_ListOrders_FullMethodName:   readers,
-		fulfillmentv1.OrderService_GetOrder_FullMethodName:     readers,
+		fulfillmentv1.StockService_CloseLease_FullMethodName:   service,
+
+		fulfillmentv1.StockService_ListQuarantinedLeases_FullMethodName: service,
+		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,
+		fulfillmentv1.OrderService_WatchOrders_FullMethodName:           service,
+		fulfillmentv1.OrderService_ListOrders_FullMethodName:            readers,
+		fulfillmentv1.OrderService_GetOrder_FullMethodName:              readers,
 	}
 }
 

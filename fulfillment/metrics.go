@@ -19,6 +19,7 @@ type metrics struct {
 	rounds    prometheus.Counter
 
 	quarantined prometheus.Counter
+	closed      prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -43,9 +44,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		rounds: counter("worker_failed_rounds_total", "Rounds of the digital worker that a failure ended early."),
 
 		quarantined: counter("leases_quarantined_total", "Leases that were put aside."),
+		closed:      counter("units_closed_total", "Units that closing a lease set free."),
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.rounds, m.quarantined} {
+	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.rounds, m.quarantined, m.closed} {
 		problems = append(problems, r.Register(c))
 	}
 	return m, errors.Join(problems...)

@@ -50,6 +50,8 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		change   *changeError
 		stale    *store.EpochStaleError
 		other    *store.SupersededError
+		inUse    *store.LeaseInUseError
+		claims   *store.ClaimsOpenError
 	)
 	switch {
 	case err == nil:
@@ -91,6 +93,12 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_DISK_CHANGED,
 			"This node has joined from another disk since it last did from this one; that one stands.",
 			rpcerr.Meta("node_id", disk.NodeID.String()))
+	case errors.As(err, &inUse):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_LEASE_NOT_CLOSABLE, "A node sells from the lease.",
+			rpcerr.Meta("lease_id", inUse.LeaseID.String()))
+	case errors.As(err, &claims):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_LEASE_NOT_CLOSABLE, "Receipts for the lease are still waited for.",
+			rpcerr.Meta("lease_id", claims.LeaseID.String()), rpcerr.Meta("claims_end_time", claims.End.Format(time.RFC3339Nano)))
 	case errors.As(err, &other):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED,
 			"Another process took the place of this one of the node.", rpcerr.Meta("node_id", other.NodeID.String()))

@@ -56,6 +56,8 @@ type Config struct {
 	ActionPoll time.Duration
 	// DropPoll is how often closed drops are looked for: default 2 s.
 	DropPoll time.Duration
+	// ClosePoll is how often quarantined leases are looked at: default 5 s. Their windows are minutes at least.
+	ClosePoll time.Duration
 	// KeyPoll is how often fulfillment is asked for new nodes' keys: default 30 s. A receipt under an unknown key asks at
 	// once, so this only matters for ListKeys.
 	KeyPoll time.Duration
@@ -83,6 +85,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Poll, time.Second)
 	setDefault(&c.ActionPoll, 5*time.Second)
 	setDefault(&c.DropPoll, 2*time.Second)
+	setDefault(&c.ClosePoll, 5*time.Second)
 	setDefault(&c.KeyPoll, 30*time.Second)
 	setDefault(&c.StreamIdle, 45*time.Second)
 	setDefault(&c.WatchMissing, 30*time.Second)
@@ -116,7 +119,7 @@ func (c Config) Validate() error {
 	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
 	for name, d := range map[string]time.Duration{
 		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
-		"KeyPoll": c.KeyPoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
+		"KeyPoll": c.KeyPoll, "ClosePoll": c.ClosePoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
 	} {
 		check(d > 0, "%s %v is not positive", name, d)
 	}

@@ -49,6 +49,9 @@ type fulfillment struct {
 	loseAnswers bool   // PlaceOrders works, and its answer is lost
 	badOne      string // PlaceOrders fails when this purchase is among them
 	dead        bool   // no order can be delivered
+	quarantined []*fulfillmentv1.QuarantinedLease
+	// beforeSettle, if set, is called by SettleUnits before it does anything.
+	beforeSettle func()
 }
 
 func newFulfillment() *fulfillment {
@@ -96,6 +99,12 @@ func (f *fulfillment) count(drop string) (free, leased, sold int) {
 }
 
 func (f *fulfillment) SettleUnits(_ context.Context, r *fulfillmentv1.SettleUnitsRequest, _ ...grpc.CallOption) (*fulfillmentv1.SettleUnitsResponse, error) {
+	f.mu.Lock()
+	before := f.beforeSettle
+	f.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	if err := f.enter("SettleUnits"); err != nil {
 		return nil, err
 	}

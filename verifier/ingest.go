@@ -199,9 +199,13 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 		TokenID: r.purchase.TokenID, NodeID: r.purchase.NodeID, Serial: r.purchase.Serial, LeaseID: r.purchase.LeaseID,
 		Arrival: arrival, State: store.Winner, Receipt: r.receipt,
 	}
+	late, err := tx.Tombstoned(ctx, c.LeaseID)
+	if err != nil {
+		return err
+	}
 	winner, err := tx.Purchase(ctx, r.purchase.TokenID)
 	if errors.Is(err, store.ErrNotFound) {
-		return s.admitFirst(ctx, tx, r, &c, now)
+		return s.admitFirst(ctx, tx, r, &c, late, now)
 	}
 	if err != nil {
 		return err
@@ -214,6 +218,9 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 		return err
 	}
 	c.State = store.Spare
+	if late {
+		c.State = store.Denied // it can have no unit, and there is none to release
+	}
 	for _, k := range known {
 		if sameRedemption(&k, &r.purchase) {
 			return nil
@@ -234,7 +241,8 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 	return nil
 }
 
-func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, r redemption, c *store.Candidate, now int64) error {
+// admitFirst makes the purchase. late: its lease is being closed, so the viewer is made good at once.
+func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, r redemption, c *store.Candidate, late bool, now int64) error {
 	first, commands := saga.New()
 	p := r.purchase
 	p.Arrival, p.State, p.StateTime = c.Arrival, first.State, now
@@ -244,8 +252,11 @@ func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, r redemption, c 
 	if err := tx.InsertCandidate(ctx, c); err != nil {
 		return err
 	}
-	if r.expired {
+	switch {
+	case r.expired:
 		return s.apply(ctx, tx, &p, saga.Expired)
+	case late:
+		return s.apply(ctx, tx, &p, saga.Denied)
 	}
 	for _, command := range commands {
 		if err := s.obey(ctx, tx, &p, command, nil, store.DropTerms{}, s.deps.Now()); err != nil {

@@ -166,6 +166,7 @@ func (s *Service) Run(ctx context.Context) error {
 	loops.Go(func() { s.runHints(ctx) })
 	loops.Go(func() { s.runDeliveries(ctx) })
 	loops.Go(func() { s.runDropSettler(ctx) })
+	loops.Go(func() { s.runCloser(ctx) })
 	loops.Go(func() { s.runKeys(ctx) })
 	<-ctx.Done()
 	close(s.stopping)

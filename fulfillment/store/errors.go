@@ -88,3 +88,18 @@ type UnitNotSoldError struct {
 func (e *UnitNotSoldError) Error() string {
 	return fmt.Sprintf("unit %d of drop %v is not this purchase's", e.Serial, e.DropID)
 }
+
+// LeaseInUseError means: the lease is ACTIVE.
+type LeaseInUseError struct{ LeaseID ID }
+
+func (e *LeaseInUseError) Error() string { return fmt.Sprintf("lease %v is in use", e.LeaseID) }
+
+// ClaimsOpenError means: receipts for a quarantined lease are still waited for.
+type ClaimsOpenError struct {
+	LeaseID ID
+	End     time.Time
+}
+
+func (e *ClaimsOpenError) Error() string {
+	return fmt.Sprintf("receipts for lease %v are waited for until %v", e.LeaseID, e.End)
+}

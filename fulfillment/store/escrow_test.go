@@ -40,7 +40,7 @@ func TestEscrowAgainstAnOracle(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"grant": w.grant, "grant again": w.grantAgain, "return": w.giveBack, "settle": w.settle, "release": w.release,
-			"lose a disk": w.loseDisk, "": w.check,
+			"lose a disk": w.loseDisk, "close": w.closeLease, "": w.check,
 		})
 	})
 }
@@ -86,6 +86,32 @@ func (w *world) join(n int) {
 	}
 	if err != nil || j != want {
 		w.rt.Fatalf("node %d joined with %+v, %v, want %+v", n, j, err, want)
+	}
+}
+
+func (w *world) closeLease(rt *rapid.T) {
+	lease, ok := w.anyLease(rt)
+	if !ok {
+		rt.Skip("nothing granted yet")
+	}
+	got, err := w.s.CloseLease(w.t.Context(), lease, func(store.QuarantinedLease) error { return nil })
+	if !w.aside[lease] {
+		if !errors.As(err, new(*store.LeaseInUseError)) {
+			rt.Fatalf("a lease in use was closed: %d, %v", got, err)
+		}
+		return
+	}
+	want := 0
+	for d := range w.units {
+		for serial := range w.units[d] {
+			if u := &w.units[d][serial]; u.lease == lease && u.token == (store.ID{}) {
+				*u = holder{}
+				want++
+			}
+		}
+	}
+	if err != nil || got != want {
+		rt.Fatalf("closing freed %d, %v, want %d", got, err, want)
 	}
 }
 

@@ -136,6 +136,9 @@ const (
 	Reason_REASON_STORE_UNAVAILABLE Reason = 91
 	// A drop cannot be changed like that now. Metadata: drop_id, state. FAILED_PRECONDITION.
 	Reason_REASON_DROP_CHANGE_REFUSED Reason = 120
+	// The lease is in use, or receipts for it are still waited for. Metadata: lease_id, claims_end_time.
+	// FAILED_PRECONDITION.
+	Reason_REASON_LEASE_NOT_CLOSABLE Reason = 130
 )
 
 // Enum value maps for Reason.
@@ -194,6 +197,7 @@ var (
 		90:  "REASON_INTERNAL",
 		91:  "REASON_STORE_UNAVAILABLE",
 		120: "REASON_DROP_CHANGE_REFUSED",
+		130: "REASON_LEASE_NOT_CLOSABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -249,6 +253,7 @@ var (
 		"REASON_INTERNAL":             90,
 		"REASON_STORE_UNAVAILABLE":    91,
 		"REASON_DROP_CHANGE_REFUSED":  120,
+		"REASON_LEASE_NOT_CLOSABLE":   130,
 	}
 )
 
@@ -283,7 +288,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xa5\v\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc5\v\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -338,7 +343,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x15REASON_NOT_REFUNDABLE\x10M\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10Z\x12\x1c\n" +
 	"\x18REASON_STORE_UNAVAILABLE\x10[\x12\x1e\n" +
-	"\x1aREASON_DROP_CHANGE_REFUSED\x10xBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x1aREASON_DROP_CHANGE_REFUSED\x10x\x12\x1e\n" +
+	"\x19REASON_LEASE_NOT_CLOSABLE\x10\x82\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once

@@ -150,7 +150,9 @@ type CatalogDrop struct {
 	// The arms; the session's arm is chosen by SHA-256(arm_salt || session).
 	Arms []*OfferArm `protobuf:"bytes,5,rep,name=arms,proto3" json:"arms,omitempty"`
 	// 16 random bytes.
-	ArmSalt       []byte `protobuf:"bytes,6,opt,name=arm_salt,json=armSalt,proto3" json:"arm_salt,omitempty"`
+	ArmSalt []byte `protobuf:"bytes,6,opt,name=arm_salt,json=armSalt,proto3" json:"arm_salt,omitempty"`
+	// How long units of a lost node are kept for late receipts.
+	StockKind     StockKind `protobuf:"varint,7,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -227,15 +229,22 @@ func (x *CatalogDrop) GetArmSalt() []byte {
 	return nil
 }
 
+func (x *CatalogDrop) GetStockKind() StockKind {
+	if x != nil {
+		return x.StockKind
+	}
+	return StockKind_STOCK_KIND_UNSPECIFIED
+}
+
 var File_rimlight_fulfillment_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\n" +
-	"\"rimlight/fulfillment/v1/drop.proto\x12\x17rimlight.fulfillment.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1crimlight/offer/v1/drop.proto\"n\n" +
+	"\"rimlight/fulfillment/v1/drop.proto\x12\x17rimlight.fulfillment.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1crimlight/offer/v1/drop.proto\"n\n" +
 	"\bOfferArm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x126\n" +
-	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\x8b\x02\n" +
+	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\xce\x02\n" +
 	"\vCatalogDrop\x12+\n" +
 	"\x04drop\x18\x01 \x01(\v2\x17.rimlight.offer.v1.DropR\x04drop\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\rR\x05units\x12A\n" +
@@ -243,7 +252,9 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"goods_kind\x18\x03 \x01(\x0e2\".rimlight.fulfillment.v1.GoodsKindR\tgoodsKind\x12$\n" +
 	"\x0emax_per_viewer\x18\x04 \x01(\rR\fmaxPerViewer\x125\n" +
 	"\x04arms\x18\x05 \x03(\v2!.rimlight.fulfillment.v1.OfferArmR\x04arms\x12\x19\n" +
-	"\barm_salt\x18\x06 \x01(\fR\aarmSalt*?\n" +
+	"\barm_salt\x18\x06 \x01(\fR\aarmSalt\x12A\n" +
+	"\n" +
+	"stock_kind\x18\a \x01(\x0e2\".rimlight.fulfillment.v1.StockKindR\tstockKind*?\n" +
 	"\tGoodsKind\x12\x1a\n" +
 	"\x16GOODS_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12GOODS_KIND_DIGITAL\x10\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
@@ -268,17 +279,19 @@ var file_rimlight_fulfillment_v1_drop_proto_goTypes = []any{
 	(*CatalogDrop)(nil),         // 2: rimlight.fulfillment.v1.CatalogDrop
 	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
 	(*v1.Drop)(nil),             // 4: rimlight.offer.v1.Drop
+	(StockKind)(0),              // 5: rimlight.fulfillment.v1.StockKind
 }
 var file_rimlight_fulfillment_v1_drop_proto_depIdxs = []int32{
 	3, // 0: rimlight.fulfillment.v1.OfferArm.token_ttl:type_name -> google.protobuf.Duration
 	4, // 1: rimlight.fulfillment.v1.CatalogDrop.drop:type_name -> rimlight.offer.v1.Drop
 	0, // 2: rimlight.fulfillment.v1.CatalogDrop.goods_kind:type_name -> rimlight.fulfillment.v1.GoodsKind
 	1, // 3: rimlight.fulfillment.v1.CatalogDrop.arms:type_name -> rimlight.fulfillment.v1.OfferArm
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 4: rimlight.fulfillment.v1.CatalogDrop.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_drop_proto_init() }
@@ -286,6 +299,7 @@ func file_rimlight_fulfillment_v1_drop_proto_init() {
 	if File_rimlight_fulfillment_v1_drop_proto != nil {
 		return
 	}
+	file_rimlight_fulfillment_v1_stock_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -9,6 +9,7 @@ package fulfillmentv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -20,6 +21,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// What becomes of a unit that nobody may sell for a while: it decides how long receipts for it are waited for.
+type StockKind int32
+
+const (
+	// By what an order is: DIGITAL for digital goods.
+	StockKind_STOCK_KIND_UNSPECIFIED StockKind = 0
+	// Another drop can use the unit, so it comes back soon: 10 minutes.
+	StockKind_STOCK_KIND_REUSABLE StockKind = 1
+	// A thing on a shelf: 72 hours.
+	StockKind_STOCK_KIND_PHYSICAL StockKind = 2
+	// Costs nothing to keep: 30 days.
+	StockKind_STOCK_KIND_DIGITAL StockKind = 3
+)
+
+// Enum value maps for StockKind.
+var (
+	StockKind_name = map[int32]string{
+		0: "STOCK_KIND_UNSPECIFIED",
+		1: "STOCK_KIND_REUSABLE",
+		2: "STOCK_KIND_PHYSICAL",
+		3: "STOCK_KIND_DIGITAL",
+	}
+	StockKind_value = map[string]int32{
+		"STOCK_KIND_UNSPECIFIED": 0,
+		"STOCK_KIND_REUSABLE":    1,
+		"STOCK_KIND_PHYSICAL":    2,
+		"STOCK_KIND_DIGITAL":     3,
+	}
+)
+
+func (x StockKind) Enum() *StockKind {
+	p := new(StockKind)
+	*p = x
+	return p
+}
+
+func (x StockKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StockKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_fulfillment_v1_stock_proto_enumTypes[0].Descriptor()
+}
+
+func (StockKind) Type() protoreflect.EnumType {
+	return &file_rimlight_fulfillment_v1_stock_proto_enumTypes[0]
+}
+
+func (x StockKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StockKind.Descriptor instead.
+func (StockKind) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_proto_rawDescGZIP(), []int{0}
+}
 
 // Some serials of one drop, lent to one node. Immutable: more stock is another lease, and ids are never reused.
 type Lease struct {
@@ -103,6 +161,106 @@ func (x *Lease) GetSerials() []uint32 {
 	return nil
 }
 
+// A lease whose node lost its disk, retired or was fenced.
+type QuarantinedLease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	LeaseId string `protobuf:"bytes,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// UUID.
+	DropId string `protobuf:"bytes,2,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// UUID.
+	NodeId string `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The node's epoch when it was granted.
+	Epoch int64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Units of it that nobody has settled.
+	Units uint32 `protobuf:"varint,5,opt,name=units,proto3" json:"units,omitempty"`
+	// When it was put aside.
+	QuarantineTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=quarantine_time,json=quarantineTime,proto3" json:"quarantine_time,omitempty"`
+	// Until when receipts for it are waited for, unless the journal that sold from it was sealed and read to its end.
+	ClaimsEndTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=claims_end_time,json=claimsEndTime,proto3" json:"claims_end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantinedLease) Reset() {
+	*x = QuarantinedLease{}
+	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantinedLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantinedLease) ProtoMessage() {}
+
+func (x *QuarantinedLease) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantinedLease.ProtoReflect.Descriptor instead.
+func (*QuarantinedLease) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *QuarantinedLease) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *QuarantinedLease) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *QuarantinedLease) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *QuarantinedLease) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *QuarantinedLease) GetUnits() uint32 {
+	if x != nil {
+		return x.Units
+	}
+	return 0
+}
+
+func (x *QuarantinedLease) GetQuarantineTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.QuarantineTime
+	}
+	return nil
+}
+
+func (x *QuarantinedLease) GetClaimsEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClaimsEndTime
+	}
+	return nil
+}
+
 // Stock of one drop as fulfillment owns it. free + leased + quarantined + sold = units, always.
 type StockLevel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -124,7 +282,7 @@ type StockLevel struct {
 
 func (x *StockLevel) Reset() {
 	*x = StockLevel{}
-	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[1]
+	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -136,7 +294,7 @@ func (x *StockLevel) String() string {
 func (*StockLevel) ProtoMessage() {}
 
 func (x *StockLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[1]
+	mi := &file_rimlight_fulfillment_v1_stock_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -149,7 +307,7 @@ func (x *StockLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StockLevel.ProtoReflect.Descriptor instead.
 func (*StockLevel) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_proto_rawDescGZIP(), []int{1}
+	return file_rimlight_fulfillment_v1_stock_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *StockLevel) GetDropId() string {
@@ -198,13 +356,21 @@ var File_rimlight_fulfillment_v1_stock_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_stock_proto_rawDesc = "" +
 	"\n" +
-	"#rimlight/fulfillment/v1/stock.proto\x12\x17rimlight.fulfillment.v1\"\x84\x01\n" +
+	"#rimlight/fulfillment/v1/stock.proto\x12\x17rimlight.fulfillment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n" +
 	"\x05Lease\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x17\n" +
 	"\adrop_id\x18\x02 \x01(\tR\x06dropId\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x12\x18\n" +
-	"\aserials\x18\x05 \x03(\rR\aserials\"\x9d\x01\n" +
+	"\aserials\x18\x05 \x03(\rR\aserials\"\x94\x02\n" +
+	"\x10QuarantinedLease\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x17\n" +
+	"\adrop_id\x18\x02 \x01(\tR\x06dropId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x12\x14\n" +
+	"\x05units\x18\x05 \x01(\rR\x05units\x12C\n" +
+	"\x0fquarantine_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0equarantineTime\x12B\n" +
+	"\x0fclaims_end_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rclaimsEndTime\"\x9d\x01\n" +
 	"\n" +
 	"StockLevel\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x14\n" +
@@ -212,7 +378,12 @@ const file_rimlight_fulfillment_v1_stock_proto_rawDesc = "" +
 	"\x04free\x18\x03 \x01(\rR\x04free\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\rR\x06leased\x12 \n" +
 	"\vquarantined\x18\x05 \x01(\rR\vquarantined\x12\x12\n" +
-	"\x04sold\x18\x06 \x01(\rR\x04soldBKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
+	"\x04sold\x18\x06 \x01(\rR\x04sold*q\n" +
+	"\tStockKind\x12\x1a\n" +
+	"\x16STOCK_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13STOCK_KIND_REUSABLE\x10\x01\x12\x17\n" +
+	"\x13STOCK_KIND_PHYSICAL\x10\x02\x12\x16\n" +
+	"\x12STOCK_KIND_DIGITAL\x10\x03BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
 	file_rimlight_fulfillment_v1_stock_proto_rawDescOnce sync.Once
@@ -226,17 +397,23 @@ func file_rimlight_fulfillment_v1_stock_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_stock_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_stock_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_rimlight_fulfillment_v1_stock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_rimlight_fulfillment_v1_stock_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_rimlight_fulfillment_v1_stock_proto_goTypes = []any{
-	(*Lease)(nil),      // 0: rimlight.fulfillment.v1.Lease
-	(*StockLevel)(nil), // 1: rimlight.fulfillment.v1.StockLevel
+	(StockKind)(0),                // 0: rimlight.fulfillment.v1.StockKind
+	(*Lease)(nil),                 // 1: rimlight.fulfillment.v1.Lease
+	(*QuarantinedLease)(nil),      // 2: rimlight.fulfillment.v1.QuarantinedLease
+	(*StockLevel)(nil),            // 3: rimlight.fulfillment.v1.StockLevel
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 }
 var file_rimlight_fulfillment_v1_stock_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4, // 0: rimlight.fulfillment.v1.QuarantinedLease.quarantine_time:type_name -> google.protobuf.Timestamp
+	4, // 1: rimlight.fulfillment.v1.QuarantinedLease.claims_end_time:type_name -> google.protobuf.Timestamp
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_stock_proto_init() }
@@ -249,13 +426,14 @@ func file_rimlight_fulfillment_v1_stock_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_stock_proto_rawDesc), len(file_rimlight_fulfillment_v1_stock_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_rimlight_fulfillment_v1_stock_proto_goTypes,
 		DependencyIndexes: file_rimlight_fulfillment_v1_stock_proto_depIdxs,
+		EnumInfos:         file_rimlight_fulfillment_v1_stock_proto_enumTypes,
 		MessageInfos:      file_rimlight_fulfillment_v1_stock_proto_msgTypes,
 	}.Build()
 	File_rimlight_fulfillment_v1_stock_proto = out.File

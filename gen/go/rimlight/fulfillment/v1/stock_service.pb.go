@@ -1067,6 +1067,217 @@ func (x *ReleaseUnitsResponse) GetFreed() uint32 {
 	return 0
 }
 
+// The request of ListQuarantinedLeases.
+type ListQuarantinedLeasesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQuarantinedLeasesRequest) Reset() {
+	*x = ListQuarantinedLeasesRequest{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQuarantinedLeasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQuarantinedLeasesRequest) ProtoMessage() {}
+
+func (x *ListQuarantinedLeasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQuarantinedLeasesRequest.ProtoReflect.Descriptor instead.
+func (*ListQuarantinedLeasesRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListQuarantinedLeasesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListQuarantinedLeasesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListQuarantinedLeases.
+type ListQuarantinedLeasesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest quarantine first.
+	Leases []*QuarantinedLease `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQuarantinedLeasesResponse) Reset() {
+	*x = ListQuarantinedLeasesResponse{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQuarantinedLeasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQuarantinedLeasesResponse) ProtoMessage() {}
+
+func (x *ListQuarantinedLeasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQuarantinedLeasesResponse.ProtoReflect.Descriptor instead.
+func (*ListQuarantinedLeasesResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListQuarantinedLeasesResponse) GetLeases() []*QuarantinedLease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *ListQuarantinedLeasesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// The request of CloseLease.
+type CloseLeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	LeaseId string `protobuf:"bytes,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// The journal that sold from it was sealed, and the verifier has all of it: nobody is waited for.
+	JournalSealed bool `protobuf:"varint,2,opt,name=journal_sealed,json=journalSealed,proto3" json:"journal_sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseLeaseRequest) Reset() {
+	*x = CloseLeaseRequest{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseLeaseRequest) ProtoMessage() {}
+
+func (x *CloseLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseLeaseRequest.ProtoReflect.Descriptor instead.
+func (*CloseLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CloseLeaseRequest) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *CloseLeaseRequest) GetJournalSealed() bool {
+	if x != nil {
+		return x.JournalSealed
+	}
+	return false
+}
+
+// The response of CloseLease.
+type CloseLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many units became free; a repeat frees nothing.
+	Freed         uint32 `protobuf:"varint,1,opt,name=freed,proto3" json:"freed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseLeaseResponse) Reset() {
+	*x = CloseLeaseResponse{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseLeaseResponse) ProtoMessage() {}
+
+func (x *CloseLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseLeaseResponse.ProtoReflect.Descriptor instead.
+func (*CloseLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CloseLeaseResponse) GetFreed() uint32 {
+	if x != nil {
+		return x.Freed
+	}
+	return 0
+}
+
 // The request of ListNodeKeys.
 type ListNodeKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1080,7 +1291,7 @@ type ListNodeKeysRequest struct {
 
 func (x *ListNodeKeysRequest) Reset() {
 	*x = ListNodeKeysRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1303,7 @@ func (x *ListNodeKeysRequest) String() string {
 func (*ListNodeKeysRequest) ProtoMessage() {}
 
 func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1316,7 @@ func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListNodeKeysRequest) GetPageSize() int32 {
@@ -1135,7 +1346,7 @@ type ListNodeKeysResponse struct {
 
 func (x *ListNodeKeysResponse) Reset() {
 	*x = ListNodeKeysResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1358,7 @@ func (x *ListNodeKeysResponse) String() string {
 func (*ListNodeKeysResponse) ProtoMessage() {}
 
 func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1371,7 @@ func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListNodeKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1255,6 +1466,19 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x06claims\x18\x01 \x03(\v2\".rimlight.fulfillment.v1.UnitClaimB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10dR\x06claims\",\n" +
 	"\x14ReleaseUnitsResponse\x12\x14\n" +
+	"\x05freed\x18\x01 \x01(\rR\x05freed\"p\n" +
+	"\x1cListQuarantinedLeasesRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\x8a\x01\n" +
+	"\x1dListQuarantinedLeasesResponse\x12A\n" +
+	"\x06leases\x18\x01 \x03(\v2).rimlight.fulfillment.v1.QuarantinedLeaseR\x06leases\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"_\n" +
+	"\x11CloseLeaseRequest\x12#\n" +
+	"\blease_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12%\n" +
+	"\x0ejournal_sealed\x18\x02 \x01(\bR\rjournalSealed\"*\n" +
+	"\x12CloseLeaseResponse\x12\x14\n" +
 	"\x05freed\x18\x01 \x01(\rR\x05freed\"g\n" +
 	"\x13ListNodeKeysRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
@@ -1263,7 +1487,7 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"q\n" +
 	"\x14ListNodeKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x8b\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x85\b\n" +
 	"\fStockService\x12d\n" +
 	"\bJoinNode\x12(.rimlight.fulfillment.v1.JoinNodeRequest\x1a).rimlight.fulfillment.v1.JoinNodeResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
@@ -1271,7 +1495,10 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\vReturnUnits\x12+.rimlight.fulfillment.v1.ReturnUnitsRequest\x1a,.rimlight.fulfillment.v1.ReturnUnitsResponse\"\x03\x90\x02\x02\x12g\n" +
 	"\tHeartbeat\x12).rimlight.fulfillment.v1.HeartbeatRequest\x1a*.rimlight.fulfillment.v1.HeartbeatResponse\"\x03\x90\x02\x02\x12m\n" +
 	"\vSettleUnits\x12+.rimlight.fulfillment.v1.SettleUnitsRequest\x1a,.rimlight.fulfillment.v1.SettleUnitsResponse\"\x03\x90\x02\x02\x12p\n" +
-	"\fReleaseUnits\x12,.rimlight.fulfillment.v1.ReleaseUnitsRequest\x1a-.rimlight.fulfillment.v1.ReleaseUnitsResponse\"\x03\x90\x02\x02\x12p\n" +
+	"\fReleaseUnits\x12,.rimlight.fulfillment.v1.ReleaseUnitsRequest\x1a-.rimlight.fulfillment.v1.ReleaseUnitsResponse\"\x03\x90\x02\x02\x12\x8b\x01\n" +
+	"\x15ListQuarantinedLeases\x125.rimlight.fulfillment.v1.ListQuarantinedLeasesRequest\x1a6.rimlight.fulfillment.v1.ListQuarantinedLeasesResponse\"\x03\x90\x02\x01\x12j\n" +
+	"\n" +
+	"CloseLease\x12*.rimlight.fulfillment.v1.CloseLeaseRequest\x1a+.rimlight.fulfillment.v1.CloseLeaseResponse\"\x03\x90\x02\x02\x12p\n" +
 	"\fListNodeKeys\x12,.rimlight.fulfillment.v1.ListNodeKeysRequest\x1a-.rimlight.fulfillment.v1.ListNodeKeysResponse\"\x03\x90\x02\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
@@ -1286,64 +1513,74 @@ func file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
-	(*JoinNodeRequest)(nil),      // 0: rimlight.fulfillment.v1.JoinNodeRequest
-	(*JoinNodeResponse)(nil),     // 1: rimlight.fulfillment.v1.JoinNodeResponse
-	(*GrantLeaseRequest)(nil),    // 2: rimlight.fulfillment.v1.GrantLeaseRequest
-	(*GrantLeaseResponse)(nil),   // 3: rimlight.fulfillment.v1.GrantLeaseResponse
-	(*ReturnUnitsRequest)(nil),   // 4: rimlight.fulfillment.v1.ReturnUnitsRequest
-	(*ReturnUnitsResponse)(nil),  // 5: rimlight.fulfillment.v1.ReturnUnitsResponse
-	(*HeldLease)(nil),            // 6: rimlight.fulfillment.v1.HeldLease
-	(*HeartbeatRequest)(nil),     // 7: rimlight.fulfillment.v1.HeartbeatRequest
-	(*Recall)(nil),               // 8: rimlight.fulfillment.v1.Recall
-	(*HeartbeatResponse)(nil),    // 9: rimlight.fulfillment.v1.HeartbeatResponse
-	(*UnitClaim)(nil),            // 10: rimlight.fulfillment.v1.UnitClaim
-	(*SettleUnitsRequest)(nil),   // 11: rimlight.fulfillment.v1.SettleUnitsRequest
-	(*SettleResult)(nil),         // 12: rimlight.fulfillment.v1.SettleResult
-	(*SettleUnitsResponse)(nil),  // 13: rimlight.fulfillment.v1.SettleUnitsResponse
-	(*ReleaseUnitsRequest)(nil),  // 14: rimlight.fulfillment.v1.ReleaseUnitsRequest
-	(*ReleaseUnitsResponse)(nil), // 15: rimlight.fulfillment.v1.ReleaseUnitsResponse
-	(*ListNodeKeysRequest)(nil),  // 16: rimlight.fulfillment.v1.ListNodeKeysRequest
-	(*ListNodeKeysResponse)(nil), // 17: rimlight.fulfillment.v1.ListNodeKeysResponse
-	(*v1.SigningKey)(nil),        // 18: rimlight.offer.v1.SigningKey
-	(*Lease)(nil),                // 19: rimlight.fulfillment.v1.Lease
-	(*durationpb.Duration)(nil),  // 20: google.protobuf.Duration
-	(v11.Reason)(0),              // 21: rimlight.errors.v1.Reason
+	(*JoinNodeRequest)(nil),               // 0: rimlight.fulfillment.v1.JoinNodeRequest
+	(*JoinNodeResponse)(nil),              // 1: rimlight.fulfillment.v1.JoinNodeResponse
+	(*GrantLeaseRequest)(nil),             // 2: rimlight.fulfillment.v1.GrantLeaseRequest
+	(*GrantLeaseResponse)(nil),            // 3: rimlight.fulfillment.v1.GrantLeaseResponse
+	(*ReturnUnitsRequest)(nil),            // 4: rimlight.fulfillment.v1.ReturnUnitsRequest
+	(*ReturnUnitsResponse)(nil),           // 5: rimlight.fulfillment.v1.ReturnUnitsResponse
+	(*HeldLease)(nil),                     // 6: rimlight.fulfillment.v1.HeldLease
+	(*HeartbeatRequest)(nil),              // 7: rimlight.fulfillment.v1.HeartbeatRequest
+	(*Recall)(nil),                        // 8: rimlight.fulfillment.v1.Recall
+	(*HeartbeatResponse)(nil),             // 9: rimlight.fulfillment.v1.HeartbeatResponse
+	(*UnitClaim)(nil),                     // 10: rimlight.fulfillment.v1.UnitClaim
+	(*SettleUnitsRequest)(nil),            // 11: rimlight.fulfillment.v1.SettleUnitsRequest
+	(*SettleResult)(nil),                  // 12: rimlight.fulfillment.v1.SettleResult
+	(*SettleUnitsResponse)(nil),           // 13: rimlight.fulfillment.v1.SettleUnitsResponse
+	(*ReleaseUnitsRequest)(nil),           // 14: rimlight.fulfillment.v1.ReleaseUnitsRequest
+	(*ReleaseUnitsResponse)(nil),          // 15: rimlight.fulfillment.v1.ReleaseUnitsResponse
+	(*ListQuarantinedLeasesRequest)(nil),  // 16: rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	(*ListQuarantinedLeasesResponse)(nil), // 17: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	(*CloseLeaseRequest)(nil),             // 18: rimlight.fulfillment.v1.CloseLeaseRequest
+	(*CloseLeaseResponse)(nil),            // 19: rimlight.fulfillment.v1.CloseLeaseResponse
+	(*ListNodeKeysRequest)(nil),           // 20: rimlight.fulfillment.v1.ListNodeKeysRequest
+	(*ListNodeKeysResponse)(nil),          // 21: rimlight.fulfillment.v1.ListNodeKeysResponse
+	(*v1.SigningKey)(nil),                 // 22: rimlight.offer.v1.SigningKey
+	(*Lease)(nil),                         // 23: rimlight.fulfillment.v1.Lease
+	(*durationpb.Duration)(nil),           // 24: google.protobuf.Duration
+	(v11.Reason)(0),                       // 25: rimlight.errors.v1.Reason
+	(*QuarantinedLease)(nil),              // 26: rimlight.fulfillment.v1.QuarantinedLease
 }
 var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
-	18, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
-	18, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	19, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
+	22, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
+	22, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	23, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
 	6,  // 3: rimlight.fulfillment.v1.HeartbeatRequest.held:type_name -> rimlight.fulfillment.v1.HeldLease
-	19, // 4: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
+	23, // 4: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
 	8,  // 5: rimlight.fulfillment.v1.HeartbeatResponse.recalls:type_name -> rimlight.fulfillment.v1.Recall
-	18, // 6: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	20, // 7: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
+	22, // 6: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	24, // 7: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
 	10, // 8: rimlight.fulfillment.v1.SettleUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	21, // 9: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
+	25, // 9: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
 	12, // 10: rimlight.fulfillment.v1.SettleUnitsResponse.results:type_name -> rimlight.fulfillment.v1.SettleResult
 	10, // 11: rimlight.fulfillment.v1.ReleaseUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	18, // 12: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	0,  // 13: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
-	2,  // 14: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
-	4,  // 15: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
-	7,  // 16: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
-	11, // 17: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
-	14, // 18: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
-	16, // 19: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
-	1,  // 20: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
-	3,  // 21: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
-	5,  // 22: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
-	9,  // 23: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
-	13, // 24: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
-	15, // 25: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
-	17, // 26: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	26, // 12: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
+	22, // 13: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	0,  // 14: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
+	2,  // 15: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
+	4,  // 16: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
+	7,  // 17: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
+	11, // 18: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
+	14, // 19: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
+	16, // 20: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	18, // 21: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
+	20, // 22: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
+	1,  // 23: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
+	3,  // 24: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
+	5,  // 25: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
+	9,  // 26: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
+	13, // 27: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
+	15, // 28: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
+	17, // 29: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	19, // 30: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
+	21, // 31: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_stock_service_proto_init() }
@@ -1358,7 +1595,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

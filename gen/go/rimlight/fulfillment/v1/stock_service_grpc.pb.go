@@ -19,13 +19,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StockService_JoinNode_FullMethodName     = "/rimlight.fulfillment.v1.StockService/JoinNode"
-	StockService_GrantLease_FullMethodName   = "/rimlight.fulfillment.v1.StockService/GrantLease"
-	StockService_ReturnUnits_FullMethodName  = "/rimlight.fulfillment.v1.StockService/ReturnUnits"
-	StockService_Heartbeat_FullMethodName    = "/rimlight.fulfillment.v1.StockService/Heartbeat"
-	StockService_SettleUnits_FullMethodName  = "/rimlight.fulfillment.v1.StockService/SettleUnits"
-	StockService_ReleaseUnits_FullMethodName = "/rimlight.fulfillment.v1.StockService/ReleaseUnits"
-	StockService_ListNodeKeys_FullMethodName = "/rimlight.fulfillment.v1.StockService/ListNodeKeys"
+	StockService_JoinNode_FullMethodName              = "/rimlight.fulfillment.v1.StockService/JoinNode"
+	StockService_GrantLease_FullMethodName            = "/rimlight.fulfillment.v1.StockService/GrantLease"
+	StockService_ReturnUnits_FullMethodName           = "/rimlight.fulfillment.v1.StockService/ReturnUnits"
+	StockService_Heartbeat_FullMethodName             = "/rimlight.fulfillment.v1.StockService/Heartbeat"
+	StockService_SettleUnits_FullMethodName           = "/rimlight.fulfillment.v1.StockService/SettleUnits"
+	StockService_ReleaseUnits_FullMethodName          = "/rimlight.fulfillment.v1.StockService/ReleaseUnits"
+	StockService_ListQuarantinedLeases_FullMethodName = "/rimlight.fulfillment.v1.StockService/ListQuarantinedLeases"
+	StockService_CloseLease_FullMethodName            = "/rimlight.fulfillment.v1.StockService/CloseLease"
+	StockService_ListNodeKeys_FullMethodName          = "/rimlight.fulfillment.v1.StockService/ListNodeKeys"
 )
 
 // StockServiceClient is the client API for StockService service.
@@ -47,6 +49,11 @@ type StockServiceClient interface {
 	SettleUnits(ctx context.Context, in *SettleUnitsRequest, opts ...grpc.CallOption) (*SettleUnitsResponse, error)
 	// The verifier frees units, after they durably left every path that could settle them again. Each item stands alone.
 	ReleaseUnits(ctx context.Context, in *ReleaseUnitsRequest, opts ...grpc.CallOption) (*ReleaseUnitsResponse, error)
+	// Leases that were put aside and are not closed, oldest first.
+	ListQuarantinedLeases(ctx context.Context, in *ListQuarantinedLeasesRequest, opts ...grpc.CallOption) (*ListQuarantinedLeasesResponse, error)
+	// The verifier closes a quarantined lease after it durably refuses further receipts for it and none of those that it
+	// has is open: from here on nothing of it settles, and what is unsold is free.
+	CloseLease(ctx context.Context, in *CloseLeaseRequest, opts ...grpc.CallOption) (*CloseLeaseResponse, error)
 	// The public keys of all nodes that ever joined.
 	ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error)
 }
@@ -119,6 +126,26 @@ func (c *stockServiceClient) ReleaseUnits(ctx context.Context, in *ReleaseUnitsR
 	return out, nil
 }
 
+func (c *stockServiceClient) ListQuarantinedLeases(ctx context.Context, in *ListQuarantinedLeasesRequest, opts ...grpc.CallOption) (*ListQuarantinedLeasesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListQuarantinedLeasesResponse)
+	err := c.cc.Invoke(ctx, StockService_ListQuarantinedLeases_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stockServiceClient) CloseLease(ctx context.Context, in *CloseLeaseRequest, opts ...grpc.CallOption) (*CloseLeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CloseLeaseResponse)
+	err := c.cc.Invoke(ctx, StockService_CloseLease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *stockServiceClient) ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNodeKeysResponse)
@@ -148,6 +175,11 @@ type StockServiceServer interface {
 	SettleUnits(context.Context, *SettleUnitsRequest) (*SettleUnitsResponse, error)
 	// The verifier frees units, after they durably left every path that could settle them again. Each item stands alone.
 	ReleaseUnits(context.Context, *ReleaseUnitsRequest) (*ReleaseUnitsResponse, error)
+	// Leases that were put aside and are not closed, oldest first.
+	ListQuarantinedLeases(context.Context, *ListQuarantinedLeasesRequest) (*ListQuarantinedLeasesResponse, error)
+	// The verifier closes a quarantined lease after it durably refuses further receipts for it and none of those that it
+	// has is open: from here on nothing of it settles, and what is unsold is free.
+	CloseLease(context.Context, *CloseLeaseRequest) (*CloseLeaseResponse, error)
 	// The public keys of all nodes that ever joined.
 	ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error)
 	mustEmbedUnimplementedStockServiceServer()
@@ -177,6 +209,12 @@ func (UnimplementedStockServiceServer) SettleUnits(context.Context, *SettleUnits
 }
 func (UnimplementedStockServiceServer) ReleaseUnits(context.Context, *ReleaseUnitsRequest) (*ReleaseUnitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReleaseUnits not implemented")
+}
+func (UnimplementedStockServiceServer) ListQuarantinedLeases(context.Context, *ListQuarantinedLeasesRequest) (*ListQuarantinedLeasesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListQuarantinedLeases not implemented")
+}
+func (UnimplementedStockServiceServer) CloseLease(context.Context, *CloseLeaseRequest) (*CloseLeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloseLease not implemented")
 }
 func (UnimplementedStockServiceServer) ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodeKeys not implemented")
@@ -310,6 +348,42 @@ func _StockService_ReleaseUnits_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StockService_ListQuarantinedLeases_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListQuarantinedLeasesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServiceServer).ListQuarantinedLeases(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StockService_ListQuarantinedLeases_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServiceServer).ListQuarantinedLeases(ctx, req.(*ListQuarantinedLeasesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StockService_CloseLease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloseLeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServiceServer).CloseLease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StockService_CloseLease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServiceServer).CloseLease(ctx, req.(*CloseLeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StockService_ListNodeKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNodeKeysRequest)
 	if err := dec(in); err != nil {
@@ -358,6 +432,14 @@ var StockService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReleaseUnits",
 			Handler:    _StockService_ReleaseUnits_Handler,
+		},
+		{
+			MethodName: "ListQuarantinedLeases",
+			Handler:    _StockService_ListQuarantinedLeases_Handler,
+		},
+		{
+			MethodName: "CloseLease",
+			Handler:    _StockService_CloseLease_Handler,
 		},
 		{
 			MethodName: "ListNodeKeys",

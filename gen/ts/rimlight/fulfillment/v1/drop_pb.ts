@@ -6,6 +6,8 @@ import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2"
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
+import type { StockKind } from "./stock_pb.js";
+import { file_rimlight_fulfillment_v1_stock } from "./stock_pb.js";
 import type { Drop } from "../../offer/v1/drop_pb.js";
 import { file_rimlight_offer_v1_drop } from "../../offer/v1/drop_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/drop.proto.
  */
 export const file_rimlight_fulfillment_v1_drop: GenFile = /*@__PURE__*/
-  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24i1gEKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMKj8KCUdvb2RzS2luZBIaChZHT09EU19LSU5EX1VOU1BFQ0lGSUVEEAASFgoSR09PRFNfS0lORF9ESUdJVEFMEAFCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_rimlight_offer_v1_drop]);
+  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ijgIKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMEjYKCnN0b2NrX2tpbmQYByABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0tpbmQqPwoJR29vZHNLaW5kEhoKFkdPT0RTX0tJTkRfVU5TUEVDSUZJRUQQABIWChJHT09EU19LSU5EX0RJR0lUQUwQAUJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_duration, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop]);
 
 /**
  * One arm of the experiment on how long an offer stands.
@@ -98,6 +100,13 @@ export type CatalogDrop = Message<"rimlight.fulfillment.v1.CatalogDrop"> & {
    * @generated from field: bytes arm_salt = 6;
    */
   armSalt: Uint8Array;
+
+  /**
+   * How long units of a lost node are kept for late receipts.
+   *
+   * @generated from field: rimlight.fulfillment.v1.StockKind stock_kind = 7;
+   */
+  stockKind: StockKind;
 };
 
 /**

@@ -2,15 +2,17 @@
 // @generated from file rimlight/fulfillment/v1/stock.proto (package rimlight.fulfillment.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rimlight/fulfillment/v1/stock.proto.
  */
 export const file_rimlight_fulfillment_v1_stock: GenFile = /*@__PURE__*/
-  fileDesc("CiNyaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9jay5wcm90bxIXcmltbGlnaHQuZnVsZmlsbG1lbnQudjEiWwoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg8KB3NlcmlhbHMYBSADKA0ibQoKU3RvY2tMZXZlbBIPCgdkcm9wX2lkGAEgASgJEg0KBXVuaXRzGAIgASgNEgwKBGZyZWUYAyABKA0SDgoGbGVhc2VkGAQgASgNEhMKC3F1YXJhbnRpbmVkGAUgASgNEgwKBHNvbGQYBiABKA1CS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z");
+  fileDesc("CiNyaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9jay5wcm90bxIXcmltbGlnaHQuZnVsZmlsbG1lbnQudjEiWwoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg8KB3NlcmlhbHMYBSADKA0izgEKEFF1YXJhbnRpbmVkTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg0KBXVuaXRzGAUgASgNEjMKD3F1YXJhbnRpbmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPY2xhaW1zX2VuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJtCgpTdG9ja0xldmVsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0SDAoEZnJlZRgDIAEoDRIOCgZsZWFzZWQYBCABKA0SEwoLcXVhcmFudGluZWQYBSABKA0SDAoEc29sZBgGIAEoDSpxCglTdG9ja0tpbmQSGgoWU1RPQ0tfS0lORF9VTlNQRUNJRklFRBAAEhcKE1NUT0NLX0tJTkRfUkVVU0FCTEUQARIXChNTVE9DS19LSU5EX1BIWVNJQ0FMEAISFgoSU1RPQ0tfS0lORF9ESUdJVEFMEANCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Some serials of one drop, lent to one node. Immutable: more stock is another lease, and ids are never reused.
@@ -60,6 +62,69 @@ export type Lease = Message<"rimlight.fulfillment.v1.Lease"> & {
  */
 export const LeaseSchema: GenMessage<Lease> = /*@__PURE__*/
   messageDesc(file_rimlight_fulfillment_v1_stock, 0);
+
+/**
+ * A lease whose node lost its disk, retired or was fenced.
+ *
+ * @generated from message rimlight.fulfillment.v1.QuarantinedLease
+ */
+export type QuarantinedLease = Message<"rimlight.fulfillment.v1.QuarantinedLease"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string lease_id = 1;
+   */
+  leaseId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 2;
+   */
+  dropId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string node_id = 3;
+   */
+  nodeId: string;
+
+  /**
+   * The node's epoch when it was granted.
+   *
+   * @generated from field: int64 epoch = 4;
+   */
+  epoch: bigint;
+
+  /**
+   * Units of it that nobody has settled.
+   *
+   * @generated from field: uint32 units = 5;
+   */
+  units: number;
+
+  /**
+   * When it was put aside.
+   *
+   * @generated from field: google.protobuf.Timestamp quarantine_time = 6;
+   */
+  quarantineTime?: Timestamp | undefined;
+
+  /**
+   * Until when receipts for it are waited for, unless the journal that sold from it was sealed and read to its end.
+   *
+   * @generated from field: google.protobuf.Timestamp claims_end_time = 7;
+   */
+  claimsEndTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.QuarantinedLease.
+ * Use `create(QuarantinedLeaseSchema)` to create a new message.
+ */
+export const QuarantinedLeaseSchema: GenMessage<QuarantinedLease> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock, 1);
 
 /**
  * Stock of one drop as fulfillment owns it. free + leased + quarantined + sold = units, always.
@@ -115,5 +180,46 @@ export type StockLevel = Message<"rimlight.fulfillment.v1.StockLevel"> & {
  * Use `create(StockLevelSchema)` to create a new message.
  */
 export const StockLevelSchema: GenMessage<StockLevel> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock, 1);
+  messageDesc(file_rimlight_fulfillment_v1_stock, 2);
+
+/**
+ * What becomes of a unit that nobody may sell for a while: it decides how long receipts for it are waited for.
+ *
+ * @generated from enum rimlight.fulfillment.v1.StockKind
+ */
+export enum StockKind {
+  /**
+   * By what an order is: DIGITAL for digital goods.
+   *
+   * @generated from enum value: STOCK_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Another drop can use the unit, so it comes back soon: 10 minutes.
+   *
+   * @generated from enum value: STOCK_KIND_REUSABLE = 1;
+   */
+  REUSABLE = 1,
+
+  /**
+   * A thing on a shelf: 72 hours.
+   *
+   * @generated from enum value: STOCK_KIND_PHYSICAL = 2;
+   */
+  PHYSICAL = 2,
+
+  /**
+   * Costs nothing to keep: 30 days.
+   *
+   * @generated from enum value: STOCK_KIND_DIGITAL = 3;
+   */
+  DIGITAL = 3,
+}
+
+/**
+ * Describes the enum rimlight.fulfillment.v1.StockKind.
+ */
+export const StockKindSchema: GenEnum<StockKind> = /*@__PURE__*/
+  enumDesc(file_rimlight_fulfillment_v1_stock, 0);
 

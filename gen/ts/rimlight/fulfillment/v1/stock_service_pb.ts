@@ -8,7 +8,7 @@ import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Reason } from "../../errors/v1/reason_pb.js";
 import { file_rimlight_errors_v1_reason } from "../../errors/v1/reason_pb.js";
-import type { Lease } from "./stock_pb.js";
+import type { Lease, QuarantinedLease } from "./stock_pb.js";
 import { file_rimlight_fulfillment_v1_stock } from "./stock_pb.js";
 import type { SigningKey } from "../../offer/v1/signed_pb.js";
 import { file_rimlight_offer_v1_signed } from "../../offer/v1/signed_pb.js";
@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/stock_service.proto.
  */
 export const file_rimlight_fulfillment_v1_stock_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKWAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCSJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSKiAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCSIoCgZSZWNhbGwSDwoHZHJvcF9pZBgBIAEoCRINCgV1bml0cxgCIAEoDSKVAgoRSGVhcnRiZWF0UmVzcG9uc2USLwoHbWlzc2luZxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEjAKB3JlY2FsbHMYAiADKAsyHy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWNhbGwSGQoRc29sZF9vdXRfZHJvcF9pZHMYAyADKAkSGgoSYXZhaWxhYmxlX2Ryb3BfaWRzGAQgAygJEisKBGtleXMYBSADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EioKB25leHRfaW4YBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFZXBvY2gYByABKAMiUAoJVW5pdENsYWltEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAkSDgoGc2VyaWFsGAMgASgNEhAKCGxlYXNlX2lkGAQgASgJIkgKElNldHRsZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iSwoMU2V0dGxlUmVzdWx0Eg8KB3NldHRsZWQYASABKAgSKgoGcmVhc29uGAIgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbiJNChNTZXR0bGVVbml0c1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVSZXN1bHQiSQoTUmVsZWFzZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iJQoUUmVsZWFzZVVuaXRzUmVzcG9uc2USDQoFZnJlZWQYASABKA0iPAoTTGlzdE5vZGVLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChRMaXN0Tm9kZUtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyiwYKDFN0b2NrU2VydmljZRJkCghKb2luTm9kZRIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVzcG9uc2UiA5ACAhJqCgpHcmFudExlYXNlEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HcmFudExlYXNlUmVzcG9uc2UiA5ACAhJtCgtSZXR1cm5Vbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVzcG9uc2UiA5ACAhJnCglIZWFydGJlYXQSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWFydGJlYXRSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVzcG9uc2UiA5ACAhJtCgtTZXR0bGVVbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVzcG9uc2UiA5ACAhJwCgxSZWxlYXNlVW5pdHMSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWxlYXNlVW5pdHNSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVzcG9uc2UiA5ACAhJwCgxMaXN0Tm9kZUtleXMSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0Tm9kZUtleXNSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE5vZGVLZXlzUmVzcG9uc2UiA5ACAUJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKWAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCSJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSKiAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCSIoCgZSZWNhbGwSDwoHZHJvcF9pZBgBIAEoCRINCgV1bml0cxgCIAEoDSKVAgoRSGVhcnRiZWF0UmVzcG9uc2USLwoHbWlzc2luZxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEjAKB3JlY2FsbHMYAiADKAsyHy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWNhbGwSGQoRc29sZF9vdXRfZHJvcF9pZHMYAyADKAkSGgoSYXZhaWxhYmxlX2Ryb3BfaWRzGAQgAygJEisKBGtleXMYBSADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EioKB25leHRfaW4YBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFZXBvY2gYByABKAMiUAoJVW5pdENsYWltEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAkSDgoGc2VyaWFsGAMgASgNEhAKCGxlYXNlX2lkGAQgASgJIkgKElNldHRsZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iSwoMU2V0dGxlUmVzdWx0Eg8KB3NldHRsZWQYASABKAgSKgoGcmVhc29uGAIgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbiJNChNTZXR0bGVVbml0c1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVSZXN1bHQiSQoTUmVsZWFzZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iJQoUUmVsZWFzZVVuaXRzUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRQocTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJzCh1MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZRI5CgZsZWFzZXMYASADKAsyKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5RdWFyYW50aW5lZExlYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9ChFDbG9zZUxlYXNlUmVxdWVzdBIQCghsZWFzZV9pZBgBIAEoCRIWCg5qb3VybmFsX3NlYWxlZBgCIAEoCCIjChJDbG9zZUxlYXNlUmVzcG9uc2USDQoFZnJlZWQYASABKA0iPAoTTGlzdE5vZGVLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChRMaXN0Tm9kZUtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyhQgKDFN0b2NrU2VydmljZRJkCghKb2luTm9kZRIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVzcG9uc2UiA5ACAhJqCgpHcmFudExlYXNlEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HcmFudExlYXNlUmVzcG9uc2UiA5ACAhJtCgtSZXR1cm5Vbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVzcG9uc2UiA5ACAhJnCglIZWFydGJlYXQSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWFydGJlYXRSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVzcG9uc2UiA5ACAhJtCgtTZXR0bGVVbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVzcG9uc2UiA5ACAhJwCgxSZWxlYXNlVW5pdHMSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWxlYXNlVW5pdHNSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVzcG9uc2UiA5ACAhKLAQoVTGlzdFF1YXJhbnRpbmVkTGVhc2VzEjUucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBo2LnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RRdWFyYW50aW5lZExlYXNlc1Jlc3BvbnNlIgOQAgESagoKQ2xvc2VMZWFzZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNsb3NlTGVhc2VSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2xvc2VMZWFzZVJlc3BvbnNlIgOQAgIScAoMTGlzdE5vZGVLZXlzEiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE5vZGVLZXlzUmVxdWVzdBotLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3ROb2RlS2V5c1Jlc3BvbnNlIgOQAgFCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
 
 /**
  * The request of JoinNode.
@@ -595,6 +595,111 @@ export const ReleaseUnitsResponseSchema: GenMessage<ReleaseUnitsResponse> = /*@_
   messageDesc(file_rimlight_fulfillment_v1_stock_service, 15);
 
 /**
+ * The request of ListQuarantinedLeases.
+ *
+ * @generated from message rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+ */
+export type ListQuarantinedLeasesRequest = Message<"rimlight.fulfillment.v1.ListQuarantinedLeasesRequest"> & {
+  /**
+   * At most this many; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ListQuarantinedLeasesRequest.
+ * Use `create(ListQuarantinedLeasesRequestSchema)` to create a new message.
+ */
+export const ListQuarantinedLeasesRequestSchema: GenMessage<ListQuarantinedLeasesRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 16);
+
+/**
+ * The response of ListQuarantinedLeases.
+ *
+ * @generated from message rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+ */
+export type ListQuarantinedLeasesResponse = Message<"rimlight.fulfillment.v1.ListQuarantinedLeasesResponse"> & {
+  /**
+   * Oldest quarantine first.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.QuarantinedLease leases = 1;
+   */
+  leases: QuarantinedLease[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.
+ * Use `create(ListQuarantinedLeasesResponseSchema)` to create a new message.
+ */
+export const ListQuarantinedLeasesResponseSchema: GenMessage<ListQuarantinedLeasesResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 17);
+
+/**
+ * The request of CloseLease.
+ *
+ * @generated from message rimlight.fulfillment.v1.CloseLeaseRequest
+ */
+export type CloseLeaseRequest = Message<"rimlight.fulfillment.v1.CloseLeaseRequest"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string lease_id = 1;
+   */
+  leaseId: string;
+
+  /**
+   * The journal that sold from it was sealed, and the verifier has all of it: nobody is waited for.
+   *
+   * @generated from field: bool journal_sealed = 2;
+   */
+  journalSealed: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.CloseLeaseRequest.
+ * Use `create(CloseLeaseRequestSchema)` to create a new message.
+ */
+export const CloseLeaseRequestSchema: GenMessage<CloseLeaseRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 18);
+
+/**
+ * The response of CloseLease.
+ *
+ * @generated from message rimlight.fulfillment.v1.CloseLeaseResponse
+ */
+export type CloseLeaseResponse = Message<"rimlight.fulfillment.v1.CloseLeaseResponse"> & {
+  /**
+   * How many units became free; a repeat frees nothing.
+   *
+   * @generated from field: uint32 freed = 1;
+   */
+  freed: number;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.CloseLeaseResponse.
+ * Use `create(CloseLeaseResponseSchema)` to create a new message.
+ */
+export const CloseLeaseResponseSchema: GenMessage<CloseLeaseResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 19);
+
+/**
  * The request of ListNodeKeys.
  *
  * @generated from message rimlight.fulfillment.v1.ListNodeKeysRequest
@@ -620,7 +725,7 @@ export type ListNodeKeysRequest = Message<"rimlight.fulfillment.v1.ListNodeKeysR
  * Use `create(ListNodeKeysRequestSchema)` to create a new message.
  */
 export const ListNodeKeysRequestSchema: GenMessage<ListNodeKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 16);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 20);
 
 /**
  * The response of ListNodeKeys.
@@ -648,7 +753,7 @@ export type ListNodeKeysResponse = Message<"rimlight.fulfillment.v1.ListNodeKeys
  * Use `create(ListNodeKeysResponseSchema)` to create a new message.
  */
 export const ListNodeKeysResponseSchema: GenMessage<ListNodeKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 17);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 21);
 
 /**
  * The escrow of serial-numbered stock: docs/settlement.md, section 2. Called by nodes and the verifier only (role: service).
@@ -716,6 +821,27 @@ export const StockService: GenService<{
     methodKind: "unary";
     input: typeof ReleaseUnitsRequestSchema;
     output: typeof ReleaseUnitsResponseSchema;
+  },
+  /**
+   * Leases that were put aside and are not closed, oldest first.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.StockService.ListQuarantinedLeases
+   */
+  listQuarantinedLeases: {
+    methodKind: "unary";
+    input: typeof ListQuarantinedLeasesRequestSchema;
+    output: typeof ListQuarantinedLeasesResponseSchema;
+  },
+  /**
+   * The verifier closes a quarantined lease after it durably refuses further receipts for it and none of those that it
+   * has is open: from here on nothing of it settles, and what is unsold is free.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.StockService.CloseLease
+   */
+  closeLease: {
+    methodKind: "unary";
+    input: typeof CloseLeaseRequestSchema;
+    output: typeof CloseLeaseResponseSchema;
   },
   /**
    * The public keys of all nodes that ever joined.

@@ -1,0 +1,37 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rimlight/rimlight/verifier/saga"
+)
+
+// Tombstone makes a lease one for which no redemption is a candidate any more. It stays so.
+func (tx *Tx) Tombstone(ctx context.Context, leaseID ID, now int64) error {
+	_, err := tx.exec(ctx, "storing a tombstone", `INSERT INTO tombstones (lease_id, tombstone_time) VALUES ($1, $2)
+		ON CONFLICT (lease_id) DO NOTHING`, leaseID, now)
+	return err
+}
+
+// Tombstoned tells whether a redemption from the lease comes too late.
+func (q Queries) Tombstoned(ctx context.Context, leaseID ID) (bool, error) {
+	var yes bool
+	if err := q.q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM tombstones WHERE lease_id = $1)`, leaseID).Scan(&yes); err != nil {
+		return false, fmt.Errorf("looking for a tombstone: %w", err)
+	}
+	return yes, nil
+}
+
+// LeaseOpen tells whether a unit of the drop's lease may still be settled or released for somebody: a winner that waits
+// for its unit, a spare, or a unit that is to be released.
+func (q Queries) LeaseOpen(ctx context.Context, dropID, leaseID ID) (bool, error) {
+	var open bool
+	err := q.q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM purchases p JOIN candidates c ON c.token_id = p.token_id
+		WHERE p.drop_id = $1 AND c.lease_id = $2 AND (c.state IN ($3, $4) OR c.state = $5 AND p.state = $6))`,
+		dropID, leaseID, Spare, ToRelease, Winner, saga.Received).Scan(&open)
+	if err != nil {
+		return false, fmt.Errorf("looking for open redemptions of a lease: %w", err)
+	}
+	return open, nil
+}
