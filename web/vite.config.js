@@ -38,12 +38,15 @@ export default defineConfig({
     rollupOptions: {
       input: {
         client: "sdk/index.ts",
+        element: "element/element.ts",
+        overlay: "examples/overlay.html",
       },
       preserveEntrySignatures: "strict",
       output: {
         entryFileNames: "[name].js",
         chunkFileNames: "chunks/[name].js",
         assetFileNames: "assets/[name][extname]",
+        codeSplitting: { groups: [{ name: "sdk", test: (id) => !id.startsWith(web) || /^(sdk|node_modules)\//.test(id.slice(web.length)) }] },
       },
     },
   },

@@ -1,0 +1,1 @@
+export{t as RimlightDrop}from"./chunks/element.js";

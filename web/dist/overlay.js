@@ -1,0 +1,1 @@
+import"./chunks/element.js";var e=new URLSearchParams(location.search);document.documentElement.lang=e.get(`lang`)??document.documentElement.lang;var t=document.querySelector(`rimlight-drop`);for(let n of[`routers`,`channel`,`drop`]){let r=e.get(n);r!==null&&t?.setAttribute(n,r)}

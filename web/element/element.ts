@@ -1,0 +1,248 @@
+/**
+ * <rimlight-drop>: the current drop of a channel, to see and to buy.
+ *
+ *     <rimlight-drop routers="https://eu.example https://us.example" channel="aurora"></rimlight-drop>
+ *
+ * Attributes: routers (URLs; default: the page's origin), channel, drop (an id; default: the one that is open, else the
+ * next), payment-reference, overlay (shows only, for a stream's picture). Properties: pay, mediaTimeMs, texts, client.
+ * Events, bubbling and composed: rimlight-result (what came of a tap), rimlight-purchase (each state of a purchase).
+ * Parts: card, title, price, countdown, label, time, progress, button, status.
+ *
+ * It never moves the focus, says aloud at 60, 30 and 10 s that time runs out, and works under a policy without inline
+ * styles, eval or HTML from strings.
+ */
+import { sleep } from "../sdk/calls.js";
+import { type BuyResult, RimlightClient } from "../sdk/client.js";
+import { UnverifiedError } from "../sdk/errors.js";
+import { formatMoney } from "../sdk/money.js";
+import type { DropInfo, PurchaseView } from "../sdk/views.js";
+import { clockText, markPassed, untilNextSecond } from "./countdown.js";
+import { style } from "./style.js";
+import { english, type Texts } from "./texts.js";
+
+function part<K extends keyof HTMLElementTagNameMap>(tag: K, name: string, ...children: Node[]): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  element.setAttribute("part", name);
+  element.append(...children);
+  return element;
+}
+
+export class RimlightDrop extends HTMLElement {
+  static readonly observedAttributes = ["routers", "channel", "drop"];
+
+  /** Authorises a payment and returns its opaque reference. Default: the attribute payment-reference. */
+  pay?: (drop: DropInfo) => Promise<string> | string;
+  /** The player's position in the stream, in ms. */
+  mediaTimeMs?: () => number;
+  /** The client to use; default: one of its own for routers and channel. Set it before the element is connected. */
+  client?: RimlightClient;
+
+  readonly #title = part("p", "title");
+  readonly #price = part("p", "price");
+  readonly #label = part("span", "label");
+  readonly #time = part("time", "time");
+  readonly #countdown = part("p", "countdown", this.#label, new Text(" "), this.#time);
+  readonly #progress = part("progress", "progress");
+  readonly #button = part("button", "button");
+  readonly #status = part("p", "status");
+  readonly #spoken = document.createElement("p");
+
+  #made?: RimlightClient | undefined;
+  #texts: Texts = english;
+  #drops: readonly DropInfo[] = [];
+  #live = false;
+  #heard = false;
+  #note = "";
+  #busy = false;
+  #stop?: AbortController;
+  #timer?: ReturnType<typeof setTimeout>;
+  #shown = "";
+  #leftMs = 0;
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [style];
+    this.#button.type = "button";
+    this.#button.addEventListener("click", () => void this.buy());
+    this.#countdown.setAttribute("role", "timer"); // not live: nobody wants every second read aloud
+    this.#progress.setAttribute("aria-hidden", "true");
+    this.#status.setAttribute("role", "status");
+    this.#spoken.className = "spoken";
+    this.#spoken.setAttribute("role", "status");
+    root.append(part("section", "card", this.#title, this.#price, this.#countdown, this.#progress, this.#button, this.#status, this.#spoken));
+  }
+
+  /** Other words for some or all of what it says. */
+  set texts(texts: Partial<Texts>) {
+    this.#texts = { ...english, ...texts };
+    this.#show();
+  }
+
+  connectedCallback(): void {
+    this.#stop = new AbortController();
+    void this.#run(this.#stop.signal);
+    this.#show();
+  }
+
+  disconnectedCallback(): void {
+    this.#stop?.abort();
+    clearTimeout(this.#timer);
+  }
+
+  attributeChangedCallback(name: string, before: string | null, after: string | null): void {
+    if (before === after || !this.#stop || this.#stop.signal.aborted) return;
+    if (name === "drop") return this.#show();
+    this.disconnectedCallback();
+    this.#made = undefined;
+    this.#drops = [];
+    this.#heard = false;
+    this.connectedCallback();
+  }
+
+  /** The drop that is shown. */
+  get current(): DropInfo | undefined {
+    const wanted = this.getAttribute("drop");
+    if (wanted) return this.#drops.find((d) => d.id === wanted);
+    const open = this.#drops.filter((d) => d.state === "open" || d.state === "paused");
+    return open.find((d) => !d.soldOut) ?? open[0] ?? this.#drops.find((d) => d.state === "planned" || d.state === "armed") ??
+      this.#drops.at(-1);
+  }
+
+  /** Buys the current drop: what the button does. */
+  async buy(): Promise<void> {
+    const drop = this.current;
+    const signal = this.#stop?.signal;
+    if (!drop || !signal || this.#button.getAttribute("aria-disabled") === "true") return;
+    this.#busy = true;
+    this.#say(this.#texts.buying);
+    try {
+      const paymentReference = await (this.pay?.(drop) ?? this.getAttribute("payment-reference") ?? "");
+      const mediaTimeMs = this.mediaTimeMs?.();
+      const options = { paymentReference, signal, ...(mediaTimeMs !== undefined && { mediaTimeMs }) };
+      let result = await this.#own.claim(drop, options);
+      while (result.kind === "pending") {
+        this.#tell("rimlight-result", result);
+        this.#say(this.#texts.inLine(result.position));
+        await sleep(result.retryAfterMs, signal);
+        result = await this.#own.claim(drop, { ...options, requestId: result.requestId });
+      }
+      await this.#settle(result, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#say(error instanceof UnverifiedError ? this.#texts.unverified : this.#texts.failed);
+      this.dispatchEvent(new ErrorEvent("error", { error, message: String(error) }));
+    } finally {
+      this.#busy = false;
+      this.#show();
+    }
+  }
+
+  async #settle(result: BuyResult, signal: AbortSignal): Promise<void> {
+    this.#tell("rimlight-result", result);
+    if (result.kind === "refused") return this.#say(this.#texts.refused[result.reason] ?? result.message);
+    if (result.kind === "pending") return;
+    this.#say(result.kind === "accepted" ? this.#texts.states.accepted ?? "" : this.#texts.unknown);
+    for await (const purchase of this.#own.follow(result.purchaseId, signal)) this.#purchase(purchase);
+  }
+
+  get #own(): RimlightClient {
+    const routers = this.getAttribute("routers")?.split(/\s+/).filter(Boolean) ?? [];
+    const channelId = this.getAttribute("channel") ?? "";
+    this.#made ??= this.client ?? new RimlightClient({ routers: routers.length > 0 ? routers : [location.origin], channelId });
+    return this.#made;
+  }
+
+  async #run(signal: AbortSignal): Promise<void> {
+    const failed = (error: unknown) => {
+      if (!signal.aborted) this.dispatchEvent(new ErrorEvent("error", { error, message: String(error) }));
+    };
+    this.#own.resume((purchase) => this.#purchase(purchase), signal, (_, error) => failed(error)).catch(failed);
+    try {
+      for await (const view of this.#own.watchDrops(signal)) {
+        this.#drops = view.drops;
+        this.#live = view.live;
+        this.#heard = true;
+        this.#show();
+      }
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  #purchase(purchase: PurchaseView): void {
+    this.#say(this.#texts.states[purchase.state] ?? "");
+    this.#tell("rimlight-purchase", purchase);
+  }
+
+  #tell(name: string, detail: BuyResult | PurchaseView): void {
+    this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true }));
+  }
+
+  /** What the viewer's own purchase has to say stands above what the drop's state says. */
+  #say(note: string): void {
+    this.#note = note;
+    this.#show();
+  }
+
+  /** Writes the state into the nodes that are there: nothing is replaced, so the focus stays where it is. */
+  #show(): void {
+    clearTimeout(this.#timer);
+    const drop = this.current;
+    const t = this.#texts;
+    const open = drop?.state === "open";
+    const before = drop?.state === "planned" || drop?.state === "armed";
+    const locale = this.closest("[lang]")?.getAttribute("lang") ?? undefined;
+
+    set(this.#title, drop?.title ?? "");
+    set(this.#price, drop ? formatMoney(drop.price, locale) : "");
+    this.#countdown.hidden = !open && !before;
+    this.#progress.hidden = !open;
+    this.#button.hidden = !drop || this.hasAttribute("overlay") || !(this.pay || this.hasAttribute("payment-reference"));
+    set(this.#button, drop ? t.buy(formatMoney(drop.price, locale)) : "");
+    // Not the attribute disabled: in a browser it takes the focus away from a button that has it.
+    this.#button.setAttribute("aria-disabled", String(!open || drop.soldOut || this.#busy));
+    set(this.#status, this.#note || this.#stateText(drop));
+    if (drop && (open || before)) this.#count(drop, open ? drop.closesAt : drop.opensAt, open);
+  }
+
+  #stateText(drop: DropInfo | undefined): string {
+    const t = this.#texts;
+    if (!this.#heard) return t.waiting;
+    if (!this.#live) return t.offline;
+    if (!drop) return t.none;
+    if (drop.state === "paused") return t.paused;
+    if (drop.state === "open" || drop.state === "planned" || drop.state === "armed") return drop.soldOut ? t.soldOut : "";
+    return drop.soldOut ? t.soldOut : t.over;
+  }
+
+  #count(drop: DropInfo, until: number, open: boolean): void {
+    const leftMs = until - this.#own.now();
+    set(this.#label, open ? this.#texts.closesIn : this.#texts.opensIn);
+    set(this.#time, clockText(leftMs));
+    this.#time.dateTime = `PT${Math.max(0, Math.ceil(leftMs / 1000))}S`;
+    this.#progress.max = Math.max(1, drop.closesAt - drop.opensAt);
+    this.#progress.value = Math.max(0, leftMs);
+    const key = `${drop.id} ${open}`;
+    if (open && this.#shown === key) {
+      const mark = markPassed(this.#leftMs, leftMs);
+      if (mark !== undefined) set(this.#spoken, this.#texts.left(mark));
+    }
+    this.#shown = key;
+    this.#leftMs = leftMs;
+    if (this.isConnected) this.#timer = setTimeout(() => this.#show(), untilNextSecond(leftMs));
+  }
+}
+
+/** Only what changed is written: a live region is read aloud whenever it is written to. */
+function set(element: HTMLElement, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+if (!customElements.get("rimlight-drop")) customElements.define("rimlight-drop", RimlightDrop);
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "rimlight-drop": RimlightDrop;
+  }
+}

@@ -1,0 +1,60 @@
+import type { PurchaseStateName, ReasonName } from "../sdk/views.js";
+
+/** What <rimlight-drop> says. Replace any of it by the element's property texts, for another language or another tone. */
+export interface Texts {
+  readonly waiting: string;
+  readonly none: string;
+  readonly offline: string;
+  readonly opensIn: string;
+  readonly closesIn: string;
+  readonly paused: string;
+  readonly soldOut: string;
+  readonly over: string;
+  readonly buy: (price: string) => string;
+  readonly buying: string;
+  readonly inLine: (position: number) => string;
+  readonly unknown: string;
+  readonly failed: string;
+  readonly unverified: string;
+  readonly left: (seconds: number) => string;
+  readonly refused: Readonly<Partial<Record<ReasonName, string>>>;
+  readonly states: Readonly<Partial<Record<PurchaseStateName, string>>>;
+}
+
+export const english: Texts = {
+  waiting: "Connecting…",
+  none: "No drop is planned.",
+  offline: "The connection is lost. Trying again…",
+  opensIn: "Opens in",
+  closesIn: "Closes in",
+  paused: "Paused for a moment.",
+  soldOut: "Sold out.",
+  over: "This drop is over.",
+  buy: (price) => `Buy for ${price}`,
+  buying: "Buying…",
+  inLine: (position) => `You are number ${position} in line.`,
+  unknown: "No answer came. It is being found out whether you bought; you will not be charged twice.",
+  failed: "That did not work, and nothing was bought. You can try again.",
+  unverified: "The answer could not be verified. Nothing it says can be relied on.",
+  left: (seconds) => `${seconds} seconds left.`,
+  refused: {
+    SOLD_OUT: "Sold out.",
+    NO_UNIT_HERE: "Sold out for now. You can try again.",
+    VIEWER_LIMIT: "You have your share of this drop already.",
+    DROP_NOT_OPEN: "The drop is not open.",
+    PRICE_ABOVE_LIMIT: "The price has changed. Nothing was bought.",
+    TOKEN_EXPIRED: "The offer has expired. You can try again.",
+  },
+  states: {
+    accepted: "Bought. Your receipt is verified and kept in this browser.",
+    received: "Bought. The order is being settled.",
+    unit_settled: "Your unit is set aside. The payment is next.",
+    action_required: "Your payment needs your confirmation.",
+    captured: "Paid. Your order is on its way.",
+    ordered: "Paid. Your order is being prepared.",
+    shipped: "Your parcel has left.",
+    delivered: "Delivered.",
+    voucher: "This did not work out. You hold a voucher for the same price.",
+    refused: "This did not work out. Nothing was charged.",
+  },
+};

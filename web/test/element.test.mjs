@@ -1,0 +1,175 @@
+// <rimlight-drop> in Chromium, under a policy without inline styles, eval or HTML from strings.
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test } from "node:test";
+import { page as pages, serve, startBrowser } from "./browser.mjs";
+import { bundle } from "./bundle.mjs";
+
+let browser, site, page;
+
+before(async () => {
+  browser = await startBrowser();
+  site = await serve(pages(await bundle("test/pages/element.ts")));
+});
+
+after(async () => {
+  await browser?.close();
+  await site?.stop();
+});
+
+beforeEach(async () => {
+  await page?.close();
+  page = await browser.newPage();
+  await page.clock.install({ time: new Date("2026-01-01T12:00:00Z") });
+  await page.goto(site.origin);
+  await page.waitForFunction(() => "tools" in window);
+});
+
+const part = (name) => page.locator(`rimlight-drop >> [part="${name}"]`);
+const text = (name) => part(name).textContent();
+const spoken = () => page.locator("rimlight-drop >> .spoken").textContent();
+const show = (...args) => page.evaluate(([opens, closes, more]) => window.tools.platform.show([window.tools.drop(opens, closes, more)]), args);
+const disabled = () => part("button").getAttribute("aria-disabled");
+
+async function until(read, want) {
+  for (let i = 0; i < 100; i++) {
+    if ((await read()) === want) return;
+    await page.clock.runFor(1);
+  }
+  assert.equal(await read(), want);
+}
+
+test("it shows a drop in the page's language, and nothing breaks the policy", async () => {
+  await show(-1000, 80_000);
+  await until(() => text("title"), "A thing");
+  assert.equal(await text("price"), "€19.00");
+  await page.evaluate(() => { document.documentElement.lang = "de"; });
+  await show(-1000, 80_000, { title: "Ein Ding" });
+  await until(() => text("title"), "Ein Ding");
+  assert.match(await text("price"), /^19,00\s€$/);
+  assert.equal(await part("button").evaluate((b) => getComputedStyle(b).borderTopLeftRadius), "8px", "the stylesheet is in force");
+  assert.deepEqual(await page.evaluate(() => window.violations), []);
+});
+
+test("it counts by the platform's clock, which is an hour ahead of the browser's", async () => {
+  await show(65_000, 155_000);
+  await until(() => text("label"), "Opens in");
+  assert.equal(await text("time"), "1:05");
+  await page.clock.runFor(5_000);
+  assert.equal(await text("time"), "1:00");
+  assert.equal(await disabled(), "true");
+  await show(-500, 89_500);
+  await until(() => text("label"), "Closes in");
+  assert.equal(await text("time"), "1:30");
+  assert.equal(await disabled(), "false");
+});
+
+test("it says once at 60, 30 and 10 s that time runs out, and is silent otherwise", async () => {
+  await page.evaluate(() => {
+    window.heard = [];
+    const node = window.tools.element.shadowRoot.querySelector(".spoken");
+    new MutationObserver(() => window.heard.push(node.textContent)).observe(node, { childList: true, characterData: true, subtree: true });
+  });
+  await show(-1000, 65_000);
+  await until(() => text("label"), "Closes in");
+  await page.clock.runFor(70_000);
+  assert.deepEqual(await page.evaluate(() => window.heard), ["60 seconds left.", "30 seconds left.", "10 seconds left."]);
+  assert.equal(await part("status").getAttribute("role"), "status");
+  assert.equal(await part("countdown").getAttribute("aria-live"), null, "the seconds themselves are not read aloud");
+});
+
+test("a page that slept says the last mark only", async () => {
+  await show(-1000, 65_000);
+  await until(() => text("label"), "Closes in");
+  await page.clock.fastForward(40_000);
+  assert.equal(await spoken(), "30 seconds left.");
+});
+
+for (const key of ["Enter", "Space"]) {
+  test(`it is bought from with ${key}, and the focus stays where it was through every state`, async () => {
+    await page.evaluate(() => {
+      const { platform } = window.tools;
+      platform.result = { kind: "accepted", purchaseId: "p1", receipt: "r", region: "europe-west3", acceptedAt: 0, via: {} };
+      platform.purchases = ["accepted", "received", "captured", "delivered"].map((state) => ({ purchaseId: "p1", state, final: state === "delivered" }));
+      window.states = [];
+      document.addEventListener("rimlight-purchase", (e) => window.states.push(e.detail.state));
+    });
+    await show(-1000, 80_000);
+    await until(disabled, "false");
+    await page.keyboard.press("Tab");
+    const focused = () => page.evaluate(() => window.tools.element.shadowRoot.activeElement?.getAttribute("part"));
+    assert.equal(await focused(), "button");
+    await page.keyboard.press(key);
+    await until(() => text("status"), "Delivered.");
+    assert.deepEqual(await page.evaluate(() => window.states), ["accepted", "received", "captured", "delivered"]);
+    assert.equal(await focused(), "button");
+    await show(-1000, 80_000, { soldOut: true });
+    await until(disabled, "true");
+    assert.equal(await focused(), "button", "a button that cannot be used keeps the focus");
+    await page.keyboard.press(key);
+    assert.equal((await page.evaluate(() => window.tools.platform.claims)).length, 1, "and does nothing");
+  });
+}
+
+test("it never takes the focus", async () => {
+  await page.evaluate(() => {
+    const input = document.createElement("input");
+    document.body.prepend(input);
+    input.focus();
+    window.tools.platform.result = { kind: "refused", reason: "VIEWER_LIMIT", message: "" };
+  });
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.evaluate(() => window.tools.element.buy());
+  await until(() => text("status"), "You have your share of this drop already.");
+  assert.equal(await page.evaluate(() => document.activeElement.localName), "input");
+});
+
+test("a place in the line is told, and asked for again with the same request id", async () => {
+  await page.evaluate(() => {
+    window.tools.platform.result = { kind: "pending", position: 12, retryAfterMs: 3000, requestId: "r1", via: {} };
+  });
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await part("button").click();
+  await until(() => text("status"), "You are number 12 in line.");
+  await page.evaluate(() => { window.tools.platform.result = { kind: "refused", reason: "SOLD_OUT", message: "" }; });
+  await page.clock.runFor(3_000);
+  await until(() => text("status"), "Sold out.");
+  assert.deepEqual(await page.evaluate(() => window.tools.platform.claims), [{ paymentReference: "tp_ok" }, { paymentReference: "tp_ok", requestId: "r1" }]);
+});
+
+test("what a player says of the media time goes with the tap", async () => {
+  await page.evaluate(() => { window.tools.element.mediaTimeMs = () => 12_345; });
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await part("button").click();
+  await until(() => page.evaluate(() => window.tools.platform.claims[0]?.mediaTimeMs), 12_345);
+});
+
+test("a lost connection is told", async () => {
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.evaluate(() => window.tools.platform.show([window.tools.drop(-1000, 80_000)], false));
+  await until(() => text("status"), "The connection is lost. Trying again…");
+});
+
+test("nothing moves for viewers who asked for that", async () => {
+  const transition = () => part("button").evaluate((b) => getComputedStyle(b).transitionDuration);
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.emulateMedia({ reducedMotion: "no-preference" });
+  assert.equal(await transition(), "0.2s");
+  await page.emulateMedia({ reducedMotion: "reduce" });
+  assert.equal(await transition(), "0s");
+});
+
+test("a page themes it by its parts", async () => {
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.evaluate(() => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync("rimlight-drop::part(button) { border-radius: 3px } rimlight-drop { --rimlight-accent: rgb(1, 2, 3) }");
+    document.adoptedStyleSheets = [sheet];
+  });
+  assert.deepEqual(await part("button").evaluate((b) => [getComputedStyle(b).borderTopLeftRadius, getComputedStyle(b).backgroundColor]), ["3px", "rgb(1, 2, 3)"]);
+});

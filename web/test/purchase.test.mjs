@@ -1,0 +1,106 @@
+// A purchase as it ships: web/dist, in Chromium, from another origin, over TLS, at a platform of its own.
+import assert from "node:assert/strict";
+import { readdir, readFile } from "node:fs/promises";
+import { extname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { serve, startBrowser } from "./browser.mjs";
+import { startPlatform } from "./platform.mjs";
+
+const dist = join(import.meta.dirname, "../dist");
+const types = { ".js": "text/javascript", ".html": "text/html", ".css": "text/css" };
+const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src https://127.0.0.1:*; base-uri 'none'; require-trusted-types-for 'script'";
+const DEAD = "https://127.0.0.1:1"; // nobody listens there
+
+let platform, browser, site;
+
+before(async () => {
+  const pages = { "/shop.html": { type: "text/html", body: `<!doctype html><html lang="en"><title>Shop</title><script type="module" src="/shop.js"></script>` } };
+  for (const name of await readdir(dist, { recursive: true })) {
+    if (types[extname(name)]) pages[`/${name}`] = { type: types[extname(name)], body: await readFile(join(dist, name)) };
+  }
+  pages["/shop.js"] = { type: "text/javascript", body: `import * as rimlight from "./client.js"; import "./element.js"; window.rimlight = rimlight;` };
+  [platform, browser, site] = await Promise.all([startPlatform(), startBrowser(), serve(pages, POLICY)]);
+});
+
+after(async () => {
+  await browser?.close();
+  await site?.stop();
+  await platform?.stop();
+});
+
+/** A page with the element, and what it tells. routers: the first is dead, so that every purchase is one after a failover. */
+async function shop(context, payment) {
+  const page = await context.newPage();
+  await page.goto(`${site.origin}/shop.html`);
+  await page.waitForFunction(() => "rimlight" in window);
+  await page.evaluate(([routers, paymentReference]) => {
+    window.told = [];
+    for (const name of ["rimlight-result", "rimlight-purchase"]) document.addEventListener(name, (e) => window.told.push({ ...e.detail, price: undefined, voucher: undefined, via: e.detail.via }));
+    const drop = document.createElement("rimlight-drop");
+    drop.setAttribute("routers", routers.join(" "));
+    drop.setAttribute("payment-reference", paymentReference);
+    document.body.append(drop);
+  }, [[DEAD, ...platform.urls], payment]);
+  return page;
+}
+
+const told = (page, test) => page.waitForFunction(test, undefined, { timeout: 60_000 });
+const button = (page) => page.locator("rimlight-drop >> button[aria-disabled=false]");
+
+async function buy(page) {
+  await button(page).waitFor({ timeout: 60_000 }); // the demo's first drop opens 15 s after the start
+  await button(page).press("Enter");
+}
+
+test("the element buys past a dead router, and the receipt verifies after a reload", async () => {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await shop(context, "tp_ok");
+  await buy(page);
+  await told(page, () => window.told.some((t) => t.final));
+  const all = await page.evaluate(() => window.told);
+  const accepted = all.find((t) => t.kind === "accepted");
+  assert.ok(platform.urls.includes(accepted.via.router), `accepted through ${accepted.via.router}`);
+  const last = all.at(-1);
+  assert.equal(last.state, "delivered");
+  assert.match(last.licenceKey, /^[0-9A-Z-]{20,}$/);
+
+  await page.reload();
+  await page.waitForFunction(() => "rimlight" in window);
+  const kept = await page.evaluate(async (routers) => {
+    const client = new window.rimlight.RimlightClient({ routers });
+    const [purchase] = await client.purchases();
+    return { id: purchase.purchaseId, receipt: purchase.receipt, verified: await client.verify(purchase.purchaseId) };
+  }, platform.urls);
+  assert.deepEqual(kept, { id: accepted.purchaseId, receipt: accepted.receipt, verified: { receipt: true, outcome: true } });
+  await context.close();
+});
+
+test("a page that goes away after the receipt presents it again, and hears the outcome", async () => {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await shop(context, "tp_decline");
+  await buy(page);
+  await told(page, () => window.told.some((t) => t.kind === "accepted"));
+  const { purchaseId } = await page.evaluate(() => window.told.find((t) => t.kind === "accepted"));
+  await page.close(); // nothing but IndexedDB stays
+
+  const again = await shop(context, "tp_ok");
+  await told(again, () => window.told.some((t) => t.final));
+  const last = await again.evaluate(() => window.told.at(-1));
+  assert.deepEqual([last.purchaseId, last.state, last.reason], [purchaseId, "voucher", "PAYMENT_DECLINED"]);
+  await context.close();
+});
+
+test("the overlay for OBS is transparent, and shows the drop without a button", async () => {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await context.newPage();
+  const problems = [];
+  page.on("pageerror", (error) => problems.push(error.message));
+  await page.goto(`${site.origin}/examples/overlay.html?lang=de&routers=${encodeURIComponent(platform.urls.join(" "))}`);
+  await page.locator('rimlight-drop >> [part="time"]').waitFor();
+  assert.match(await page.locator('rimlight-drop >> [part="price"]').textContent(), /^1[0-9],00\s[€$]$/);
+  assert.equal(await page.locator("rimlight-drop >> button").isVisible(), false);
+  const see = (selector) => page.locator(selector).evaluate((e) => getComputedStyle(e).backgroundColor);
+  assert.deepEqual([await see("html"), await see("body")], ["rgba(0, 0, 0, 0)", "rgba(0, 0, 0, 0)"]);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
