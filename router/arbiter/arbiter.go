@@ -10,9 +10,12 @@
 // random sample of two would often miss the near one.
 //
 // The predicted time to an answer is L = n + S + W: network n there and back, service S, and the wait
-// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once. A suspect node's L is 400 ms longer. What is
-// compared is the expected time E = s*L + (1-s)*(f + 2*min L of the others), which charges a node for the share 1-s of
-// its calls that fail after f and must go elsewhere.
+// W = max(0, Q+1-c) * S/c behind Q calls at a node that works on c at once, where own calls that no report knows yet
+// count twice: other routers send, too. A suspect node's L is 400 ms longer. A node's
+// crowd costs a toll: W once more, for those who come later, and 3*sqrt(A*n)*S/c, three deviations of what arrives
+// unseen within a round trip at A calls per second. With L' = L + toll, what is compared is the expected cost
+// E = L' + (1-s)*(max(0, f-L) + 2*min L' of the others), which charges a node for the share 1-s of its calls that fail
+// after f and must go elsewhere.
 //
 // A Node keeps those terms for one region node: it is fed with calls, answers and probes, and turned into a row of a
 // snapshot. The package measures nothing, keeps no clock, probes nobody and knows no protocol: router/measure does.
@@ -75,11 +78,11 @@ type Region struct {
 	Service   time.Duration // S: one call's work without queueing
 
 	Parallelism uint32        // c: calls worked on at once; 0 when unknown, then no wait is predicted
-	InFlight    uint32        // Q: calls inside by the last report, plus those sent since
+	InFlight    uint32        // calls inside by the last report, plus those sent since
+	Unseen      uint32        // those of them that the last report cannot know
 	Arrivals    float64       // calls per second that reach it, from all routers, by its own word
 	SuccessRate float64       // s: share of the last calls that it answered, 0 to 1
 	FailureTime time.Duration // f: how long it takes to fail; less than L counts as L
-	Tail        time.Duration // 98th percentile of what its answers take beyond n and the predicted wait; 0 while unknown
 }
 
 // Utilisation is rho, the share of its capacity that a node's arrivals take: above 1 its queue grows without end. 0 when
@@ -91,12 +94,12 @@ func (g *Region) Utilisation() float64 {
 	return math.Min(g.Arrivals*clamp(g.Service).Seconds()/float64(g.Parallelism), mostUtilisation)
 }
 
-// Late is the predicted 98th percentile of a node's answer: a viewer who waited so long should hedge. Until it was seen
-// often enough, the network counts as normal (2.05 deviations are 2.6 mean deviations) and the service as exponential
-// (its 98th percentile is 3.9 means). At the 95th percentile a calm platform spent its whole budget on hedges that lost
-// (103 of 103), and had none left for a region that dies.
+// Late is the predicted 99th percentile of a node's answer, with an exponential service: a viewer who waited so long
+// should hedge. At the 95th percentile a calm platform spent its whole budget on hedges that lost (103 of 103), and had
+// none left for a region that dies. A percentile that is learned hedges too late where it is needed: it learns the
+// trouble (five times as many late calls with answers that get lost, rimlight sim, S3).
 func (g *Region) Late() time.Duration {
-	return network(g) + wait(g) + max(3*clamp(g.Deviation)+4*clamp(g.Service), clamp(g.Tail))
+	return network(g) + wait(g) + 2*clamp(g.Deviation) + 9*clamp(g.Service)/2
 }
 
 // Snapshot is everything that a choice looks at. Immutable.
@@ -130,7 +133,7 @@ const (
 	Ejected
 	Tried
 	TooFar // even its lowest network time is longer than what is left
-	Loaded // too busy, suspect or warming up: not for a hedge
+	Loaded // too busy, suspect or warming up for a hedge; or the whole platform is too busy for second attempts
 )
 
 // String is the reason in the words of the API.
@@ -150,7 +153,7 @@ const (
 	Panic                      // nothing passed every filter, or most are ejected: the best of those that fail a soft one
 	LateExpected               // nothing fits the budget: the best, late as expected
 	None                       // nothing could be chosen
-	Spill                      // the best has too little capacity left: the best that has some
+	Spill                      // a nearer one has a queue that costs more than the way to this one
 	Suspected                  // the best would be one whose answers are overdue: the next
 	Hedge                      // a second answer from elsewhere, because the first is late
 	Cold                       // chosen by what was saved or heard: nothing was measured yet

@@ -123,50 +123,6 @@ func (s *Service) Observe(now, sample time.Duration) {
 // Value is the smoothed service time; 0 before the first sample.
 func (s *Service) Value() time.Duration { return time.Duration(s.mean) }
 
-// Tail follows the 98th percentile of its samples. The zero value is ready.
-//
-// It steps up by 49 parts for a sample above it and down by one for a sample below, so that it rests where one sample in
-// fifty is above (stochastic approximation: Robbins and Monro, 1951), in steps of the samples' mean deviation from it.
-// Such large steps follow changes quickly and leave it a little too high, which hedges less.
-type Tail struct {
-	value, deviation float64
-	known            bool
-}
-
-const (
-	tailShare = 0.02
-	tailGain  = 0.05 // of the deviation: twenty samples
-	leastStep = float64(100 * time.Microsecond)
-)
-
-// Observe takes one sample.
-func (t *Tail) Observe(sample time.Duration) {
-	x := float64(clamp(sample))
-	if !t.known {
-		t.value, t.deviation, t.known = 2*x, x, true // one sample is about the mean
-		return
-	}
-	// One stall must not teach for long.
-	distance := math.Min(math.Abs(x-t.value), 4*t.deviation+float64(time.Millisecond))
-	t.deviation += tailGain * (distance - t.deviation)
-	step := math.Max(t.deviation, leastStep)
-	if x > t.value {
-		t.value += (1 - tailShare) * step
-	} else {
-		t.value = math.Max(0, t.value-tailShare*step)
-	}
-}
-
-// AtLeast takes in a sample of which only a lower bound is known: nobody waited for its end.
-func (t *Tail) AtLeast(sample time.Duration) {
-	if float64(sample) > t.value {
-		t.Observe(sample)
-	}
-}
-
-// Value is the percentile; 0 before the first sample.
-func (t *Tail) Value() time.Duration { return time.Duration(t.value) }
-
 // gain is the weight of a sample that comes dt after the last one.
 func gain(dt, tau time.Duration) float64 {
 	a := 1 - math.Exp(-float64(max(dt, 0))/float64(tau))

@@ -1,7 +1,6 @@
 package arbiter_test
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -109,48 +108,4 @@ func TestWindowTimeline(t *testing.T) {
 	rate(15, 1)
 	w.Add(at(1000), false)
 	rate(1000, 2.0/3) // old buckets are reused clean
-}
-
-func TestTailFindsThe98thPercentile(t *testing.T) {
-	for _, tt := range []struct {
-		rule        string
-		sample      func(*rand.Rand) time.Duration
-		least, most time.Duration
-	}{
-		{"of exponential times: four means", func(r *rand.Rand) time.Duration { return time.Duration(r.ExpFloat64() * float64(10*ms)) }, 32 * ms, 55 * ms},
-		{"of even times: near the top", func(r *rand.Rand) time.Duration { return time.Duration(r.Float64() * float64(10*ms)) }, 9 * ms, 12 * ms},
-		{"of equal times: those", func(*rand.Rand) time.Duration { return 10 * ms }, 9 * ms, 11 * ms},
-		{"of two kinds of calls: the longer kind", func(r *rand.Rand) time.Duration {
-			if r.Float64() < 0.3 {
-				return 20 * ms
-			}
-			return ms
-		}, 18 * ms, 30 * ms},
-	} {
-		t.Run(tt.rule, func(t *testing.T) {
-			r, tail, sum := rand.New(rand.NewPCG(1, 2)), arbiter.Tail{}, time.Duration(0)
-			for i := range 4000 {
-				tail.Observe(tt.sample(r))
-				if i >= 2000 {
-					sum += tail.Value() / 2000
-				}
-			}
-			if sum < tt.least || sum > tt.most {
-				t.Errorf("got %v on average, want %v to %v", sum, tt.least, tt.most)
-			}
-		})
-	}
-	var tail arbiter.Tail
-	tail.Observe(10 * ms)
-	before := tail.Value()
-	for range 100 {
-		tail.AtLeast(5 * ms)
-	}
-	if tail.Value() != before {
-		t.Errorf("a lower bound below it moved it from %v to %v", before, tail.Value())
-	}
-	tail.AtLeast(time.Second)
-	if tail.Value() <= before {
-		t.Errorf("a lower bound above it left it at %v", tail.Value())
-	}
 }

@@ -14,8 +14,9 @@ func Explain(s *Snapshot, r Request, draw float64) Explanation {
 	if e.Regime == None {
 		expect(s, scores)
 	}
+	full := s.full(&r)
 	for i, g := range s.Regions {
-		reason, _ := judge(g, &r)
+		reason, _ := judge(g, &r, full)
 		e.Candidates = append(e.Candidates, Candidate{
 			Region: g, Reason: reason, Wait: wait(g), Load: g.Utilisation(), Expected: scores[i].expected,
 		})
@@ -39,7 +40,7 @@ func (e *Explanation) sentence(r *Request) string {
 	case LateExpected:
 		fmt.Fprintf(&b, "Nobody is expected within the %s left; %s is the soonest", ms(r.Budget), g.Name)
 	case Spill:
-		fmt.Fprintf(&b, "The soonest has too little capacity left for all calls; %s takes this one", g.Name)
+		fmt.Fprintf(&b, "A nearer region's queue costs more than the way to %s", g.Name)
 	case Suspected:
 		fmt.Fprintf(&b, "A nearer node's answers are overdue; %s is expected to answer soonest", g.Name)
 	case Hedge:
@@ -53,8 +54,11 @@ func (e *Explanation) sentence(r *Request) string {
 	if g.Suspect {
 		fmt.Fprintf(&b, " + %s for overdue answers", ms(suspicion))
 	}
+	if t := toll(g); t > 0 {
+		fmt.Fprintf(&b, " + %s for its crowd", ms(t))
+	}
 	fmt.Fprintf(&b, ", at %.1f %% success", 100*rate(g.SuccessRate))
-	if p := chosen.Expected - predict(g); p > 0 {
+	if p := chosen.Expected - predict(g) - toll(g); p > 0 {
 		fmt.Fprintf(&b, " (%s for failures)", ms(p))
 	}
 	switch {

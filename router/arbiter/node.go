@@ -70,7 +70,6 @@ type Node struct {
 	network Network
 	service Service // of a backend that does not report its own
 	failure Service // f
-	tail    Tail    // of answers, beyond the network and the wait
 	health  *Health
 
 	load     Load
@@ -122,9 +121,6 @@ func (n *Node) Heard(now time.Duration, o Outcome) {
 	switch o.Verdict {
 	case Good:
 		n.health.Good(now)
-		if o.Timed {
-			n.tail.Observe(n.beyond(o.Elapsed))
-		}
 		n.timed(now, o)
 	case Failed:
 		n.health.Failed(now)
@@ -132,10 +128,7 @@ func (n *Node) Heard(now time.Duration, o Outcome) {
 		n.health.Shed(now)
 	case Broken:
 		n.health.Broken(now)
-	case Outrun:
-		n.tail.AtLeast(n.beyond(o.Elapsed))
-		return
-	case Ignored:
+	case Outrun, Ignored:
 		return
 	}
 	if o.Verdict != Good {
@@ -181,11 +174,6 @@ func (n *Node) timed(now time.Duration, o Outcome) {
 	}
 }
 
-// beyond is what an answer took beyond the network and the wait that the last report predicts.
-func (n *Node) beyond(elapsed time.Duration) time.Duration {
-	return elapsed - n.network.Value() - wait(&Region{Service: n.load.Service, InFlight: n.load.InFlight, Parallelism: n.load.Parallelism})
-}
-
 // report takes in a load. A call that was sent less than a round trip ago was not there yet when the node counted.
 func (n *Node) report(now time.Duration, load *Load) {
 	if load != nil {
@@ -219,10 +207,10 @@ func (n *Node) Measure(now time.Duration, g *Region) {
 	g.Ejected, g.Held = n.health.Ejected(now), n.health.Held(now)
 	g.Network, g.Deviation, g.Floor = n.network.Value(), n.network.Deviation(), n.network.Floor()
 	g.Service, g.SuccessRate, g.FailureTime = n.service.Value(), n.health.Rate(now), n.failure.Value()
-	g.Tail = n.tail.Value()
 	if n.reported || n.saved {
 		g.Service, g.Parallelism, g.Arrivals = n.load.Service, n.load.Parallelism, n.load.Arrivals
-		g.InFlight = n.load.InFlight + uint32(n.queue.total)
+		g.Unseen = uint32(n.queue.total)
+		g.InFlight = n.load.InFlight + g.Unseen
 	}
 	if sent, due := n.awaited.oldest(); due && now-sent > n.overdue(g) {
 		n.suspect, n.suspectSince = true, sent

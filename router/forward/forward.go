@@ -11,7 +11,7 @@
 // and ends here.
 //
 // A call is tried again at another node only if its method's idempotency_level allows it and the caller has seen nothing
-// yet: after an attempt failed, or beside it when a unary answer is later than its predicted 98th percentile (a hedge,
+// yet: after an attempt failed, or beside it when a unary answer is later than its predicted 99th percentile (a hedge,
 // always in another region; the first good answer ends the other attempt). Two nodes are asked at most, and a third if
 // nothing was heard of either. If all attempts fail, the most telling status is answered. A retried or hedged redemption
 // carries the same token; SOLD_OUT from the second node is answered even if the first one's answer was lost, since the
@@ -67,11 +67,11 @@ type Config struct {
 	// less. Default 250 ms. Half retries calls that a garbage collection held up; double leaves a viewer waiting longer
 	// for a node that died silently.
 	AttemptFloor time.Duration
-	// HedgeFloor is the least time before a late answer is asked for a second time elsewhere; else the predicted 98th
+	// HedgeFloor is the least time before a late answer is asked for a second time elsewhere; else the predicted 99th
 	// percentile says when. Default 10 ms. Half doubles calls that a busy scheduler held up.
 	HedgeFloor time.Duration
-	// HedgeShare is how many hedges a router may make per call that went well, from 0 to 1; 40 may be saved up. Default 0.05; negative:
-	// none. Less than 0.02 leaves nothing saved up for a region that dies: a calm platform hedges one call in fifty.
+	// HedgeShare is how many hedges a router may make per call that went well, from 0 to 1; 40 may be saved up. Default 0.02; negative:
+	// none. Less than 0.01 leaves nothing saved up for a region that dies: a calm platform hedges one call in a hundred.
 	HedgeShare float64
 	// RetryShare is how many further attempts a router may make per call that went well, from 0 to 1, where a node failed,
 	// was silent or shed; 500 may be saved up. Default 0.2; negative: none. Half leaves viewers with errors while a region
@@ -97,7 +97,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	if c.HedgeShare == 0 {
-		c.HedgeShare = 0.05
+		c.HedgeShare = 0.02
 	}
 	if c.RetryShare == 0 {
 		c.RetryShare = 0.2

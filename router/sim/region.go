@@ -11,8 +11,9 @@ const (
 	drainsIn  = 2 * time.Second        // from the announcement of a drain to the first refusal
 	announced = 500 * time.Millisecond // until every router knows
 
-	// As region/load.go measures itself: a change shows after about ten calls, arrivals look back two seconds.
+	// As region/load.go measures itself.
 	serviceWeight    = 0.1
+	serviceSmoothing = time.Second
 	arrivalSmoothing = 2 * time.Second
 )
 
@@ -25,8 +26,9 @@ type region struct {
 	serving []int32
 
 	service  float64 // ms of work, smoothed
-	stay     smooth  // ms inside
-	errors   smooth  // 0 or 1
+	worked   time.Duration
+	stay     smooth // ms inside
+	errors   smooth // 0 or 1
 	arrivals float64
 	last     time.Duration
 }
@@ -57,8 +59,8 @@ func (g *region) rate(now time.Duration) float64 {
 	return g.arrivals * math.Exp(-float64(now-g.last)/float64(arrivalSmoothing))
 }
 
-// worked takes in a residence. With more calls inside than slots, the rest of it was queueing.
-func (g *region) worked(residence float64) {
+// left takes in a residence. With more calls inside than slots, the rest of it was queueing.
+func (g *region) left(now time.Duration, residence float64) {
 	if inside := len(g.serving) + g.waiting(); inside > g.slots {
 		residence *= float64(g.slots) / float64(inside)
 	}
@@ -66,7 +68,9 @@ func (g *region) worked(residence float64) {
 		g.service = residence
 		return
 	}
-	g.service += serviceWeight * (residence - g.service)
+	a := min(1-math.Exp(-float64(now-g.worked)/float64(serviceSmoothing)), serviceWeight)
+	g.service += a * (residence - g.service)
+	g.worked = now
 }
 
 func (g *region) waiting() int { return len(g.queue) - g.head }
@@ -173,7 +177,7 @@ func (r *run) finished(id int32) {
 		return
 	}
 	g := &r.regions[a.region]
-	g.worked(toMillis(r.now - a.arrived))
+	g.left(r.now, toMillis(r.now-a.arrived))
 	for i, other := range g.serving {
 		if other == id {
 			g.serving[i] = g.serving[len(g.serving)-1]

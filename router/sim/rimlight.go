@@ -13,7 +13,7 @@ const (
 	probeSooner  = 200 * time.Millisecond // of a node in trouble
 
 	hedgeLeast  = 10 * time.Millisecond
-	hedgeShare  = 0.05 // tokens per call
+	hedgeShare  = 0.02 // tokens per call
 	hedgeBurst  = 40.0 // tokens at most
 	hedgeClosed = 0.85 // of the platform's capacity: above it, second copies only make it worse
 
