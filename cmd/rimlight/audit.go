@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
@@ -113,9 +114,16 @@ func broken(all []equation) (n int) {
 func (c *auditCmd) read(ctx context.Context, conn grpc.ClientConnInterface) ([]equation, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	books, err := verifierv1.NewSupportServiceClient(conn).GetAudit(ctx, &verifierv1.GetAuditRequest{DropId: c.Drop})
-	if err != nil {
-		return nil, err
+	books := &verifierv1.GetAuditResponse{}
+	for page := ""; ; {
+		resp, err := verifierv1.NewSupportServiceClient(conn).GetAudit(ctx, &verifierv1.GetAuditRequest{DropId: c.Drop, PageToken: page})
+		if err != nil {
+			return nil, err
+		}
+		proto.Merge(books, resp) // drops and nodes go on; everything else is on the first page only
+		if page = resp.GetNextPageToken(); page == "" {
+			break
+		}
 	}
 	stock := map[string]*fulfillmentv1.StockLevel{}
 	for page := ""; ; {
@@ -149,15 +157,43 @@ func equations(books *verifierv1.GetAuditResponse, stock map[string]*fulfillment
 			equation{About: "drop " + id, Law: "free + leased + quarantined + sold = units",
 				Left: int64(st.GetFree() + st.GetLeased() + st.GetQuarantined() + st.GetSold()), Right: int64(st.GetUnits())},
 			equation{About: "drop " + id, Law: "units sold at fulfillment = units held by purchases", Left: int64(st.GetSold()), Right: int64(p.GetUnitsHeld()), InFlight: open},
-			equation{About: "drop " + id, Law: "purchases = delivered + vouchers + refused + open",
-				Left: int64(p.GetReceived()), Right: int64(p.GetDelivered() + p.GetVouchers() + p.GetRefused() + p.GetOpen())},
+			equation{About: "drop " + id, Law: "purchases = delivered + vouchers + refused + refunded + open",
+				Left: int64(p.GetReceived()), Right: int64(p.GetDelivered() + p.GetVouchers() + p.GetRefused() + p.GetRefunded() + p.GetOpen())},
 			equation{About: "drop " + id, Law: "units held = purchases delivered", Left: int64(p.GetUnitsHeld()), Right: int64(p.GetDelivered()), InFlight: open},
+			equation{About: "drop " + id, Law: "captured in the ledger = charged - refunded (minor units)",
+				Left: p.GetCapturedMinorUnits(), Right: p.GetChargedMinorUnits() - p.GetRefundedMinorUnits()},
 		)
 	}
 	for _, id := range slices.Sorted(maps.Keys(purchases)) {
 		if stock[id] == nil {
 			all = append(all, equation{About: "drop " + id, Law: "purchases of a drop that fulfillment does not know = 0", Left: int64(purchases[id].GetReceived())})
 		}
+	}
+	for _, n := range books.GetNodes() {
+		all = append(all, equation{About: "node " + n.GetNodeId(), Law: "redemptions = holding + open + denied + released + redundant",
+			Left: int64(n.GetReceived()), Right: int64(n.GetHolding() + n.GetOpen() + n.GetDenied() + n.GetReleased() + n.GetRedundant())})
+	}
+	if c := books.GetNodes(); len(c) > 0 { // every unit that a purchase holds came from some node
+		var byNode, byDrop int64
+		for _, n := range c {
+			byNode += int64(n.GetHolding())
+		}
+		var open int64
+		for _, d := range books.GetDrops() {
+			byDrop += int64(d.GetUnitsHeld())
+			open += int64(d.GetOpen())
+		}
+		all = append(all, equation{About: "nodes", Law: "units held by all nodes' redemptions = units held by all drops' purchases", Left: byNode, Right: byDrop, InFlight: open})
+	}
+	for _, ch := range books.GetChannels() {
+		all = append(all, equation{About: "channel " + ch.GetChannelId() + " " + ch.GetCurrencyCode(),
+			Law:   "captured - refunded - turned into vouchers + paid with vouchers = revenue in the ledger (minor units)",
+			Left:  ch.GetCapturedMinorUnits() - ch.GetRefundedMinorUnits() - ch.GetVoucherIssuedMinorUnits() + ch.GetVoucherSpentMinorUnits(),
+			Right: ch.GetRevenueMinorUnits()})
+	}
+	for _, v := range books.GetVouchers() {
+		all = append(all, equation{About: "vouchers " + v.GetCurrencyCode(), Law: "open stored value = liability in the ledger (minor units)",
+			Left: v.GetOpenMinorUnits(), Right: v.GetLiabilityMinorUnits()})
 	}
 	sums := map[string]int64{}
 	for _, a := range books.GetAccounts() {
@@ -168,7 +204,7 @@ func equations(books *verifierv1.GetAuditResponse, stock map[string]*fulfillment
 	}
 	// Money that the provider took a moment ago and the ledger has not posted yet can be anything while purchases are open.
 	for _, p := range books.GetProvider() {
-		e := equation{About: "provider " + p.GetCurrencyCode(), Law: "captured by the provider = captured in the ledger (minor units)",
+		e := equation{About: "provider " + p.GetCurrencyCode(), Law: "captured - refunded by the provider = the same in the ledger (minor units)",
 			Left: p.GetProviderMinorUnits(), Right: p.GetLedgerMinorUnits()}
 		all = append(all, e)
 	}

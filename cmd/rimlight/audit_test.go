@@ -10,7 +10,12 @@ import (
 
 func books() (*verifierv1.GetAuditResponse, map[string]*fulfillmentv1.StockLevel) {
 	return &verifierv1.GetAuditResponse{
-			Drops: []*verifierv1.DropPurchases{{DropId: "d", Received: 5, Open: 1, Delivered: 3, Vouchers: 1, UnitsHeld: 3, CapturedMinorUnits: 300}},
+			Drops: []*verifierv1.DropPurchases{{DropId: "d", Received: 5, Open: 1, Delivered: 3, Vouchers: 1, UnitsHeld: 3,
+				CapturedMinorUnits: 300, ChargedMinorUnits: 400, RefundedMinorUnits: 100}},
+			Nodes: []*verifierv1.NodeRedemptions{{NodeId: "n", Received: 7, Holding: 3, Open: 1, Denied: 1, Released: 1, Redundant: 1}},
+			Channels: []*verifierv1.ChannelBalance{{ChannelId: "c", CurrencyCode: "EUR", CapturedMinorUnits: 400, RefundedMinorUnits: 100,
+				VoucherIssuedMinorUnits: 50, VoucherSpentMinorUnits: 20, RevenueMinorUnits: 270}},
+			Vouchers: []*verifierv1.VoucherBalance{{CurrencyCode: "EUR", OpenMinorUnits: 30, LiabilityMinorUnits: 30}},
 			Accounts: []*verifierv1.AccountBalance{
 				{Account: "provider_receivable", CurrencyCode: "EUR", BalanceMinorUnits: 300}, {Account: "channel_revenue", CurrencyCode: "EUR", BalanceMinorUnits: -300},
 			},
@@ -39,10 +44,23 @@ func TestEveryEquationCanFail(t *testing.T) {
 			s["d"].Sold, s["d"].Free = s["d"].Sold+1, s["d"].Free-1
 		}},
 		{"purchases = delivered", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) { b.Drops[0].Received++ }},
+		{"captured in the ledger", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Drops[0].RefundedMinorUnits--
+		}},
+		{"redemptions =", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) { b.Nodes[0].Received-- }},
+		{"units held by all nodes", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Nodes[0].Holding, b.Nodes[0].Received = b.Nodes[0].Holding+2, b.Nodes[0].Received+2
+		}},
+		{"captured - refunded - turned", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Channels[0].VoucherSpentMinorUnits++
+		}},
+		{"open stored value", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Vouchers[0].OpenMinorUnits++
+		}},
 		{"all accounts", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
 			b.Accounts[0].BalanceMinorUnits++
 		}},
-		{"captured by the provider", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+		{"captured - refunded by the provider", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
 			b.Provider[0].ProviderMinorUnits++
 		}},
 		{"transactions that do not balance", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {

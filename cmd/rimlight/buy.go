@@ -24,7 +24,8 @@ type buyCmd struct {
 	clientFlags
 	Drop    string        `help:"Buy from this drop; default: the next one that is open."`
 	Channel string        `help:"Only this channel's drops."`
-	Payment string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once." default:"tp_ok"`
+	Payment string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix." default:"tp_ok"`
+	Voucher string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
 	Claim   bool          `help:"Ask and redeem in one round trip."`
 	Approve bool          `help:"TEST: play the customer who confirms the payment when the provider asks." default:"true" negatable:""`
 	Session string        `help:"Viewer session, 32 hex digits; default: a fresh one."`
@@ -55,7 +56,7 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return fmt.Errorf("waiting for an open drop: %w", err)
 	}
-	req := buyer.Request{Drop: drop, PaymentReference: c.Payment, Claim: c.Claim}
+	req := buyer.Request{Drop: drop, PaymentReference: c.Payment, Voucher: c.Voucher, Claim: c.Claim}
 	if len(session) > 0 {
 		req.ViewerSessionID = session
 	}
@@ -95,12 +96,20 @@ func verdict(res *buyer.Result, err error) error {
 	switch p := res.Purchase; p.GetState() {
 	case offerv1.PurchaseState_PURCHASE_STATE_VOUCHER:
 		v := p.GetVoucher()
-		return refusal{fmt.Sprintf("%s: made good with voucher %s (%s, %s until %s)", reasonName(p.GetReason()), v.GetVoucherId(),
-			short(v.GetKind(), "VOUCHER_KIND_"), money(v.GetPrice()), v.GetExpireTime().AsTime().Format(time.DateOnly))}
-	case offerv1.PurchaseState_PURCHASE_STATE_REFUSED:
+		return refusal{fmt.Sprintf("%s: made good with voucher %s (%s, %s %s)", reasonName(p.GetReason()), v.GetVoucherId(),
+			short(v.GetKind(), "VOUCHER_KIND_"), money(v.GetPrice()), until(v))}
+	case offerv1.PurchaseState_PURCHASE_STATE_REFUSED, offerv1.PurchaseState_PURCHASE_STATE_REFUNDED:
 		return refusal{reasonName(p.GetReason())}
 	}
 	return nil
+}
+
+// until says how long a voucher is good.
+func until(v *offerv1.Voucher) string {
+	if v.GetExpireTime() == nil {
+		return "for ever"
+	}
+	return "until " + v.GetExpireTime().AsTime().Format(time.DateOnly)
 }
 
 func reasonName(r fmt.Stringer) string { return strings.TrimPrefix(r.String(), "REASON_") }

@@ -27,14 +27,14 @@ func parseMoney(text, currency string) (*offerv1.Money, error) {
 	whole, fraction, _ := strings.Cut(text, ".")
 	digits := digitsOf(currency)
 	if len(fraction) > digits {
-		return nil, usageError{fmt.Sprintf("--price %s: %s has %d decimal places", text, currency, digits)}
+		return nil, usageError{fmt.Sprintf("%s: %s has %d decimal places", text, currency, digits)}
 	}
 	if whole == "" {
-		return nil, usageError{fmt.Sprintf("--price %q is not an amount like 19.00", text)}
+		return nil, usageError{fmt.Sprintf("%q is not an amount like 19.00", text)}
 	}
 	minor, err := strconv.ParseUint(whole+fraction+strings.Repeat("0", digits-len(fraction)), 10, 63)
 	if err != nil {
-		return nil, usageError{fmt.Sprintf("--price %q is not an amount like 19.00", text)}
+		return nil, usageError{fmt.Sprintf("%q is not an amount like 19.00", text)}
 	}
 	return &offerv1.Money{CurrencyCode: currency, MinorUnits: int64(minor)}, nil
 }

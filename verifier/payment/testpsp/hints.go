@@ -50,7 +50,7 @@ func (p *Provider) Hints(ctx context.Context, deliver func(context.Context, []pa
 	for {
 		pause, err := p.deliverHints(ctx, deliver)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the caller stopped listening, which is how it ends
 		}
 		if err != nil {
 			pause = hintRetry

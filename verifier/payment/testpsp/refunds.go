@@ -27,7 +27,7 @@ func (p *Provider) Refund(ctx context.Context, key string, r payment.RefundReque
 			return err
 		}
 		if fault = p.keepError(ctx, tx, key, "refund "+r.IntentID, in.Reference); fault != nil {
-			return nil
+			return nil //nolint:nilerr // the error is the answer, and what keeps it is committed
 		}
 		var lost bool
 		if fault, lost, err = disturbance(ctx, tx, in, "refund"); err != nil || fault != nil && !lost {

@@ -146,7 +146,7 @@ func (p *Provider) CreateIntent(ctx context.Context, key string, r payment.Reque
 	var kept error
 	in, err := p.call(ctx, "create", func(tx *sql.Tx) (*intent, error) {
 		if kept = p.keepError(ctx, tx, key, "create "+r.PurchaseID, r.Reference); kept != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // the error is the answer, and what keeps it is committed
 		}
 		if err := p.expire(ctx, tx, key); err != nil {
 			return nil, err
