@@ -61,10 +61,16 @@ bench: ## Run the benchmarks, BENCHTIME (1s) each, and measure the figures of be
 	go test -p 1 -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./... | grep -v -e 'no test files' -e '^PASS$$'
 	go run ./bench
 
+.PHONY: bench-arbitration
+bench-arbitration: ## Play arbitration scenarios with real routers and regions (minutes, a quiet machine), and compare with the simulator.
+	go build -trimpath -o bin/arbitration ./bench/arbitration
+	bin/arbitration
+
 .PHONY: bench-smoke
 bench-smoke: ## Run each benchmark once, at the smallest size: does it still work?
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v -e 'no test files' -e '^PASS$$'
 	go run ./bench -smoke
+	go run ./bench/arbitration -smoke
 
 .PHONY: lint
 lint: $(GOLANGCI) ## Lint the Go code.

@@ -175,6 +175,13 @@ func TestRulesCatch(t *testing.T) {
 			map[string]string{"bench/a.go": imports(own + "internal/world")},
 		},
 		{
+			"the arbitration simulator and its rivals are for tests, bench and rimlight sim", "a router takes a rival for its policy",
+			map[string]string{"router/router.go": imports(own + "router/sim")},
+			map[string]string{
+				"cmd/rimlight/sim.go": imports(own + "router/sim"), "bench/arbitration/a.go": imports(own + "router/sim"), "router/a_test.go": imports(own + "router/sim"),
+			},
+		},
+		{
 			"nobody imports cmd", "a package imports a command",
 			map[string]string{"router/a.go": imports(own + "cmd/rimlight")},
 			map[string]string{"router/a.go": imports("fmt")},
