@@ -107,7 +107,7 @@ func TestAHedgedRedemptionIsOnePurchase(t *testing.T) {
 			if region == "near" {
 				return path.dial
 			}
-			return process.Delayed(40 * time.Millisecond)
+			return process.Delayed(40*time.Millisecond, nil)
 		},
 	})
 	if err != nil {
