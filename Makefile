@@ -39,6 +39,9 @@ race: ## Run the short tests of concurrent packages under the race detector (nee
 SCHEDULES ?= 2000
 SEED ?= 1
 KEEP ?=
+AIM ?=
+RUNS ?= 5
+MOST ?= 200
 
 .PHONY: torture
 torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual time, from SEED (1) on.
@@ -46,7 +49,11 @@ torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual
 
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
-	go run ./tools/torture -replay -seed $(SEED) -keep '$(KEEP)'
+	go run ./tools/torture -replay -seed $(SEED) -aim '$(AIM)' -keep '$(KEEP)'
+
+.PHONY: mutants
+mutants: ## Leave out one rule of the protocol after the other, and see how soon a law breaks: RUNS (5) of at most MOST (200) schedules.
+	go run ./tools/torture -mutants -seed $(SEED) -runs $(RUNS) -most $(MOST)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).

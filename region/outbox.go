@@ -14,6 +14,7 @@ import (
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 )
 
 const (
@@ -108,6 +109,9 @@ func (n *Node) receiveStart(ctx context.Context, cancel context.CancelFunc, stre
 		}
 		n.till.forwarded(start)
 		poke(n.pokeDrained)
+		if mutant.On(mutant.ForwardFromSent) {
+			return n.offered, nil
+		}
 		return start, nil
 	}
 }

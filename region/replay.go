@@ -11,6 +11,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/journal"
 	"github.com/rimlight/rimlight/region/lease"
@@ -87,8 +88,11 @@ func (n *Node) replaySale(sequence int64, text string) error {
 	if len(offer.GetTokenId()) != 16 || len(offer.GetViewerSessionId()) != 16 {
 		return errors.New("a receipt without a token id or a session")
 	}
-	if err := t.book.Use(lease.Unit{Lease: receipt.GetLeaseId(), Serial: receipt.GetSerial()}, lease.Key(offer.GetTokenId())); err != nil {
-		return err
+	if !mutant.On(mutant.ForgetUsedSerials) {
+		unit := lease.Unit{Lease: receipt.GetLeaseId(), Serial: receipt.GetSerial()}
+		if err := t.book.Use(unit, lease.Key(offer.GetTokenId())); err != nil {
+			return err
+		}
 	}
 	s := &sale{
 		purchaseID: token.PurchaseID(offer.GetTokenId()), drop: dropText(&offer), session: [16]byte(offer.GetViewerSessionId()),

@@ -13,6 +13,7 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/region/lease"
 )
@@ -186,6 +187,9 @@ func (s *stocker) giveBack(ctx context.Context, drop string, units int) error {
 			Returned: &regionv1.Returned{LeaseId: r.Lease, Serials: r.Serials},
 		}})
 	}
+	if mutant.On(mutant.ReturnUnrecorded) {
+		records = nil
+	}
 	if err := n.append(ctx, records...); err != nil {
 		return fmt.Errorf("journaling a return: %w", err)
 	}
@@ -334,6 +338,9 @@ func (s *stocker) adopt(ctx context.Context, leases ...*fulfillmentv1.Lease) err
 		fresh = append(fresh, l)
 		records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Leased{Leased: l}})
 	}
+	if mutant.On(mutant.LeaseUnrecorded) {
+		records = nil
+	}
 	if err := n.append(ctx, records...); err != nil {
 		return fmt.Errorf("journaling a lease: %w", err)
 	}
@@ -416,8 +423,10 @@ func (s *stocker) beat(ctx context.Context) error {
 	if err := n.addKeys(ctx, answer.GetKeys()); err != nil {
 		return err
 	}
-	if err := s.adopt(ctx, answer.GetMissing()...); err != nil {
-		return err
+	if !mutant.On(mutant.LostGrantIgnored) {
+		if err := s.adopt(ctx, answer.GetMissing()...); err != nil {
+			return err
+		}
 	}
 	for _, drop := range answer.GetSoldOutDropIds() {
 		n.heard(drop, true)

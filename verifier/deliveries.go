@@ -8,6 +8,7 @@ import (
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
@@ -61,6 +62,11 @@ func (s *Service) followOrders(ctx context.Context) (heard bool, err error) {
 // deliver uses one message, and remembers its cursor in the same transaction. An order that makes no sense here is
 // logged and passed: it must not stop the others. A dead order is used like a delivered one: its viewer is asked.
 func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersResponse) error {
+	if mutant.On(mutant.CursorAhead) {
+		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.SetOrderCursor(ctx, m.GetCursor()) }); err != nil {
+			return err
+		}
+	}
 	strange := 0
 	err := s.store.Write(ctx, func(tx *store.Tx) error {
 		strange = 0

@@ -9,6 +9,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -96,6 +97,12 @@ func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*
 	results, causes, err := s.verify(ctx, texts)
 	if err != nil {
 		return nil, err
+	}
+	if mutant.On(mutant.AckBeforeCommit) {
+		last := entries[len(entries)-1].GetSequence()
+		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, last) }); err != nil {
+			return nil, err
+		}
 	}
 	var ack *verifierv1.Acknowledgement
 	err = s.store.Write(ctx, func(tx *store.Tx) error {
@@ -204,6 +211,11 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 		return err
 	}
 	winner, err := tx.Purchase(ctx, r.purchase.TokenID)
+	if err == nil && mutant.On(mutant.NoKeyOnK) && (winner.Serial != r.purchase.Serial || winner.LeaseID != r.purchase.LeaseID) {
+		r.purchase.TokenID[0], r.purchase.PurchaseID[0] = ^r.purchase.TokenID[0], ^r.purchase.PurchaseID[0]
+		c.TokenID = r.purchase.TokenID
+		winner, err = tx.Purchase(ctx, r.purchase.TokenID)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return s.admitFirst(ctx, tx, r, &c, late, now)
 	}
@@ -232,7 +244,7 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 	if err := tx.InsertCandidate(ctx, &c); err != nil {
 		return err
 	}
-	if c.State == store.Spare && !saga.Duplicate(winner.State, r.expired) {
+	if c.State == store.Spare && !saga.Duplicate(winner.State, r.expired) && !mutant.On(mutant.DuplicateLeaked) {
 		if err := release(ctx, tx, c.TokenID, c.Serial, c.LeaseID, now); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -95,6 +96,10 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 		case saga.Capture:
 			in, err = provider(ctx, s, "capture", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Capture(ctx, in.ID) })
 		case saga.Cancel:
+			if mutant.On(mutant.DeclineNotCancelled) {
+				in.State = payment.Cancelled
+				continue
+			}
 			in, err = provider(ctx, s, "cancel", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Cancel(ctx, in.ID) })
 			if err == nil { // not the answer counts but what is read
 				in, err = s.readIntent(ctx, in.ID)
@@ -145,10 +150,15 @@ func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchas
 // remembers is never confirmed. The key has the purchase id for K: the provider need not know K, and one follows from
 // the other.
 func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent, error) {
-	if p.IntentID != "" {
+	fresh := mutant.On(mutant.FreshProviderKey) && p.State == saga.UnitSettled
+	if p.IntentID != "" && !fresh {
 		return s.readIntent(ctx, p.IntentID)
 	}
-	in, err := freshKeys(p.PurchaseID.Hex()+"/"+strconv.Itoa(p.Attempt), func(key string) (payment.Intent, error) {
+	key := p.PurchaseID.Hex() + "/" + strconv.Itoa(p.Attempt)
+	if fresh {
+		key += s.deps.Now().String()
+	}
+	in, err := freshKeys(key, func(key string) (payment.Intent, error) {
 		return provider(ctx, s, "create", func(ctx context.Context) (payment.Intent, error) {
 			return s.deps.Payment.CreateIntent(ctx, key, payment.Request{
 				PurchaseID: p.PurchaseID.Hex(), CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged, Reference: p.PaymentReference,

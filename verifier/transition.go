@@ -10,6 +10,7 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -55,6 +56,9 @@ func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e 
 	}
 	if err != nil {
 		return err
+	}
+	if e == saga.DeclinedForNow && mutant.On(mutant.ReleaseBeforeLeave) {
+		commands = append(commands, saga.ReleaseWinner)
 	}
 	for _, c := range commands {
 		if err := s.obey(ctx, tx, p, c, spares, terms, now); err != nil {
@@ -110,6 +114,9 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 	case saga.ReleaseWinner:
 		return release(ctx, tx, p.TokenID, p.Serial, p.LeaseID, due)
 	case saga.ReleaseSpares:
+		if mutant.On(mutant.DuplicateLeaked) {
+			return nil
+		}
 		for _, c := range spares {
 			if err := release(ctx, tx, c.TokenID, c.Serial, c.LeaseID, due); err != nil {
 				return err

@@ -64,6 +64,9 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 		if state := d.State(now); !state.Live() {
 			return &NotLiveError{d.ID, state, d.OpenTime, d.CloseTime}
 		}
+		if err := breakGrant(ctx, tx, req, &leaseID, now); err != nil {
+			return err
+		}
 		g, err = s.grant(ctx, tx, req, leaseID, now)
 		return err
 	})

@@ -22,6 +22,8 @@ import (
 // Order is one schedule to play.
 type Order struct {
 	Seed uint64 `json:"seed"`
+	// Aim is the mix to draw from; empty: every kind of fault.
+	Aim string `json:"aim,omitempty"`
 	// Keep has the places of the faults to play; nil: all of them.
 	Keep *[]int `json:"keep,omitempty"`
 	// Tell asks for the story and the schedule.
@@ -52,6 +54,9 @@ type Verdict struct {
 // Replay is the command that plays an order again.
 func (o Order) Replay() string {
 	s := fmt.Sprintf("make torture-replay SEED=%d", o.Seed)
+	if o.Aim != "" {
+		s += " AIM=" + o.Aim
+	}
 	if o.Keep != nil {
 		s += " KEEP=" + strings.Trim(strings.ReplaceAll(fmt.Sprint(*o.Keep), " ", ","), "[]")
 	}
@@ -92,16 +97,16 @@ func (s *Summary) add(v Verdict) {
 	s.VirtualSeconds += v.VirtualSeconds
 }
 
-// Run plays the schedules of n seeds from first on, and hands each verdict to told as it comes, one at a time.
-func Run(ctx context.Context, pool *Pool, first uint64, n int, told func(Verdict)) (Summary, error) {
+// Run plays the schedules of n seeds from first.Seed on, and hands each verdict to told as it comes, one at a time.
+func Run(ctx context.Context, pool *Pool, first Order, n int, told func(Verdict)) (Summary, error) {
 	begin, cpu := time.Now(), pool.CPU()
-	s := Summary{Faults: map[string]int{}, FirstSeed: first}
+	s := Summary{Faults: map[string]int{}, FirstSeed: first.Seed}
 	orders := make(chan Order)
 	go func() {
 		defer close(orders)
 		for i := range n {
 			select {
-			case orders <- Order{Seed: first + uint64(i)}:
+			case orders <- Order{Seed: first.Seed + uint64(i), Aim: first.Aim}:
 			case <-ctx.Done():
 				return
 			}

@@ -34,6 +34,7 @@ type Evidence struct {
 	Refusals  map[string]int
 	Faults    map[string]int
 	Downs     []Down
+	Noes      []No
 	Surprises []string
 	Network   simnet.Stats
 	Heard     string         // logs, metrics and error texts
@@ -168,7 +169,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	w.watch.mu.Lock()
 	defer w.watch.mu.Unlock()
 	e.Answers, e.Endings, e.Refusals = w.watch.answers, w.watch.endings, w.watch.refusals
-	e.Faults, e.Downs, e.Surprises = w.watch.faults, w.watch.downs, w.watch.surprises
+	e.Faults, e.Downs, e.Noes, e.Surprises = w.watch.faults, w.watch.downs, w.watch.noes, w.watch.surprises
 	return e, nil
 }
 

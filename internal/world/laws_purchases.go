@@ -80,6 +80,11 @@ func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 			}
 		}
 	}
+	for _, n := range e.Noes {
+		if p := x.purchases[n.PurchaseID]; p != nil && p.State != saga.Refused {
+			broken("viewer %d was told no for good, and purchase %s is %v", n.Viewer, p.ID, p.State)
+		}
+	}
 	for text, r := range x.receipts { // also of viewers who never got the answer
 		if p := x.byToken[r.token]; p == nil {
 			broken("purchase %s was accepted and never reached the verifier", r.purchase)

@@ -2,13 +2,16 @@ package world
 
 import (
 	"context"
+	"database/sql"
+	"time"
 
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
 // moody is the provider with its outages: while one lasts a call is refused, or meets silence before or after its
-// effect.
+// effect. Some customers whose payment is declined go on at the provider: an intent that is left open takes their money
+// later.
 type moody struct {
 	*testpsp.Provider
 	w *world
@@ -18,11 +21,7 @@ func (m *moody) call(ctx context.Context, do func() (payment.Intent, error)) (pa
 	if !m.w.weather.paymentsFail() {
 		return do()
 	}
-	var draw [1]byte
-	if _, err := m.w.moods.Read(draw[:]); err != nil {
-		return payment.Intent{}, err
-	}
-	switch draw[0] % 3 {
+	switch m.draw(3) {
 	case 0:
 		return payment.Intent{}, payment.ErrRetryable
 	case 1:
@@ -32,6 +31,41 @@ func (m *moody) call(ctx context.Context, do func() (payment.Intent, error)) (pa
 	}
 	<-ctx.Done()
 	return payment.Intent{}, payment.ErrUnknownOutcome
+}
+
+func (m *moody) draw(n byte) byte {
+	var b [1]byte
+	if _, err := m.w.moods.Read(b[:]); err != nil {
+		panic("world: drawing: " + err.Error()) // ChaCha8 never fails
+	}
+	return b[0] % n
+}
+
+// laterMoney lets a declined customer succeed at the provider's own page after a while, unless the intent is cancelled by
+// then. The provider does that in its own books: testpsp knows no such customer.
+func (w *world) laterMoney(intentID string, after time.Duration) {
+	w.background.Go(func() {
+		if !sleep(w.life, after) {
+			return
+		}
+		err := w.centre.paymentDB.Write(w.life, func(tx *sql.Tx) error {
+			r, err := tx.ExecContext(w.life, `UPDATE psp_intents SET state = $1 WHERE intent_id = $2 AND state = $3`,
+				payment.Succeeded, intentID, payment.Declined)
+			if err != nil {
+				return err
+			}
+			if n, err := r.RowsAffected(); err != nil || n == 0 {
+				return err
+			}
+			_, err = tx.ExecContext(w.life, `INSERT INTO psp_charges (intent_id, purchase_id, currency_code, minor_units, charge_time)
+				SELECT intent_id, purchase_id, currency_code, minor_units, $1 FROM psp_intents WHERE intent_id = $2`,
+				time.Now().UnixMicro(), intentID)
+			return err
+		})
+		if err != nil && w.life.Err() == nil {
+			w.watch.surprise("a late payment: %v", err)
+		}
+	})
 }
 
 // CreateIntent implements payment.Provider.
@@ -46,7 +80,13 @@ func (m *moody) GetIntent(ctx context.Context, id string) (payment.Intent, error
 
 // Confirm implements payment.Provider.
 func (m *moody) Confirm(ctx context.Context, id string) (payment.Intent, error) {
-	return m.call(ctx, func() (payment.Intent, error) { return m.Provider.Confirm(ctx, id) })
+	return m.call(ctx, func() (payment.Intent, error) {
+		in, err := m.Provider.Confirm(ctx, id)
+		if err == nil && in.State == payment.Declined && m.draw(2) == 0 {
+			m.w.laterMoney(id, time.Duration(m.draw(100))*100*time.Millisecond)
+		}
+		return in, err
+	})
 }
 
 // Capture implements payment.Provider.

@@ -5,20 +5,56 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
+// Aims of a schedule: which faults and viewers it draws most.
+const (
+	// AnyAim is every kind of fault; a quarter of the seeds have AimMarket's.
+	AnyAim = ""
+	// AimMarket is what I14 is about: partitions and dead nodes, and more viewers than units.
+	AimMarket = "market"
+	// AimCrashes are power cuts at commits.
+	AimCrashes = "crashes"
+	// AimPayments are declines, actions and outages of the provider.
+	AimPayments = "payments"
+)
+
+// kinds of faults, by how often an aim draws them.
+var kinds = map[string][]Weighted[Kind]{
+	AnyAim: {
+		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
+		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments},
+	},
+	AimMarket:   {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}},
+	AimCrashes:  {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
+	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+}
+
+// faultsDrawn is how many faults a schedule has.
+const faultsDrawn = 20
+
 // Torture is a small world with everything against it: three regions, forty viewers, twenty faults, two virtual minutes.
-// All of it follows from the seed; Config.Schedule lists the faults in the order of their times.
-func Torture(seed uint64) Config {
+// All of it follows from the seed and the aim; Config.Schedule lists the faults in the order of their times.
+func Torture(seed uint64, aim string) Config {
 	cfg := Config{
 		Seed: seed, Regions: []string{"asia-southeast1", "europe-west3", "us-central1"},
 		Jitter: 10 * time.Millisecond, SyncTime: 2 * time.Millisecond,
 	}
-	r := cfg.draws("torture", 0)
+	r := cfg.draws("torture "+aim, 0)
+	if aim == AnyAim && r.IntN(4) == 0 {
+		aim = AimMarket
+	}
 	cfg.Loss, cfg.Duplication = []float64{0, 0.01, 0.05}[r.IntN(3)], []float64{0, 0.02, 0.1}[r.IntN(3)]
 	cfg.Skew = []time.Duration{0, 300 * time.Millisecond}[r.IntN(2)]
-	scarce := r.IntN(2) == 0
-	if scarce {
+	if aim == AimCrashes {
+		cfg.SyncTime = 20 * time.Millisecond // so that power is lost in the middle of one
+	}
+	if aim == AimPayments {
+		cfg.Payments = troubledPayments
+	}
+	if aim == AimMarket || r.IntN(2) == 0 {
 		cfg.Drops = []Drop{{Title: "scarce", Units: 3 + r.IntN(4), Viewers: 40, Opens: 13 * time.Second, Lasts: 40 * time.Second}}
 		cfg.Abandon = 0.3
 	} else {
@@ -27,14 +63,10 @@ func Torture(seed uint64) Config {
 			{Title: "scarce", Units: 1 + r.IntN(3), Viewers: 14, Opens: 15 * time.Second, Lasts: 30 * time.Second},
 		}
 	}
-	draw := kinds
-	if r.IntN(4) == 0 { // what I14 is about
-		draw = []Weighted[Kind]{{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}}
-	}
-	for len(cfg.Schedule) < 20 {
-		f := cfg.drawFault(r, pick(r, draw))
-		if len(draw) < len(kinds) && f.Kind != Cut && !slices.Contains(cfg.Regions, f.Host) {
-			continue
+	for len(cfg.Schedule) < faultsDrawn {
+		f := cfg.drawFault(r, pick(r, kinds[aim]))
+		if aim == AimMarket && f.Kind != Cut && !slices.Contains(cfg.Regions, f.Host) {
+			continue // the centre stays up
 		}
 		cfg.Schedule = append(cfg.Schedule, f)
 	}
@@ -42,10 +74,16 @@ func Torture(seed uint64) Config {
 	return cfg
 }
 
-// kinds of faults, by how often they are drawn.
-var kinds = []Weighted[Kind]{
-	{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
-	{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments},
+// troubledPayments are those that do not simply succeed.
+var troubledPayments = []Weighted[Payment]{
+	{2, Payment{Reference: testpsp.RefOK}},
+	{1, Payment{Reference: testpsp.RefDecline}},
+	{4, Payment{Reference: testpsp.RefDeclineOnce}},
+	{2, Payment{Reference: testpsp.RefActionRequired, Confirms: true}},
+	{2, Payment{Reference: testpsp.RefActionRequired}},
+	{2, Payment{Reference: testpsp.RefTimeoutBefore}},
+	{3, Payment{Reference: testpsp.RefTimeoutAfter}},
+	{1, Payment{Reference: testpsp.Ref500Once}},
 }
 
 // drawFault draws one fault between the arming of the first drop and half a minute after the last one closed.

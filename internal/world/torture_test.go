@@ -40,7 +40,7 @@ func TestTortureWorker(t *testing.T) {
 }
 
 func playOrder(t *testing.T, o torture.Order) torture.Verdict {
-	cfg := world.Torture(o.Seed)
+	cfg := world.Torture(o.Seed, o.Aim)
 	v := torture.Verdict{Seed: o.Seed, Size: len(cfg.Schedule), Faults: map[string]int{}}
 	if o.Keep != nil {
 		cfg = cfg.Keep(*o.Keep)

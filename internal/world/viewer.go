@@ -12,7 +12,10 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/token"
 )
 
 const (
@@ -59,6 +62,15 @@ func (w *world) admitViewers(ctx context.Context) {
 
 func (v *viewer) hints() *offerv1.RoutingHints {
 	return &offerv1.RoutingHints{DropId: v.w.drops[v.Drop], RequestId: v.RequestID}
+}
+
+// wish is the purchase that the viewer's first request may become.
+func (v *viewer) wish() string {
+	drop, err := ids.Bytes(v.w.drops[v.Drop])
+	if err != nil {
+		panic("world: " + err.Error()) // fulfillment made it
+	}
+	return token.PurchaseID(token.DeriveTokenID(v.Session[:], drop, v.RequestID))
 }
 
 func (v *viewer) consent() *offerv1.Consent {
@@ -133,7 +145,9 @@ func (v *viewer) try(ctx context.Context, region string, call func(context.Conte
 // elsewhere tells answers that another region, or the same a little later, may better.
 func elsewhere(err error) bool {
 	switch rpcerr.Reason(err) {
-	case errorsv1.Reason_REASON_NO_UNIT_HERE, errorsv1.Reason_REASON_OVERLOADED:
+	case errorsv1.Reason_REASON_NO_UNIT_HERE:
+		return !mutant.On(mutant.NoUnitIsFinal)
+	case errorsv1.Reason_REASON_OVERLOADED:
 		return true
 	}
 	c := status.Code(err)
@@ -199,6 +213,9 @@ func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, 
 	})
 	if err != nil {
 		v.leave(ctx, "RedeemOffer", err)
+		if first && mutant.On(mutant.NoUnitIsFinal) && rpcerr.Reason(err) == errorsv1.Reason_REASON_NO_UNIT_HERE {
+			v.w.watch.no(No{v.Number, v.wish()})
+		}
 		return bought{}, false
 	}
 	b := bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}

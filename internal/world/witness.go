@@ -29,6 +29,12 @@ type Ending struct {
 	LicenceKey string
 }
 
+// No is a viewer who was told for good that it bought nothing.
+type No struct {
+	Viewer     int
+	PurchaseID string
+}
+
 // Down is a time in which a host was down, on the world's clock.
 type Down struct {
 	Host     string
@@ -43,6 +49,7 @@ type witness struct {
 	refusals  map[string]int // by method and reason, of viewers who left with empty hands
 	faults    map[string]int
 	downs     []Down
+	noes      []No
 	surprises []string // answers that the protocol does not allow
 }
 
@@ -74,6 +81,12 @@ func (w *witness) fault(kind string) {
 		w.faults = map[string]int{}
 	}
 	w.faults[kind]++
+}
+
+func (w *witness) no(n No) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noes = append(w.noes, n)
 }
 
 func (w *witness) down(d Down) {

@@ -54,6 +54,9 @@ type world struct {
 	nodes  []*node
 	drops  []string // ids, in the order of cfg.Drops
 
+	life       context.Context // ends when everything has settled
+	background sync.WaitGroup
+
 	watch   witness
 	weather weather
 	moods   io.Reader // what an outage of the provider does to each call
@@ -68,7 +71,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &world{cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), calm: make(chan struct{})}
+	w := &world{life: ctx, cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), calm: make(chan struct{})}
 	w.moods = w.random("payments", 0)
 	w.log = slog.New(slog.NewJSONHandler(w.ears, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.net = simnet.New(simnet.Config{Seed: cfg.Seed, Link: w.link})
@@ -83,7 +86,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 	audience, faults := make(chan struct{}), make(chan struct{})
 	go func() { defer close(audience); w.admitViewers(ctx) }()
 	go func() { defer close(faults); w.causeFaults(ctx) }()
-	defer func() { cancel(); <-audience; <-faults }()
+	defer func() { cancel(); <-audience; <-faults; w.background.Wait() }()
 
 	<-faults
 	w.heal()

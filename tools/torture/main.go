@@ -2,6 +2,7 @@
 //
 //	go run ./tools/torture -schedules 2000 -seed 1     ends with one JSON line; exit 1 when a law was broken
 //	go run ./tools/torture -replay -seed 17 -keep 3,5  tells one schedule's story, with some of its faults only
+//	go run ./tools/torture -mutants                    leaves out one rule after the other; exit 1 when nobody notices
 package main
 
 import (
@@ -14,7 +15,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/torture"
 )
 
@@ -24,6 +29,11 @@ var (
 	workers   = flag.Int("workers", runtime.NumCPU(), "processes")
 	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
 	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
+	aim       = flag.String("aim", "", "mix of faults: market, crashes, payments; empty: every kind")
+	mutants   = flag.Bool("mutants", false, "leave out one rule after the other, and tell how soon a law breaks")
+	rule      = flag.String("rule", "", "with -mutants or -replay: this mutation only")
+	runs      = flag.Int("runs", 5, "with -mutants: runs for the median")
+	most      = flag.Int("most", 200, "with -mutants: schedules of a run")
 	times     = flag.Int("times", 5, "with -replay: how often at most, until a law breaks")
 )
 
@@ -46,20 +56,30 @@ func run(ctx context.Context) (held bool, err error) {
 		return false, err
 	}
 	defer func() { err = firstError(err, os.RemoveAll(dir)) }()
-	binary, err := torture.Build(ctx, dir, "")
+	tags, args := "", []string{}
+	if *mutants || *rule != "" {
+		tags = "mutants"
+	}
+	binary, err := torture.Build(ctx, dir, tags)
 	if err != nil {
 		return false, err
 	}
-	pool := torture.NewPool(ctx, binary, *workers)
+	if *mutants {
+		return hunt(ctx, binary)
+	}
+	if *rule != "" {
+		args = []string{"-mutant", *rule}
+	}
+	pool := torture.NewPool(ctx, binary, *workers, args...)
 	defer func() { err = firstError(err, pool.Stop()) }()
 	if *replay {
 		return tell(ctx, pool)
 	}
 	var broken []torture.Verdict
-	summary, err := torture.Run(ctx, pool, *seed, *schedules, func(v torture.Verdict) {
+	summary, err := torture.Run(ctx, pool, torture.Order{Seed: *seed, Aim: *aim}, *schedules, func(v torture.Verdict) {
 		if len(v.Broken) > 0 {
 			broken = append(broken, v)
-			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed}.Replay())
+			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed, Aim: *aim}.Replay())
 		}
 	})
 	if err != nil {
@@ -78,6 +98,32 @@ func run(ctx context.Context) (held bool, err error) {
 	return summary.Violations == 0, nil
 }
 
+// hunt leaves the rules out one after the other, as many at a time as there are workers.
+func hunt(ctx context.Context, binary string) (allCaught bool, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(*workers)
+	var mu sync.Mutex // guards allCaught and the output
+	allCaught = true
+	for _, r := range mutant.Rules() {
+		if *rule != "" && *rule != string(r.Mutation) {
+			continue
+		}
+		g.Go(func() error {
+			c, err := torture.Hunt(ctx, torture.NewPool(ctx, binary, 1, "-mutant", string(r.Mutation)), r, *seed, *runs, *most)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			allCaught = allCaught && !c.Survived()
+			fmt.Println(c)
+			return nil
+		})
+	}
+	err = g.Wait()
+	return allCaught, err
+}
+
 // mostShrunk bounds how many broken schedules are made small: the first ones tell most.
 const mostShrunk = 3
 
@@ -88,7 +134,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 	var failure error
 	small := torture.Shrink(v.Size, func(keep []int) bool {
 		for range shrinkTries {
-			again, err := pool.Play(ctx, torture.Order{Seed: v.Seed, Keep: &keep})
+			again, err := pool.Play(ctx, torture.Order{Seed: v.Seed, Aim: *aim, Keep: &keep})
 			if err != nil {
 				failure = err
 				return true // ends the search soon
@@ -102,7 +148,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 	if failure != nil {
 		return failure
 	}
-	o := torture.Order{Seed: v.Seed, Keep: &small, Tell: true}
+	o := torture.Order{Seed: v.Seed, Aim: *aim, Keep: &small, Tell: true}
 	told, err := pool.Play(ctx, o)
 	if err != nil {
 		return err
@@ -113,7 +159,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 
 // tell plays one schedule until a law breaks.
 func tell(ctx context.Context, pool *torture.Pool) (held bool, err error) {
-	o := torture.Order{Seed: *seed, Tell: true}
+	o := torture.Order{Seed: *seed, Aim: *aim, Tell: true}
 	if *keep != "" {
 		o.Keep = &[]int{}
 		for word := range strings.SplitSeq(*keep, ",") {

@@ -1,0 +1,37 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/mutant"
+)
+
+// breakGrant breaks rules of the escrow that a mutant breaks by doing more, not less. Builds without the tag mutants have
+// nothing of it.
+func breakGrant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID *ID, now time.Time) error {
+	if mutant.On(mutant.FreeByTimeout) {
+		const silence = 12 * time.Second // longer than the stamp of a living node is ever old
+		_, err := tx.ExecContext(ctx, `UPDATE units SET state = $1, lease_id = NULL WHERE state = $2 AND lease_id IN
+			(SELECT l.lease_id FROM leases l JOIN nodes n ON n.node_id = l.node_id WHERE n.seen_time_us < $3)`,
+			free, leased, now.Add(-silence).UnixMicro())
+		if err != nil {
+			return fmt.Errorf("freeing the silent: %w", err)
+		}
+	}
+	if mutant.On(mutant.LeaseToppedUp) {
+		var id []byte
+		err := tx.QueryRowContext(ctx, `DELETE FROM leases WHERE lease_id = (SELECT MAX(lease_id) FROM leases
+			WHERE drop_id = $1 AND node_id = $2 AND epoch = $3) RETURNING lease_id`, req.DropID[:], req.NodeID[:], req.Epoch).Scan(&id)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("topping a lease up: %w", err)
+		}
+		if err == nil {
+			*leaseID = ID(id)
+		}
+	}
+	return nil
+}

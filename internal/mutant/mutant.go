@@ -1,0 +1,70 @@
+// Package mutant names the rules of docs/settlement.md that tests switch off, each where the code keeps it, to see that
+// somebody notices: a rule whose absence nobody notices is not tested.
+//
+//	if !mutant.On(mutant.AnswerBeforeSync) {    in a build without the tag mutants this is if true,
+//		<-commit.Done()                     and the compiler leaves nothing of it
+//	}
+//
+// Only a test binary with the tag has the switch; at most one rule is off at a time. `make mutants` plays each missing
+// rule against the schedules of internal/world until a law breaks.
+package mutant
+
+// Mutation is a rule that is not kept.
+type Mutation string
+
+// The mutations, in the order of docs/settlement.md: the node, fulfillment, the verifier, viewers.
+const (
+	AnswerBeforeSync    Mutation = "answer-before-sync"
+	ForgetUsedSerials   Mutation = "forget-used-serials"
+	ReturnUnrecorded    Mutation = "return-unrecorded"
+	LeaseUnrecorded     Mutation = "lease-unrecorded"
+	LostGrantIgnored    Mutation = "lost-grant-ignored"
+	ForwardFromSent     Mutation = "forward-from-sent"
+	AcceptLate          Mutation = "accept-late"
+	FreeByTimeout       Mutation = "free-by-timeout"
+	LeaseToppedUp       Mutation = "lease-topped-up"
+	AckBeforeCommit     Mutation = "ack-before-commit"
+	NoKeyOnK            Mutation = "no-key-on-k"
+	DuplicateLeaked     Mutation = "duplicate-leaked"
+	ReleaseBeforeLeave  Mutation = "release-before-leaving"
+	FreshProviderKey    Mutation = "fresh-provider-key"
+	DeclineNotCancelled Mutation = "decline-not-cancelled"
+	CapIgnored          Mutation = "cap-ignored"
+	JobDoneEarly        Mutation = "job-done-early"
+	CursorAhead         Mutation = "cursor-ahead"
+	NoUnitIsFinal       Mutation = "no-unit-is-final"
+)
+
+// Rule is what a mutation leaves out.
+type Rule struct {
+	Mutation Mutation
+	// Text is the rule that is not kept.
+	Text string
+	// Aim names the mix of faults and viewers that meets it soonest: see world.Torture. Empty: any.
+	Aim string
+}
+
+// Rules lists all of them.
+func Rules() []Rule {
+	return []Rule{
+		{AnswerBeforeSync, "a receipt is answered after its fsync", "crashes"},
+		{ForgetUsedSerials, "a replay knows the serials that its journal used", ""},
+		{ReturnUnrecorded, "a return is durable before it is sent", "crashes"},
+		{LeaseUnrecorded, "a lease is durable before it is sold from", "crashes"},
+		{LostGrantIgnored, "a lease whose grant was lost is adopted from the heartbeat's answer", ""},
+		{ForwardFromSent, "forwarding goes on after what was acknowledged, not after what was sent", ""},
+		{AcceptLate, "nothing is accepted after the token's time and the grace", ""},
+		{FreeByTimeout, "no timer frees a living node's units", ""},
+		{LeaseToppedUp, "a lease is an immutable set, its id is never used again", ""},
+		{AckBeforeCommit, "an entry is acknowledged when it is durable", "crashes"},
+		{NoKeyOnK, "one K is one purchase", ""},
+		{DuplicateLeaked, "a duplicate's unit is released", ""},
+		{ReleaseBeforeLeave, "a unit is released after every path that could settle it is left", "payments"},
+		{FreshProviderKey, "one attempt is one intent at the provider, however often it is tried", "payments"},
+		{DeclineNotCancelled, "an intent is read as cancelled before the next attempt or the release", "payments"},
+		{CapIgnored, "the share of a session is exact at the verifier", ""},
+		{JobDoneEarly, "a job is done when its effect is durable", ""},
+		{CursorAhead, "a cursor moves in the transaction of what it stands for", "crashes"},
+		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
+	}
+}
