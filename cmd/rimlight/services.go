@@ -176,7 +176,7 @@ type routerCmd struct {
 	ForwardService []string          `help:"Forward this service too, as it is; repeatable." placeholder:"FULL.NAME"`
 	Fulfillment    string            `help:"Fulfillment's address, or addresses separated by commas, for the operator port." placeholder:"ADDR"`
 	Verifier       string            `help:"The verifier's address, or addresses, for the operator port." placeholder:"ADDR"`
-	Data           string            `help:"Where the audit log of operators' changes is kept; without it, in memory." placeholder:"DIR"`
+	Data           string            `help:"Where the audit log of operators' changes is kept, and what was measured for the next start; without it, in memory." placeholder:"DIR"`
 	Drills         bool              `help:"Allow 'rimlight fault' to break regions for a while. Never where viewers pay."`
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`

@@ -26,8 +26,8 @@ import (
 	"github.com/rimlight/rimlight/router/slo"
 )
 
-// Router is what a router needs beyond Common. In DataDir it keeps what operators changed; without one that is kept in
-// memory alone.
+// Router is what a router needs beyond Common. In DataDir it keeps what operators changed and what it measured, for the next
+// start; without one that is kept in memory alone.
 type Router struct {
 	Common
 	// Name of the router, unique in the fleet.
@@ -145,6 +145,9 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	}
 	cfg := router.Config{
 		Name: c.Name, ForwardServices: c.ForwardServices, MaxMessageBytes: c.MaxRecvBytes, SLO: c.SLO, Drills: c.Drills,
+	}
+	if c.DataDir != "" {
+		cfg.MemoryFile = filepath.Join(c.DataDir, "measured.json")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Regions)) {
 		cfg.Regions = append(cfg.Regions, router.Region{Name: name, Address: c.Regions[name]})

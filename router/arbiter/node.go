@@ -218,7 +218,11 @@ func (n *Node) Measure(now time.Duration, g *Region) {
 	g.Suspect = n.suspect
 }
 
-// NetworkTime is n and its mean deviation d; 0 before the first sample.
+// NetworkTime is n and its mean deviation d; 0 before the first sample of its own: a remembered path that got longer must
+// not cut the first probe short.
 func (n *Node) NetworkTime() (value, deviation time.Duration) {
+	if n.saved {
+		return 0, 0
+	}
 	return n.network.Value(), n.network.Deviation()
 }

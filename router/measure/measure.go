@@ -8,7 +8,8 @@
 // while an answer is due or a node warms up. Troubled nodes are probed five times as often.
 //
 // The table does not choose (router/arbiter does), does not dial (the Prober does) and never explores with a viewer's
-// call: a new node gets calls once it answered a probe, a quarter of its share at first. Nothing of it survives a restart: the first probes take one round trip.
+// call: a new node gets calls once it answered a probe, a quarter of its share at first. Until a node answers,
+// what a former process or another node of its region knew stands in (Memory).
 package measure
 
 import (
@@ -120,10 +121,11 @@ type Table struct {
 	dirty    chan struct{} // something worth publishing happened
 	ready    chan struct{}
 
-	mu      sync.Mutex
-	entries map[string]*entry
-	version int64
-	isReady bool
+	mu       sync.Mutex
+	entries  map[string]*entry
+	memories map[string]Memory // by region
+	version  int64
+	isReady  bool
 }
 
 // New makes a table without targets. It starts nothing.
@@ -156,7 +158,9 @@ func (t *Table) Set(targets []Target) {
 		if e, ok := t.entries[key]; ok {
 			e.retarget(target)
 		} else {
-			t.entries[key] = newEntry(target, t.isReady)
+			e := newEntry(target, t.isReady)
+			t.recall(e)
+			t.entries[key] = e
 		}
 	}
 	for key := range t.entries {
