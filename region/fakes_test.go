@@ -272,6 +272,19 @@ func (f *fakeVerifier) GetPurchase(context.Context, *verifierv1.GetPurchaseReque
 	return nil, rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "no purchase belongs to this token")
 }
 
+func (f *fakeVerifier) ChooseMakeGood(_ context.Context, r *verifierv1.ChooseMakeGoodRequest, _ ...grpc.CallOption) (*verifierv1.ChooseMakeGoodResponse, error) {
+	if f.gone() {
+		return nil, errDown
+	}
+	if r.GetReceipt() == "" {
+		return nil, rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_CHOICE_PENDING, "nothing to choose")
+	}
+	receipt, _ := decodeReceipt(r.GetReceipt())
+	return &verifierv1.ChooseMakeGoodResponse{Purchase: &offerv1.Purchase{
+		PurchaseId: receipt.GetPurchaseId(), State: offerv1.PurchaseState_PURCHASE_STATE_REFUNDING,
+	}}, nil
+}
+
 func (f *fakeVerifier) SubmitRedemptions(ctx context.Context, _ ...grpc.CallOption) (grpc.BidiStreamingClient[verifierv1.SubmitRedemptionsRequest, verifierv1.SubmitRedemptionsResponse], error) {
 	if f.gone() {
 		return nil, errDown

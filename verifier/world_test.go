@@ -115,13 +115,17 @@ func (w *world) start(prepare ...func(*verifier.Service)) {
 	go func() { w.done <- svc.Run(ctx) }()
 }
 
+func (w *world) deps() verifier.Deps {
+	return verifier.Deps{
+		DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.payment, Now: time.Now, Random: w.random,
+		Log: slog.New(slog.DiscardHandler),
+	}
+}
+
 // make makes a service that answers calls, without its loops.
 func (w *world) make() *verifier.Service {
 	w.t.Helper()
-	svc, err := verifier.New(w.cfg, verifier.Deps{
-		DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.payment, Now: time.Now, Random: w.random,
-		Log: slog.New(slog.DiscardHandler),
-	})
+	svc, err := verifier.New(w.cfg, w.deps())
 	check(w.t, err)
 	w.impl = registrar{}
 	svc.Register(w.impl)

@@ -81,6 +81,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	}
 
 	p.pauses(t, drop, regions)
+	p.makesGood(t, b.PurchaseID, declined.PurchaseID)
 	p.explains(t, b.Decision, regions)
 	p.refusesTheWrongRole(t)
 	p.drains(t, regions)
@@ -133,6 +134,46 @@ func (p *platform) pauses(t *testing.T, drop *offerv1.Drop, regions []string) {
 		t.Fatalf("drops resume: exit %d: %s", code, errOut)
 	}
 	p.buy(t, exitDone, "--drop", drop.GetDropId())
+}
+
+// makesGood refunds a part of a delivered purchase, and buys with the price lock of a declined one.
+func (p *platform) makesGood(t *testing.T, delivered, declined string) {
+	t.Helper()
+	verb := func(want int, args ...string) string {
+		t.Helper()
+		code, out, errOut := p.verb(t, args...)
+		if code != want {
+			t.Errorf("%v: exit %d, want %d: %s%s", args, code, want, out, errOut)
+		}
+		return out + errOut
+	}
+	for range 2 { // a dry run changes nothing
+		if out := verb(exitDone, "refund", delivered, "--reason", "a scratch", "--amount", "0.01"); !strings.Contains(out, `"refundId": ""`) {
+			t.Errorf("a dry run: %s", out)
+		}
+	}
+	for range 2 { // and a request id is one refund
+		verb(exitDone, "refund", delivered, "--reason", "a scratch", "--amount", "0.01", "--request-id", "r1", "--yes")
+	}
+	if out := verb(exitRefused, "refund", delivered, "--reason", "too much", "--amount", "1000000"); !strings.Contains(out, "NOT_REFUNDABLE") {
+		t.Errorf("more than was captured: %s", out)
+	}
+	if out := verb(exitRefused, "purchase", "choose", delivered, "money"); !strings.Contains(out, "NO_CHOICE_PENDING") {
+		t.Errorf("a choice about a delivered purchase: %s", out)
+	}
+	var got struct {
+		Purchase struct {
+			Voucher struct{ VoucherID, Text string }
+		}
+	}
+	if err := json.Unmarshal([]byte(verb(exitDone, "purchase", "get", declined)), &got); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := p.buy(t, exitDone, "--voucher", got.Purchase.Voucher.Text)
+	if out := verb(exitDone, "voucher", got.Purchase.Voucher.VoucherID); !strings.Contains(out, b.PurchaseID) || strings.Contains(out, got.Purchase.Voucher.Text) {
+		t.Errorf("the voucher of purchase %s: %s", b.PurchaseID, out)
+	}
+	verb(exitRefused, "buy", "--wait", "1m", "--voucher", got.Purchase.Voucher.Text)
 }
 
 func (p *platform) explains(t *testing.T, decision string, regions []string) {

@@ -111,6 +111,7 @@ type verifierCmd struct {
 	Fulfillment    string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
 	Profile        string        `help:"dev, or production, which refuses the test payment provider." enum:"dev,production" default:"dev"`
 	PaymentLatency time.Duration `help:"TEST: how long the test payment provider takes for each answer." default:"0s"`
+	PaymentProfile string        `help:"TEST: instant, or realistic: answers around 250 ms, and hints that come late and twice." enum:"instant,realistic" default:"instant"`
 }
 
 func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
@@ -120,6 +121,7 @@ func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
 	}
 	p, err := process.StartVerifier(ctx, process.Verifier{
 		Common: common, Fulfillment: c.Fulfillment, Profile: c.Profile, PaymentLatency: c.PaymentLatency,
+		PaymentRealistic: c.PaymentProfile == "realistic",
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment"
@@ -52,11 +53,33 @@ type Verifier struct {
 	Profile string
 	// PaymentLatency is how long the test provider takes for an answer.
 	PaymentLatency time.Duration
+	// PaymentRealistic makes the test provider behave like a real one in time: latencies that vary, hints that come late
+	// and twice. PaymentLatency, if given, is the median.
+	PaymentRealistic bool
+}
+
+// ErrNoProvider: the only payment provider that is built moves no money, and the production profile refuses it.
+var ErrNoProvider = errors.New("the production profile refuses the test payment provider (testpsp), which moves no money, " +
+	"and no other provider is built: run with the dev profile, or not at all")
+
+func (c *Verifier) testProvider() testpsp.Config {
+	cfg := testpsp.Config{}
+	if c.PaymentRealistic {
+		cfg = testpsp.Realistic()
+	}
+	if c.PaymentLatency > 0 {
+		cfg.Latency = c.PaymentLatency
+	}
+	cfg.Now, cfg.Random = time.Now, rand.Reader
+	return cfg
 }
 
 // StartVerifier opens the verifier on DataDir/verifier.db, with the test payment provider on DataDir/testpsp.db, or both
 // on Database.
 func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
+	if c.Profile == verifier.ProfileProduction { // before anything is made on disk
+		return nil, ErrNoProvider
+	}
 	p := &Process{}
 	defer func() {
 		if err != nil {
@@ -71,7 +94,7 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	psp, err := testpsp.New(pspDB, testpsp.Config{Latency: c.PaymentLatency, Now: time.Now, Random: rand.Reader})
+	psp, err := testpsp.New(pspDB, c.testProvider())
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package process_test
 
 import (
+	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,6 +11,17 @@ import (
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
+
+func TestProductionRefusesTheTestProviderBeforeItMakesAFile(t *testing.T) {
+	c := common(t, "centre", auth.NewTokens())
+	_, err := process.StartVerifier(t.Context(), process.Verifier{Common: c, Fulfillment: "127.0.0.1:1", Profile: "production"})
+	if !errors.Is(err, process.ErrNoProvider) {
+		t.Errorf("got %v", err)
+	}
+	if files, err := filepath.Glob(filepath.Join(c.DataDir, "*")); err != nil || len(files) != 0 {
+		t.Errorf("made %v, %v", files, err)
+	}
+}
 
 // TestAStoreServesOneProcess: two verifiers on one store would drive the same purchases.
 func TestAStoreServesOneProcess(t *testing.T) {
