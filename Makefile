@@ -107,8 +107,9 @@ breaking: $(BUF) ## Compare the protos with the latest tag.
 	fi
 
 .PHONY: generate
-generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the protos (needs node).
+generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the protos, and web/dist from that (needs node).
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
+	$(MAKE) web
 
 .PHONY: web
 web: web/node_modules/.package-lock.json ## Rebuild web/dist, which the binary embeds (needs node).

@@ -30,8 +30,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,_o]),yo=R(vo,0),bo=R(vo,1),xo=B(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*¶
-
+rimlight/errors/v1/reason.protorimlight.errors.v1*Å\v
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -79,10 +78,15 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_PAYMENT_DECLINEDF
 REASON_PAYMENT_WINDOW_OVERG
 REASON_UNIT_DENIEDH
-REASON_NO_ACTION_PENDINGI
+REASON_NO_ACTION_PENDINGI
+REASON_ORDER_FAILEDJ\x1B
+REASON_VOUCHER_UNUSABLEK
+REASON_NO_CHOICE_PENDINGL
+REASON_NOT_REFUNDABLEM
 REASON_INTERNALZ
 REASON_STORE_UNAVAILABLE[
-REASON_DROP_CHANGE_REFUSEDxBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),So=R(xo,0),Co=B(btoa(`
+REASON_DROP_CHANGE_REFUSEDx
+REASON_LEASE_NOT_CLOSABLEBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),So=R(xo,0),Co=B(btoa(`
 rimlight/offer/v1/offer.protorimlight.offer.v1"f
 \fRoutingHints
 \x07drop_id (	
@@ -120,13 +124,14 @@ gpp_string (	"Ë
 PURPOSE_PERSONALISATION
 PURPOSE_DELIVERY
 PURPOSE_MEASUREMENTB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[Sr,V,xo,_o]),wo=B(btoa(`
- rimlight/offer/v1/purchase.protorimlight.offer.v1"¥
+ rimlight/offer/v1/purchase.protorimlight.offer.v1"³
 \x07Voucher
 
 voucher_id (	,
 kind (2.rimlight.offer.v1.VoucherKind'
 price (\v2.rimlight.offer.v1.Money/
-\vexpire_time (\v2.google.protobuf.Timestamp"æ
+\vexpire_time (\v2.google.protobuf.Timestamp\f
+text (	"ò
 \bPurchase
 \vpurchase_id (	
 \x07drop_id (	/
@@ -140,7 +145,10 @@ state_time (\v2.google.protobuf.Timestamp+
 payment_intent_id	 (	
 \x07outcome
  (	
-\border_id\v (	*Ù
+\border_id\v (	)
+\x07charged\f (\v2.rimlight.offer.v1.Money*
+\brefunded\r (\v2.rimlight.offer.v1.Money3
+choice_deadline (\v2.google.protobuf.Timestamp*¸
 \rPurchaseState
 PURCHASE_STATE_UNSPECIFIED\0\x1B
 PURCHASE_STATE_ACCEPTED\x1B
@@ -153,10 +161,18 @@ state_time (\v2.google.protobuf.Timestamp+
 PURCHASE_STATE_DELIVERED\b
 PURCHASE_STATE_VOUCHER	
 PURCHASE_STATE_REFUSED
-*H
+"
+PURCHASE_STATE_CHOICE_REQUIRED\v
+PURCHASE_STATE_REFUNDING\f\x1B
+PURCHASE_STATE_REFUNDED\r*g
 \vVoucherKind
 VOUCHER_KIND_UNSPECIFIED\0\x1B
-VOUCHER_KIND_PRICE_LOCKB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,xo,_o]),To=R(wo,0),Eo=R(wo,1),Do=B(btoa(`
+VOUCHER_KIND_PRICE_LOCK
+VOUCHER_KIND_STORED_VALUE*Q
+\bMakeGood
+MAKE_GOOD_UNSPECIFIED\0
+MAKE_GOOD_VOUCHER
+MAKE_GOOD_MONEYB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,xo,_o]),To=R(wo,0),Eo=R(wo,1),Do=B(btoa(`
 rimlight/offer/v1/signed.protorimlight.offer.v1"Æ
 
 OfferToken
@@ -167,7 +183,7 @@ OfferToken
 viewer_session_id (\f\v
 arm (	
 \rissue_time_us\x07 (
-expire_time_us\b ("
+expire_time_us\b ("
 \x07Receipt
 \voffer_token (	
 \vpurchase_id (	
@@ -180,7 +196,11 @@ OfferToken
 payment_reference	 (	
 delivery_details
  (\f
-previous_receipt_hash\v (\f"
+previous_receipt_hash\v (\f
+\x07voucher\f (	"#
+\rSignedVoucher
+
+voucher_id (\f"
 \x07Outcome
 \vpurchase_id (	/
 state (2 .rimlight.offer.v1.PurchaseState*
@@ -200,7 +220,7 @@ public_key (\f*
 \bKeyOwner
 KEY_OWNER_UNSPECIFIED\0
 KEY_OWNER_NODE
-KEY_OWNER_VERIFIERB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,xo,_o,wo]),Oo=L(Do,0),ko=L(Do,1),Ao=L(Do,2),jo=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.NODE=1]=`NODE`,e[e.VERIFIER=2]=`VERIFIER`,e}({}),Mo=B(btoa(`
+KEY_OWNER_VERIFIERB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,xo,_o,wo]),Oo=L(Do,0),ko=L(Do,1),Ao=L(Do,3),jo=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.NODE=1]=`NODE`,e[e.VERIFIER=2]=`VERIFIER`,e}({}),Mo=B(btoa(`
 %rimlight/offer/v1/offer_service.protorimlight.offer.v1"m
 WatchDropsRequest.
 hints (\v2.rimlight.offer.v1.RoutingHints
@@ -230,19 +250,20 @@ media_time (\v2.google.protobuf.Duration)
 \x07pending (\v2.rimlight.offer.v1.OfferPendingH\02
 \x07refused (\v2.rimlight.offer.v1.OfferRefusedH\0B
 
-\bdecision"Ö
+\bdecision"ç
 RedeemOfferRequest.
 hints (\v2.rimlight.offer.v1.RoutingHints
 \voffer_token (	
 viewer_session_id (\f
 payment_reference (	
 delivery_details (\f+
-\x07consent (\v2.rimlight.offer.v1.Consent"|
+\x07consent (\v2.rimlight.offer.v1.Consent
+\x07voucher\x07 (	"|
 RedeemOfferResponse
 \x07receipt (	
 \vpurchase_id (	
 region (	/
-\vaccept_time (\v2.google.protobuf.Timestamp"¸
+\vaccept_time (\v2.google.protobuf.Timestamp"É
 ClaimOfferRequest.
 hints (\v2.rimlight.offer.v1.RoutingHints
 viewer_session_id (\f+
@@ -252,7 +273,8 @@ media_time (\v2.google.protobuf.Duration
 payment_reference (	
 delivery_details (\f+
 	max_price\x07 (\v2.rimlight.offer.v1.Money
-session_credential\b (	"¾
+session_credential\b (	
+\x07voucher	 (	"¾
 ClaimOfferResponse4
 \baccepted (\v2 .rimlight.offer.v1.ClaimAcceptedH\02
 \x07pending (\v2.rimlight.offer.v1.OfferPendingH\02
@@ -280,6 +302,15 @@ credential"D
 
 credential"F
 WatchPurchaseResponse-
+\bpurchase (\v2\x1B.rimlight.offer.v1.Purchase"¬
+ChooseMakeGoodRequest.
+hints (\v2.rimlight.offer.v1.RoutingHints
+\x07receipt (	H\0
+\voffer_token (	H\0+
+choice (2\x1B.rimlight.offer.v1.MakeGoodB\f
+
+credential"G
+ChooseMakeGoodResponse-
 \bpurchase (\v2\x1B.rimlight.offer.v1.Purchase"h
 ListKeysRequest.
 hints (\v2.rimlight.offer.v1.RoutingHints
@@ -288,7 +319,7 @@ credential"F
 page_token (	"X
 ListKeysResponse+
 keys (\v2.rimlight.offer.v1.SigningKey
-next_page_token (	2Á
+next_page_token (	2­
 \fOfferService\`
 
 WatchDrops$.rimlight.offer.v1.WatchDropsRequest%.rimlight.offer.v1.WatchDropsResponse"0d
@@ -297,5 +328,6 @@ WatchDrops$.rimlight.offer.v1.WatchDropsRequest%.rimlight.offer.v1.WatchDropsR
 
 ClaimOffer$.rimlight.offer.v1.ClaimOfferRequest%.rimlight.offer.v1.ClaimOfferResponse"a
 \vGetPurchase%.rimlight.offer.v1.GetPurchaseRequest&.rimlight.offer.v1.GetPurchaseResponse"i
-\rWatchPurchase'.rimlight.offer.v1.WatchPurchaseRequest(.rimlight.offer.v1.WatchPurchaseResponse"0X
+\rWatchPurchase'.rimlight.offer.v1.WatchPurchaseRequest(.rimlight.offer.v1.WatchPurchaseResponse"0j
+ChooseMakeGood(.rimlight.offer.v1.ChooseMakeGoodRequest).rimlight.offer.v1.ChooseMakeGoodResponse"X
 \bListKeys".rimlight.offer.v1.ListKeysRequest#.rimlight.offer.v1.ListKeysResponse"B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[Sr,V,vo,_o,Co,wo,Do]),No=L(Mo,2),J=Ma(Mo,0);function Y(){return performance.timeOrigin+performance.now()}var Po=class{#e=[];observe(e,t=Y()){this.#e=[...this.#e,e-t].slice(-8)}now(e=Y()){return this.#e.length===0?Date.now():e+Math.max(...this.#e)}},Fo=`rimlight.dev`,X=class extends Error{code;reason;metadata;retryAfterMs;name=`RimlightError`;constructor(e,t,n=``,r={},i){super(e),this.code=t,this.reason=n,this.metadata=r,this.retryAfterMs=i}get unanswered(){return this.code===G.Unavailable||this.code===G.DeadlineExceeded||this.code===G.Canceled}},Z=class extends Error{why;name=`UnverifiedError`;constructor(e){super(`a signed text could not be verified: ${e}`),this.why=e}};function Io(e){let t=K.from(e),n=t.cause instanceof TypeError?G.Unavailable:t.code,r=``,i={},a;for(let e of t.details)if(`type`in e){if(e.type===`google.rpc.ErrorInfo`){let t=zo(e.value);t.domain===Fo&&({reason:r,metadata:i}=t)}else e.type===`google.rpc.RetryInfo`&&(a=Bo(e.value))}return new X(t.rawMessage,n,r,i,a)}function Lo(e,t){let n=new w(e);for(;n.pos<n.len;){let[e,r]=n.tag();r===C.LengthDelimited?t(e,n.bytes()):r===C.Varint?t(e,Number(n.int64())):n.skip(r)}}var Ro=e=>typeof e==`number`?``:new TextDecoder().decode(e);function zo(e){let t={reason:``,domain:``,metadata:{}};return Lo(e,(e,n)=>{if(e===1)t.reason=Ro(n);else if(e===2)t.domain=Ro(n);else if(e===3&&typeof n!=`number`){let e=[``,``];Lo(n,(t,n)=>e[t-1]=Ro(n)),t.metadata[e[0]]=e[1]}}),t}function Bo(e){let t=0;return Lo(e,(e,n)=>typeof n!=`number`&&Lo(n,(e,n)=>t+=Number(n)*(e===1?1e3:1e-6))),t}var Vo=2e3,Ho=8e3,Uo=8,Wo=200,Go=1e4,Ko=25e3,qo=class{routers;connect;#e=new Map;constructor(e,t){this.routers=e,this.connect=t}transport(e){let t=this.#e.get(e);return t||this.#e.set(e,t=this.connect(e)),t}async once(e,t,n,r,i){let a=Y(),{message:o,header:s}=await this.transport(e).unary(t,i,r,void 0,n);return{message:o,header:s,tookMs:Y()-a}}async unary(e,t,n){let r=Y(),i=e.idempotency!==Jn.IDEMPOTENCY_UNKNOWN,a=this.routers.states.length;for(let o=1;;o++){let s=this.routers.pick(),c=r+Ho-Y();try{let{message:i,header:a}=await this.once(s,e,t,Math.min(Vo,c),n);return this.routers.answered(s),{message:i,via:{router:s,region:a.get(`rimlight-region`)??``,decision:a.get(`rimlight-decision`)??``,tookMs:Y()-r,tries:o}}}catch(e){n?.throwIfAborted();let t=Io(e);this.#t(s,t);let c=t.retryAfterMs??(t.unanswered?o<a?0:Wo:void 0),l=c===void 0?0:Yo(c);if(c===void 0||!i||o===Uo||Y()+l>=r+Ho)throw t;await Xo(l,n)}}}async*stream(e,t,n,r){for(let i=0;;){r?.throwIfAborted();let a=this.routers.pick(),o=new AbortController,s=r?AbortSignal.any([r,o.signal]):o.signal,c,l=()=>{clearTimeout(c),c=setTimeout(()=>o.abort(),Ko)},u;try{l();let n=await this.transport(a).stream(e,s,void 0,void 0,Jo(t()));for await(let e of n.message)l(),i=0,this.routers.answered(a),yield e}catch(e){if(r?.throwIfAborted(),u=Io(e),this.#t(a,u),!u.unanswered&&u.retryAfterMs===void 0)throw u}finally{clearTimeout(c),o.abort()}let d=n(u);d&&(yield d);let f=u?.retryAfterMs??Math.min(Wo*2**i,Go);i++,await Xo(Yo(f),r)}}#t(e,t){t.reason===`DRAINING`||t.unanswered&&t.reason===``?this.routers.failed(e):this.routers.answered(e)}};async function*Jo(e){yield e}function Yo(e){return e*(.5+Math.random())}function Xo(e,t){return new Promise((n,r)=>{t?.throwIfAborted();let i=setTimeout(()=>{t?.removeEventListener(`abort`,a),n()},e),a=()=>{clearTimeout(i),r(t?.reason)};t?.addEventListener(`abort`,a,{once:!0})})}function Q(e){return Array.from(e,e=>e.toString(16).padStart(2,`0`)).join(``)}function Zo(e){return Uint8Array.from(e.match(/../g)??[],e=>parseInt(e,16))}function Qo(e){return Zo(e.replaceAll(`-`,``))}function $o(...e){let t=new Uint8Array(e.reduce((e,t)=>e+t.length,0)),n=0;for(let r of e)t.set(r,n),n+=r.length;return t}var es=8,ts=72,ns={domain:`offer-token/v1\0`,owner:jo.NODE,schema:Oo},rs={domain:`receipt/v1\0`,owner:jo.NODE,schema:ko},is={domain:`outcome/v1\0`,owner:jo.VERIFIER,schema:Ao},as=class{#e=new Map;async add(e){for(let t of e){let e=Q(t.keyId),n=await fs(t.publicKey);t.publicKey.length===32&&e===Q(n.subarray(0,es))&&!this.#e.has(e)&&this.#e.set(e,t)}}async openOfferToken(e){return(await this.#t(ns,e)).message}async openOutcome(e){return(await this.#t(is,e)).message}async openReceipt(e){let{message:t,key:n}=await this.#t(rs,e);if(n.nodeId!==t.nodeId)throw new Z(`forged`);let r=await this.openOfferToken(t.offerToken);if(t.purchaseId!==await os(r.tokenId))throw new Z(`malformed`);return{receipt:t,offer:r}}async#t(e,t){let n=ls(t),r=this.#e.get(Q(n.subarray(0,es)));if(!r)throw new Z(`unknown_key`);if(r.owner!==e.owner)throw new Z(`forged`);let i=n.subarray(ts),a=$o(new TextEncoder().encode(e.domain),i);if(!await ds(r.publicKey,n.subarray(es,ts),a))throw new Z(`forged`);return{message:us(e.schema,i),key:r}}};async function os(e){return Q((await fs($o(new TextEncoder().encode(`purchase-id/v1\0`),e))).subarray(0,16))}async function ss(e,t,n){let r=new TextEncoder;return(await fs($o(r.encode(`token-id/v1\0`),e,Qo(t),r.encode(n)))).subarray(0,16)}function cs(e){return us(Oo,ls(e).subarray(ts))}function ls(e){let t;try{t=Tt(e)}catch{throw new Z(`malformed`)}if(t.length<ts||kt(t,`url`)!==e)throw new Z(`malformed`);return t}function us(e,t){try{return z(e,t)}catch{throw new Z(`malformed`)}}async function ds(e,t,n){let r;try{r=await crypto.subtle.importKey(`raw`,e,`Ed25519`,!1,[`verify`])}catch{throw new Z(`unsupported`)}return crypto.subtle.verify(`Ed25519`,r,t,n)}async function fs(e){return new Uint8Array(await crypto.subtle.digest(`SHA-256`,e))}function $(e){return e?Number(e.seconds)*1e3+e.nanos/1e6:0}function ps(e){return{currency:e?.currencyCode||`XXX`,minorUnits:e?.minorUnits??0n}}var ms=`SOLD_OUT`;function hs(e,t){return e.value[t]?.localName??`UNSPECIFIED`}function gs(e){return e===0?``:hs(So,e)}function _s(e,t){return hs(e,t).toLowerCase()}function vs(e){return{id:e.dropId,channelId:e.channelId,title:e.title,state:_s(yo,e.state),soldOut:hs(bo,e.availability)===ms,price:ps(e.price),opensAt:$(e.openTime),closesAt:$(e.closeTime)}}function ys(e,t){return{purchaseId:e.purchaseId,dropId:e.dropId,state:_s(To,e.state),final:t,reason:gs(e.reason),price:ps(e.price),licenceKey:e.licenceKey,paymentIntentId:e.paymentIntentId,orderId:e.orderId,...e.voucher&&{voucher:{id:e.voucher.voucherId,kind:_s(Eo,e.voucher.kind),price:ps(e.voucher.price),expiresAt:$(e.voucher.expireTime)}}}}var bs=`PURCHASE_NOT_FOUND`,xs=864e5,Ss=class{store;calls;hints;#e=new as;constructor(e,t,n){this.store=e,this.calls=t,this.hints=n}all(){return this.store.all()}forget(e){return this.store.delete(e)}async intend(e){await this.store.get(e.purchaseId)||await this.store.put(e)}async withdraw(e){(await this.store.get(e))?.receipt||await this.store.delete(e)}async accept(e,t,n,r,i,a){let{claim:o,...s}=e;await this.store.put({...s,receipt:n,region:r});let{receipt:c,offer:l}=await this.#a(()=>this.#e.openReceipt(n));if(c.purchaseId!==e.purchaseId||Q(l.viewerSessionId)!==Q(t)||Q(l.dropId)!==Q(Qo(e.dropId))||l.price?.currencyCode!==e.price.currency||l.price.minorUnits!==e.price.minorUnits)throw new Z(`mismatch`);return{kind:`accepted`,purchaseId:e.purchaseId,receipt:n,region:r,acceptedAt:i,via:a}}async verify(e){let t=await this.#n(e),n={};if(t.receipt&&Object.assign(n,await this.#r(t.receipt)),n.receipt&&n.receipt.purchaseId!==e)throw new Z(`mismatch`);return t.outcome&&await this.#i(t.outcome,e),{receipt:n.receipt!==void 0,outcome:t.outcome!==void 0}}async*follow(e,t){let n=await this.#n(e),r=await this.#t(n,t),i=this.calls.stream(J.method.watchPurchase,()=>({hints:this.hints({dropId:n.dropId,preferredRegion:n.region??``}),credential:r}),()=>void 0,t),a;try{for await(let{purchase:r}of i){if(!r||a&&a.state===r.state&&!r.outcome)continue;a=r;let i=r.outcome!==``;if(i){if((await this.#i(r.outcome,e,t)).state!==r.state)throw new Z(`mismatch`);await this.store.put({...n,outcome:r.outcome})}if(yield ys(r,i),i)return}}catch(t){throw t instanceof X&&t.reason===bs&&!n.receipt&&Date.now()-n.keptMs>xs&&await this.store.delete(e),t}}async#t(e,t){if(e.receipt)return{case:`receipt`,value:e.receipt};if(e.offerToken)return{case:`offerToken`,value:e.offerToken};let{message:n}=await this.calls.unary(J.method.requestOffer,{hints:this.hints({dropId:e.dropId,requestId:e.claim?.requestId??``}),viewerSessionId:e.claim?.session??new Uint8Array},t);if(n.decision.case!==`granted`)throw new X(`whether the claim was accepted cannot be found out any more`,G.NotFound,bs);let{offerToken:r}=n.decision.value;return await this.store.put({...e,offerToken:r}),{case:`offerToken`,value:r}}async#n(e){let t=await this.store.get(e);if(!t)throw new X(`no purchase ${e} is kept here`,G.NotFound,bs);return t}#r(e){return this.#a(()=>this.#e.openReceipt(e))}async#i(e,t,n){let r=await this.#a(()=>this.#e.openOutcome(e),n);if(r.purchaseId!==t)throw new Z(`mismatch`);return r}async#a(e,t){try{return await e()}catch(e){if(!(e instanceof Z)||e.why!==`unknown_key`)throw e}for(let n=``;;){let{message:r}=await this.calls.unary(J.method.listKeys,{hints:this.hints({}),pageToken:n},t);if(await this.#e.add(r.keys),(n=r.nextPageToken)===``)return e()}}},Cs=1e3,ws=3e4,Ts=10,Es=.2,Ds=.3,Os=class{url;rttMs;avoidUntil=0;failures=0;constructor(e){this.url=e}},ks=class{now;#e;#t;constructor(e,t=Y){this.now=t,this.#e=[...new Set(e.map(e=>e.replace(/\/+$/,``)))].map(e=>new Os(e));let n=this.#e[0];if(!n)throw TypeError(`at least one router URL is needed`);this.#t=n}get states(){return this.#e}pick(){let e=this.now(),t=this.#e.filter(t=>t.avoidUntil<=e),n=t.length>0?t:this.#e,r=n.reduce((e,n)=>As(n,e,t.length>0)?n:e);return(!n.includes(this.#t)||t.length===0||js(r,this.#t))&&(this.#t=r),this.#t.url}measured(e,t){let n=this.#n(e);n.rttMs=n.rttMs===void 0?t:n.rttMs+Ds*(t-n.rttMs),this.answered(e)}answered(e){let t=this.#n(e);t.failures=0,t.avoidUntil=0}failed(e){let t=this.#n(e);t.avoidUntil=this.now()+Math.min(Cs*2**t.failures,ws),t.failures++}#n(e){let t=this.#e.find(t=>t.url===e);if(!t)throw Error(`no router ${e}`);return t}};function As(e,t,n){return n?(e.rttMs??1/0)<(t.rttMs??1/0):e.avoidUntil<t.avoidUntil}function js(e,t){return e.rttMs===void 0?!1:t.rttMs===void 0||t.rttMs-e.rttMs>Math.max(Ts,Es*t.rttMs)}var Ms=`rimlight-session/`;function Ns(e){try{let t=Zo(sessionStorage.getItem(Ms+e)??``);if(t.length===16)return t}catch{}let t=crypto.getRandomValues(new Uint8Array(16));try{sessionStorage.setItem(Ms+e,Q(t))}catch{}return t}var Ps=class{#e=new Map;async put(e){this.#e.set(e.purchaseId,e)}async delete(e){this.#e.delete(e)}async get(e){return this.#e.get(e)}async all(){return[...this.#e.values()]}},Fs=`purchases`,Is=class e{db;constructor(e){this.db=e}static async open(t=`rimlight`){let n=indexedDB.open(t,1);return n.onupgradeneeded=()=>n.result.createObjectStore(Fs,{keyPath:`purchaseId`}),new e(await Rs(n))}async put(e){await this.#e(`readwrite`,t=>t.put(e))}async delete(e){await this.#e(`readwrite`,t=>t.delete(e))}get(e){return this.#e(`readonly`,t=>t.get(e))}all(){return this.#e(`readonly`,e=>e.getAll())}#e(e,t){let n=this.db.transaction(Fs,e,{durability:`strict`}),r=t(n.objectStore(Fs));return new Promise((e,t)=>{n.oncomplete=()=>e(r.result),n.onabort=()=>t(n.error)})}};async function Ls(){try{return await Is.open()}catch{return new Ps}}function Rs(e){return new Promise((t,n)=>{e.onsuccess=()=>t(e.result),e.onerror=()=>n(e.error)})}var zs=[`personalisation`,`delivery`,`measurement`],Bs=x(No),Vs=1e3,Hs=6e4,Us=2e3,Ws=class{#e;#t;#n;#r=new Po;#i;#a=-1/0;#o;constructor(e){this.#e=e,this.#t=new ks(e.routers);let t=e.transport??(e=>go({baseUrl:e,useBinaryFormat:!0}));this.#n=new qo(this.#t,t),this.#i=Ns(e.channelId??``)}now(){return this.#r.now()}get routers(){return this.#t.states}async measure(e){this.#a=Y(),await Promise.all(this.#t.states.map(async({url:t})=>{try{let n={hints:this.#u({}),pageSize:1};await this.#n.once(t,J.method.listKeys,n,Us,e);let{tookMs:r}=await this.#n.once(t,J.method.listKeys,n,Us,e);this.#t.measured(t,r)}catch{e?.aborted||this.#t.failed(t)}}))}async*watchDrops(e){this.#l();let t=``,n=new Map,r=e=>({drops:[...n.values()].map(vs).sort((e,t)=>e.opensAt-t.opensAt),live:e}),i=!1,a=this.#n.stream(J.method.watchDrops,()=>({hints:this.#u({}),channelId:this.#e.channelId??``,resumeToken:t}),e=>e&&Bs,e);for await(let e of a){if(e===Bs){i&&(yield r(i=!1));continue}e.serverTime&&this.#r.observe($(e.serverTime)),t=e.resumeToken||t;let{event:a}=e;if(a.case===`snapshot`){n.clear();for(let e of a.value.drops)n.set(e.dropId,e)}else if(a.case===`changed`)n.set(a.value.dropId,a.value);else if(i)continue;yield r(i=!0)}}async requestOffer(e){this.#l();let t=e.requestId??crypto.randomUUID(),{message:n,via:r}=await this.#n.unary(J.method.requestOffer,{hints:this.#u({dropId:e.dropId,requestId:t}),...this.#d(),...qs(e)},e.signal),{decision:i}=n;switch(i.case){case`granted`:return{kind:`granted`,offer:Xs(i.value.offer,i.value.offerToken,t),via:r};case`pending`:return Js(i.value,t,r);default:return Ys(i.value,r)}}async redeem(e,t){let n=await this.#c(),r={purchaseId:await os(cs(e.token).tokenId),dropId:e.dropId,title:e.title,price:e.price,keptMs:this.now(),offerToken:e.token};return this.#s(n,r,async()=>{let{message:i,via:a}=await this.#n.unary(J.method.redeemOffer,{hints:this.#u({dropId:e.dropId,requestId:e.requestId}),offerToken:e.token,...this.#d(),...Ks(t)},t.signal);return n.accept(r,this.#i,i.receipt,i.region,$(i.acceptTime),a)})}async claim(e,t){this.#l();let n=await this.#c(),r=t.requestId??crypto.randomUUID(),i={purchaseId:await os(await ss(this.#i,e.id,r)),dropId:e.id,title:e.title,price:e.price,keptMs:this.now(),claim:{requestId:r,session:this.#i}};return this.#s(n,i,async()=>{let{message:a,via:o}=await this.#n.unary(J.method.claimOffer,{hints:this.#u({dropId:e.id,requestId:r}),...this.#d(),...Ks(t),...qs(t),maxPrice:{currencyCode:e.price.currency,minorUnits:e.price.minorUnits}},t.signal),{decision:s}=a;switch(s.case){case`accepted`:{let e=s.value;return n.accept({...i,price:ps(e.offer?.price)},this.#i,e.receipt,e.region,$(e.acceptTime),o)}case`pending`:return Js(s.value,r,o);default:return Ys(s.value,o)}})}async*follow(e,t){yield*(await this.#c()).follow(e,t)}async resume(e,t,n=()=>{}){let r=await this.#c(),i=(await r.all()).filter(e=>!e.outcome);await Promise.all(i.map(async({purchaseId:i})=>{try{for await(let n of r.follow(i,t))e(n)}catch(e){t?.aborted||n(i,e)}}))}async purchases(){return(await(await this.#c()).all()).sort((e,t)=>t.keptMs-e.keptMs)}async verify(e){return(await this.#c()).verify(e)}async forget(e){await(await this.#c()).forget(e)}async#s(e,t,n){await e.intend(t);try{let r=await n();return r.kind===`refused`&&await e.withdraw(t.purchaseId),r}catch(n){if(!(n instanceof X))throw n;if(n.unanswered&&n.reason!==`NO_REGION`)return{kind:`unknown`,purchaseId:t.purchaseId,message:n.message};if(n.reason!==`REQUEST_REPLAYED`&&await e.withdraw(t.purchaseId),!Gs.has(n.code))throw n;return{kind:`refused`,reason:n.reason,message:n.message}}}#c(){return this.#o??=Promise.resolve(this.#e.store??Ls()).then(e=>new Ss(e,this.#n,e=>this.#u(e))),this.#o}#l(){this.#t.states.length<2||Y()-this.#a<Hs||this.measure()}#u(e){return{...e,residencyZones:[...this.#e.residencyZones??[]]}}#d(){let e=globalThis.navigator,t=(this.#e.consent??[]).map(e=>zs.indexOf(e)+1);return{viewerSessionId:this.#i,consent:{grantedPurposes:t,secGpc:e?.globalPrivacyControl===!0}}}},Gs=new Set([G.FailedPrecondition,G.AlreadyExists,G.NotFound,G.ResourceExhausted]);function Ks({paymentReference:e,deliveryDetails:t}){return{paymentReference:e,...t&&{deliveryDetails:t}}}function qs({mediaTimeMs:e}){return e===void 0?{}:{mediaTime:wr(Math.max(0,Math.round(e)))}}function Js(e,t,n){let r=$(e.retryAfter)||Vs;return{kind:`pending`,position:Number(e.position),retryAfterMs:r,requestId:t,via:n}}function Ys(e,t){return{kind:`refused`,reason:e?gs(e.reason):``,message:e?.message??`the answer holds no decision`,via:t}}function Xs(e,t,n){return{dropId:e?.dropId??``,title:e?.title??``,price:ps(e?.price),expiresAt:$(e?.expireTime),arm:e?.arm??``,region:e?.region??``,requestId:n,token:t}}function Zs(e,t){let n=new Intl.NumberFormat(t,{style:`currency`,currency:e.currency}),r=n.resolvedOptions().maximumFractionDigits??2,i=e.minorUnits.toString().padStart(r+1,`0`),a=i.length-r,o=r===0?i:`${i.slice(0,a)}.${i.slice(a)}`;return n.format(o)}export{Ls as a,X as c,Ps as i,Z as l,Ws as n,as as o,Is as r,Xo as s,Zs as t};
