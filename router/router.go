@@ -35,6 +35,7 @@ import (
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 	"github.com/rimlight/rimlight/router/slo"
+	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // Region is one node of a region as the flags name it.
@@ -65,6 +66,8 @@ type Config struct {
 	Forward forward.Config
 	// SLO is which calls count as late, and how many of them are a slip; the zero value takes every default.
 	SLO slo.Config
+	// Webhooks are told of slips that begin and end. Give them to one router, or to two: each tells by itself.
+	Webhooks webhook.Config
 	// Drills lets operators break regions for a while with InjectFault. Never where viewers pay.
 	Drills bool
 }
@@ -77,7 +80,7 @@ func (c Config) forward() forward.Config {
 
 // Validate reports everything that is wrong with the configuration.
 func (c Config) Validate() error {
-	errs := []error{c.forward().Validate(), c.Measure.Validate(), c.SLO.Validate()}
+	errs := []error{c.forward().Validate(), c.Measure.Validate(), c.SLO.Validate(), c.Webhooks.Validate()}
 	seen := map[endpoint]bool{}
 	for i, r := range c.Regions {
 		id := endpoint{r.Name, r.Address}
@@ -132,6 +135,7 @@ type Router struct {
 	decisions *decisions
 	slo       *watcher
 	slips     *slipFeed
+	hooks     *webhook.Sender
 	nodes     *pool // connections to region nodes, by measure.Target.Key
 	peers     *pool // connections to other routers, by the same form of key
 
@@ -151,6 +155,13 @@ func New(config Config, deps Deps) (*Router, error) {
 		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
 	}
 	prober := &forward.Prober{Router: config.Name, Conn: r.nodes.get}
+	var err error
+	r.hooks, err = webhook.New(config.Webhooks, webhook.Deps{
+		Now: deps.Now, Log: deps.Log, Metrics: deps.Metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
 	seeds, err := r.seeds()
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
@@ -229,6 +240,7 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.followAll(ctx) })
 	g.Go(func() error { return r.keepMemory(ctx) })
 	g.Go(func() error { return r.watchSLO(ctx) })
+	g.Go(func() error { return r.hooks.Run(ctx) })
 	return g.Wait()
 }
 

@@ -2,16 +2,20 @@ package router
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 	"github.com/rimlight/rimlight/router/slo"
+	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // judgeInterval is how often a router asks its peers for their counts and judges the sum: an alert comes at most so much,
@@ -207,10 +211,36 @@ func (r *Router) announce(c slipChange) {
 		slog.String("rule", c.slip.Rule.String()), slog.String("cause", c.slip.Cause.String()),
 		slog.Float64("share_before", c.slip.Before), slog.Float64("worst_share", c.slip.Worst), slog.Int64("late_calls", c.slip.Late),
 	}
+	r.tellHooks(c)
 	if c.began {
 		r.slo.metrics.slips.WithLabelValues(c.slip.Key.Scope.String(), c.slip.Rule.String(), c.slip.Cause.String()).Inc()
 		r.deps.Log.Warn("slip began: too many calls are late", attrs...)
 		return
 	}
 	r.deps.Log.Warn("slip ended", append(attrs, slog.Float64("share_after", c.slip.After))...)
+}
+
+// tellHooks sends a slip as {"type", "timestamp", "data"}, as Standard Webhooks recommends. The id is of the slip and what
+// happened to it, so that a receiver can drop repetitions.
+func (r *Router) tellHooks(c slipChange) {
+	data, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(c.message)
+	if err != nil {
+		r.deps.Log.Error("a slip could not be encoded", slog.Any("error", err))
+		return
+	}
+	kind, at := "began", c.slip.Start
+	if c.slip.Ended() {
+		kind, at = "ended", c.slip.End
+	}
+	body, err := json.Marshal(struct {
+		Type      string          `json:"type"`
+		Timestamp time.Time       `json:"timestamp"`
+		Data      json.RawMessage `json:"data"`
+	}{"slip." + kind, at.UTC(), data})
+	if err != nil {
+		r.deps.Log.Error("a slip could not be encoded", slog.Any("error", err))
+		return
+	}
+	_, id, _ := strings.Cut(c.message.GetSlipId(), "/")
+	r.hooks.Send(webhook.Event{ID: "slip_" + id + "_" + kind, Body: body})
 }

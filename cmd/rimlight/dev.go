@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 type devCmd struct {
 	tlsFlags
+	alertFlags
 	Listen  string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
 	Data    string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
 	Regions []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
@@ -68,6 +70,9 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	started := time.Now()
 	var pidLine sync.Mutex
 	cfg.DataDir = dir
+	if cfg.Webhooks, err = c.webhooks(filepath.Join(dir, "webhook-secret")); err != nil {
+		return err
+	}
 	cfg.OnChild = func(region string, pid int) {
 		pidLine.Lock()
 		defer pidLine.Unlock()

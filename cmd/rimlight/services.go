@@ -15,6 +15,7 @@ import (
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // serviceFlags are what every service of a real deployment takes.
@@ -167,7 +168,34 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	return serve(ctx, s, "region "+c.Name, p.Addr(), p.Run)
 }
 
+// alertFlags say whom a router tells of slips.
+type alertFlags struct {
+	Webhook       []string `help:"Tell this URL of slips that begin and end, as Standard Webhooks; repeatable." placeholder:"URL"`
+	WebhookSecret string   `help:"File with the secret that signs them (whsec_...); made at the first start." placeholder:"FILE"`
+}
+
+// webhooks reads the secret; the default is where it is kept without a flag.
+func (f *alertFlags) webhooks(fallback string) (webhook.Config, error) {
+	if len(f.Webhook) == 0 {
+		return webhook.Config{}, nil
+	}
+	path := cmp.Or(f.WebhookSecret, fallback)
+	if path == "" {
+		return webhook.Config{}, usageError{"--webhook needs --webhook-secret FILE"}
+	}
+	secret, err := webhook.LoadOrCreateSecret(path)
+	if err != nil {
+		return webhook.Config{}, err
+	}
+	c := webhook.Config{URLs: f.Webhook, Secret: secret}
+	if err := c.Validate(); err != nil {
+		return c, usageError{"--webhook: " + err.Error()}
+	}
+	return c, nil
+}
+
 type routerCmd struct {
+	alertFlags
 	tlsFlags
 	gossipFlags
 	Listen         string            `help:"The public port." default:"127.0.0.1:8080" placeholder:"ADDR"`
@@ -209,7 +237,12 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 			return err
 		}
 	}
+	hooks, err := c.webhooks("")
+	if err != nil {
+		return err
+	}
 	p, err := process.StartRouter(ctx, process.Router{
+		Webhooks: hooks,
 		Common: process.Common{
 			Listen: c.Listen, DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
 			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),

@@ -36,6 +36,7 @@ import (
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/viewers"
 	"github.com/rimlight/rimlight/internal/wan"
+	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // Config is what `rimlight dev` asks for.
@@ -59,6 +60,8 @@ type Config struct {
 	Demo bool
 	// Split runs each region's node as a process of its own.
 	Split bool
+	// Webhooks are told by the first router of slips that begin and end.
+	Webhooks webhook.Config
 	// Drills lets operators break regions for a while.
 	Drills bool
 	// Version is the program's.
@@ -219,8 +222,13 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 		if seed != "" {
 			seeds = []string{seed}
 		}
+		var hooks webhook.Config
+		if i == 0 {
+			hooks = c.cfg.Webhooks
+		}
 		r, err := process.StartRouter(ctx, process.Router{
-			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
+			Webhooks: hooks,
+			Common:   common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
 			DialCentre: c.dialer(name, c.cfg.Centre, nil),
 			DialTo:     func(place string) process.Dialer { return c.dialer(name, place, c.links(place)) },
 			Drills:     c.cfg.Drills, Saboteur: c.saboteur,

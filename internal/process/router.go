@@ -24,6 +24,7 @@ import (
 	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/slo"
+	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // Router is what a router needs beyond Common. In DataDir it keeps what operators changed and what it measured, for the next
@@ -53,6 +54,8 @@ type Router struct {
 	Gossip     Gossip
 	// SLO is which calls count as late, and how many of them are a slip.
 	SLO slo.Config
+	// Webhooks are told of slips that begin and end.
+	Webhooks webhook.Config
 	// Drills lets operators break regions for a while; Saboteur does what the nodes cannot.
 	Drills   bool
 	Saboteur router.Saboteur
@@ -145,6 +148,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	}
 	cfg := router.Config{
 		Name: c.Name, ForwardServices: c.ForwardServices, MaxMessageBytes: c.MaxRecvBytes, SLO: c.SLO, Drills: c.Drills,
+		Webhooks: c.Webhooks,
 	}
 	if c.DataDir != "" {
 		cfg.MemoryFile = filepath.Join(c.DataDir, "measured.json")
