@@ -82,6 +82,38 @@ func TestDrills(t *testing.T) {
 	})
 }
 
+// Routers leave a slow node. If it went on telling how slow it was, they would never come back.
+func TestABadMomentIsForgottenWithoutCalls(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		service := func() time.Duration {
+			probe, err := w.node.Probe(t.Context(), &regionv1.ProbeRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return probe.GetLoad().GetServiceTime().AsDuration()
+		}
+		if _, err := w.node.SetFault(t.Context(), &regionv1.SetFaultRequest{
+			Kind: regionv1.FaultKind_FAULT_KIND_BROWNOUT, Duration: durationpb.New(time.Minute), AddedTime: durationpb.New(400 * time.Millisecond),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := w.viewerCall(t.Context(), offerv1.OfferService_RequestOffer_FullMethodName); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, tt := range []struct {
+			after    time.Duration
+			from, to time.Duration
+		}{{0, 400 * time.Millisecond, 400 * time.Millisecond}, {3 * time.Second, 199 * time.Millisecond, 201 * time.Millisecond}, {10 * time.Second, 0, 10 * time.Millisecond}} {
+			time.Sleep(tt.after)
+			if got := service(); got < tt.from || got > tt.to {
+				t.Errorf("%v later the node tells %v, want %v to %v", tt.after, got, tt.from, tt.to)
+			}
+		}
+	})
+}
+
 func TestDrillsAreRefusedWithoutTheFlag(t *testing.T) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		_, err := w.node.SetFault(t.Context(), &regionv1.SetFaultRequest{

@@ -24,6 +24,11 @@ const (
 	serviceSmoothing = time.Second
 	// serviceWeight is the most that one call may change of it, when calls are rare.
 	serviceWeight = 0.1
+	// A node that nobody calls learns nothing of itself, so after idleAfter its service time fades by half every fadeHalf:
+	// routers that left it in a bad moment would never come back to see that the moment is over. While it lasts, the price is
+	// a late call each time that they look.
+	idleAfter = time.Second
+	fadeHalf  = 2 * time.Second
 	// arrivalSmoothing is how far back the arrival rate looks: two probes of a router.
 	arrivalSmoothing = 2 * time.Second
 )
@@ -46,8 +51,20 @@ func newLoad(parallelism int) *load {
 func (l *load) arrive(now time.Time, work int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if faded := l.faded(now); faded < l.service {
+		l.service, l.served = faded, now
+	}
 	l.inFlight += work
 	l.arrivals.add(now)
+}
+
+// faded is the service time as it is believed now. Needs the mutex.
+func (l *load) faded(now time.Time) time.Duration {
+	idle := now.Sub(l.served) - idleAfter
+	if l.inFlight > 0 || idle <= 0 {
+		return l.service
+	}
+	return time.Duration(float64(l.service) * math.Exp2(-idle.Seconds()/fadeHalf.Seconds()))
 }
 
 func (l *load) leave(now time.Time, residence time.Duration) {
@@ -72,7 +89,7 @@ func (l *load) report(now time.Time, residence time.Duration) *regionv1.LoadRepo
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return &regionv1.LoadReport{
-		Residence: durationpb.New(residence), ServiceTime: durationpb.New(l.service), InFlight: uint32(l.inFlight),
+		Residence: durationpb.New(residence), ServiceTime: durationpb.New(l.faded(now)), InFlight: uint32(l.inFlight),
 		Parallelism: uint32(l.parallelism), ArrivalsPerSecond: l.arrivals.value(now),
 	}
 }
