@@ -10,7 +10,7 @@
 //	go run ./bench/arbitration [-scenario S5] [-policy nearest] [-o json] [-smoke]
 //
 // Children are this program again, told by JSON over their standard input what to be; they end when it closes. The scale
-// (four regions with a router and two slots each, calls of 16 ms, times halved) is what two cores can carry. It exits with 1
+// (four regions with a router and two slots each, load and times halved) is what two cores can carry. It exits with 1
 // when a scenario's ranking disagrees with the simulator's by more than noise, and with 2 when the machine was too busy to
 // tell: then even the generator could not start its calls on time.
 package main

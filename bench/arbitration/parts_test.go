@@ -131,8 +131,8 @@ func TestWorkIsTheCallsOwnAndTheFaultsChangeIt(t *testing.T) {
 	for _, d := range normal {
 		sum += d
 	}
-	if mean := sum / 1000; mean < 14*time.Millisecond || mean > 18*time.Millisecond {
-		t.Errorf("a call's mean work is %v, want about 16 ms", mean)
+	if mean := sum / 1000; mean < 7*time.Millisecond || mean > 9*time.Millisecond {
+		t.Errorf("a call's mean work is %v, want about 8 ms", mean)
 	}
 	slow, elsewhere, gray := at(0, 3*time.Second, faulty), at(0, 3*time.Second, other), at(1, 3*time.Second, faulty)
 	grays := 0
