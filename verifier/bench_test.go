@@ -3,18 +3,28 @@ package verifier_test
 import (
 	"database/sql"
 	"fmt"
-	"path/filepath"
 	"testing"
+	"testing/fstest"
 
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 )
 
 const benchBatch = 100
 
+// onEngines runs a benchmark on a SQLite file and on PostgreSQL, which sync alike: what it says is a share of RawInsert on
+// the same engine in the same run.
+func onEngines(b *testing.B, bench func(*testing.B, *sqldb.DB)) {
+	b.Helper()
+	b.Run("file", func(b *testing.B) { bench(b, sqldbtest.File(b)) })
+	b.Run("postgres", func(b *testing.B) { bench(b, sqldbtest.Postgres(b)) })
+}
+
 // BenchmarkIngest takes batches of 100 receipts in: signatures, rows, one durable commit each.
-func BenchmarkIngest(b *testing.B) {
-	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "verifier.db"))
-	w := newWorldOn(b, db, err)
+func BenchmarkIngest(b *testing.B) { onEngines(b, benchIngest) }
+
+func benchIngest(b *testing.B, db *sqldb.DB) {
+	w := newWorldOn(b, db, nil)
 	w.make()
 	f := w.open(w.nodes[0], 1<<40)
 	f.ack()
@@ -35,14 +45,11 @@ func BenchmarkIngest(b *testing.B) {
 }
 
 // BenchmarkRawInsert is the rival: 100 receipts as bare rows of one table with a primary key, one durable commit each.
-func BenchmarkRawInsert(b *testing.B) {
-	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "raw.db"))
-	check(b, err)
-	b.Cleanup(func() { check(b, db.Close()) })
-	check(b, db.Write(b.Context(), func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(b.Context(), `CREATE TABLE raw (id BLOB PRIMARY KEY, receipt TEXT NOT NULL)`)
-		return err
-	}))
+func BenchmarkRawInsert(b *testing.B) { onEngines(b, benchRawInsert) }
+
+func benchRawInsert(b *testing.B, db *sqldb.DB) {
+	check(b, db.Migrate(b.Context(), fstest.MapFS{"00001_raw.sql": {Data: []byte(
+		"-- +goose Up\nCREATE TABLE raw (id BLOB PRIMARY KEY, receipt TEXT NOT NULL);\n")}}))
 	id := 0
 	receipt := fmt.Sprintf("%0700d", 0)
 	for b.Loop() {
@@ -61,9 +68,10 @@ func BenchmarkRawInsert(b *testing.B) {
 
 // BenchmarkSaga drives purchases from the forwarded receipt to the placed order. The provider keeps its books in memory
 // and answers at once, fulfillment is in process: it shows the verifier's own cost, not what a provider's latency does.
-func BenchmarkSaga(b *testing.B) {
-	db, err := sqldb.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "verifier.db"))
-	w := newWorldOn(b, db, err)
+func BenchmarkSaga(b *testing.B) { onEngines(b, benchSaga) }
+
+func benchSaga(b *testing.B, db *sqldb.DB) {
+	w := newWorldOn(b, db, nil)
 	w.start()
 	f := w.open(w.nodes[0], 1<<40)
 	f.ack()
