@@ -5,6 +5,7 @@
 //	figure      what                                                     beside
 //	decision    CPU of one RequestOffer over the native listener         an echo of the same sizes, one signature
 //	redeem      durable accepts per second, latency at a fixed rate      the bare journal
+//	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
 //	forwarding  CPU of one call through a router                         the same call direct
 //	idle        memory and CPU of `rimlight dev` without viewers
 //	binary      size of the program
@@ -44,6 +45,7 @@ type figure struct {
 var figures = []figure{
 	{name: "decision", title: "Decision and token", measure: measureDecision},
 	{name: "redeem", title: "Redeem", measure: measureRedeem},
+	{name: "settlement", title: "Settlement", measure: measureSettlement},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
 	{name: "binary", title: "Binary size", measure: measureBinary},

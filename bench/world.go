@@ -25,13 +25,20 @@ import (
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/region"
 	"github.com/rimlight/rimlight/region/journal"
 )
 
 // world is a node with fulfillment beside it, both on disk and over real connections, and with a verifier that is away:
-// a node accepts without it, and settling on the same two cores would be measured too.
+// a node accepts without it, and settling on the same two cores would be measured too. A world that settles has a verifier
+// that comes when it is told to.
 type world struct {
+	settles  bool
+	database sqldb.PostgresConfig // of a world that settles; without a URL: files
+	verifier verifierv1.VerifierServiceClient
+	back     atomic.Bool // the verifier is not away any more
+
 	node    *region.Node
 	addr    string // the native listener
 	edge    string // the public one, of the same node
@@ -46,8 +53,12 @@ type world struct {
 var errAway = errors.New("the verifier is away")
 
 // inWorld runs fn in a world that lives for as long.
-func inWorld(ctx context.Context, dir string, fn func(*world) error) (err error) {
-	w := &world{echo: &echo{}}
+func inWorld(ctx context.Context, dir string, fn func(*world) error) error {
+	return (&world{}).in(ctx, dir, fn)
+}
+
+func (w *world) in(ctx context.Context, dir string, fn func(*world) error) (err error) {
+	w.echo = &echo{}
 	stages, err := w.open(ctx, dir)
 	defer func() {
 		for i := len(w.closers) - 1; i >= 0; i-- {
@@ -70,9 +81,10 @@ func (w *world) onClose(fn func() error) { w.closers = append(w.closers, fn) }
 
 func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 	tokens, silent := auth.NewTokens(), slog.New(slog.DiscardHandler)
-	fulfillment, err := process.StartFulfillment(ctx, process.Common{
-		Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, "fulfillment"), Tokens: tokens, Log: silent, Metrics: prometheus.NewRegistry(),
-	})
+	common := process.Common{
+		Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, "centre"), Database: w.database, Tokens: tokens, Log: silent, Metrics: prometheus.NewRegistry(),
+	}
+	fulfillment, err := process.StartFulfillment(ctx, common)
 	if err != nil {
 		return nil, err
 	}
@@ -86,9 +98,28 @@ func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 		return nil, err
 	}
 	w.catalog = fulfillmentv1.NewCatalogServiceClient(producer)
-	verifier, err := w.dial("verifier", rpc.DialConfig{
-		Dialer: func(context.Context, string) (net.Conn, error) { return nil, errAway },
-	})
+	verifierAddr := "away"
+	if w.settles {
+		common.Metrics = prometheus.NewRegistry()
+		verifier, err := process.StartVerifier(ctx, process.Verifier{Common: common, Fulfillment: fulfillment.Addr(), Profile: "dev"})
+		if err != nil {
+			return stages, err
+		}
+		stages = append([]process.Stage{{Name: "the verifier", Run: verifier.Run}}, stages...)
+		verifierAddr = verifier.Addr()
+		direct, err := w.dial(verifierAddr, rpc.DialConfig{Token: tokens[auth.Service]})
+		if err != nil {
+			return stages, err
+		}
+		w.verifier = verifierv1.NewVerifierServiceClient(direct)
+	}
+	verifier, err := w.dial(verifierAddr, rpc.DialConfig{Token: tokens[auth.Service], TrustNetwork: true, Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
+		if !w.back.Load() {
+			return nil, errAway
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr)
+	}})
 	if err != nil {
 		return nil, err
 	}

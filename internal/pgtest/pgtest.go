@@ -34,8 +34,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // for making databases
 )
 
-// errNotInstalled: no PostgreSQL programs on this machine.
-var errNotInstalled = errors.New("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+// ErrNotInstalled: no PostgreSQL programs on this machine.
+var ErrNotInstalled = errors.New("PostgreSQL is not installed (Debian: apt-get install postgresql)")
 
 // Server is one PostgreSQL server.
 type Server struct {
@@ -59,7 +59,8 @@ while read -r _; do :; done
 "$1/pg_ctl" -D data -m immediate stop > stop.log 2>&1
 cd / && rm -rf "$2"`
 
-func start() (_ *Server, err error) {
+// New starts a server for a program that is no test; Close ends it.
+func New() (_ *Server, err error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func start() (_ *Server, err error) {
 		}
 	}
 	if err := s.begin(); err != nil {
-		return nil, errors.Join(err, s.logs(), s.close(), os.RemoveAll(s.dir))
+		return nil, errors.Join(err, s.logs(), s.Close(), os.RemoveAll(s.dir))
 	}
 	return s, nil
 }
@@ -119,8 +120,8 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// close ends the server and waits until its directory is gone.
-func (s *Server) close() error {
+// Close ends the server and waits until its directory is gone.
+func (s *Server) Close() error {
 	if s.hold == nil {
 		return nil
 	}
@@ -154,7 +155,7 @@ func programs() (string, error) {
 	}
 	path, err := exec.LookPath("pg_ctl")
 	if err != nil {
-		return "", errNotInstalled
+		return "", ErrNotInstalled
 	}
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return "", fmt.Errorf("finding PostgreSQL: %w", err)
@@ -185,7 +186,7 @@ func unprivileged() (*syscall.Credential, error) {
 }
 
 // shared is the test process's server; it needs no stopping, see script.
-var shared = sync.OnceValues(start)
+var shared = sync.OnceValues(New)
 
 var databases atomic.Int64
 
@@ -202,12 +203,12 @@ func Database(tb testing.TB) string {
 // Start starts a server of the test's own, which ends with the test.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	s, err := start()
+	s, err := New()
 	if err != nil {
 		giveUp(tb, err)
 	}
 	tb.Cleanup(func() {
-		if err := s.close(); err != nil {
+		if err := s.Close(); err != nil {
 			tb.Errorf("ending the server: %v", err)
 		}
 	})
@@ -216,7 +217,7 @@ func Start(tb testing.TB) *Server {
 
 func giveUp(tb testing.TB, err error) {
 	tb.Helper()
-	if errors.Is(err, errNotInstalled) && os.Getenv("CI") == "" {
+	if errors.Is(err, ErrNotInstalled) && os.Getenv("CI") == "" {
 		tb.Skip(err)
 	}
 	tb.Fatalf("PostgreSQL for tests: %v", err)
@@ -225,26 +226,43 @@ func giveUp(tb testing.TB, err error) {
 // Database makes an empty database and returns its URL. It is dropped at the test's end.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
-	name := fmt.Sprintf("test%d", databases.Add(1))
-	s.exec(tb, `CREATE DATABASE `+name)
-	tb.Cleanup(func() { s.exec(tb, `DROP DATABASE `+name+` WITH (FORCE)`) })
-	return s.url(name)
+	name, url, err := s.create(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { // the test's context has ended by then
+		if err := s.exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`); err != nil {
+			tb.Error(err)
+		}
+	})
+	return url
+}
+
+// Create makes an empty database that lives as long as the server, and returns its URL.
+func (s *Server) Create(ctx context.Context) (url string, err error) {
+	_, url, err = s.create(ctx)
+	return url, err
+}
+
+func (s *Server) create(ctx context.Context) (name, url string, err error) {
+	name = fmt.Sprintf("test%d", databases.Add(1))
+	return name, s.url(name), s.exec(ctx, `CREATE DATABASE `+name)
 }
 
 func (s *Server) url(database string) string {
 	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
 }
 
-func (s *Server) exec(tb testing.TB, statement string) {
-	tb.Helper()
+func (s *Server) exec(ctx context.Context, statement string) error {
 	db, err := sql.Open("pgx", s.url("postgres"))
 	if err != nil {
-		tb.Fatalf("connecting: %v", err)
+		return fmt.Errorf("connecting: %w", err)
 	}
 	defer closeQuietly(db)
-	if _, err := db.ExecContext(context.Background(), statement); err != nil { // the test's context has ended in its cleanup
-		tb.Errorf("%s: %v", statement, err)
+	if _, err := db.ExecContext(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
 	}
+	return nil
 }
 
 // Kill ends the server at once, as a crash does: what was committed is on the disk.

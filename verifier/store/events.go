@@ -3,9 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"strings"
 
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
@@ -48,18 +47,13 @@ func (tx *Tx) flushEvents(ctx context.Context) error {
 	for rest := tx.events; len(rest) > 0; {
 		batch := rest[:min(len(rest), eventsPerInsert)]
 		rest = rest[len(batch):]
-		var values strings.Builder
 		args := make([]any, 0, 5*len(batch))
-		for i, e := range batch {
-			if i > 0 {
-				values.WriteByte(',')
-			}
-			fmt.Fprintf(&values, "($%d,$%d,$%d,$%d,$%d)", 5*i+1, 5*i+2, 5*i+3, 5*i+4, 5*i+5)
+		for _, e := range batch {
 			args = append(args, cursor, e.tokenID, e.state, e.reason, e.time)
 			cursor++
 		}
 		if _, err := tx.exec(ctx, "appending events",
-			`INSERT INTO events (cursor, token_id, state, reason, event_time) VALUES `+values.String(), args...); err != nil {
+			`INSERT INTO events (cursor, token_id, state, reason, event_time) VALUES `+sqldb.Values(len(batch), 5), args...); err != nil {
 			return err
 		}
 	}

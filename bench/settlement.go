@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing/fstest"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/pgtest"
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+const (
+	// rawBatch is how many rows of rawBytes the bare inserts put into a transaction: as many as the verifier takes in.
+	rawBatch = 100
+	rawBytes = 700 // about a receipt
+	// rawWriters insert at the same time where the engine lets them.
+	rawWriters = 8
+)
+
+// settler is one engine's contest.
+type settler struct {
+	settings
+	name    string
+	fresh   func(context.Context) (sqldb.PostgresConfig, error) // an empty database; without a URL: files
+	writers int
+	raw     []float64 // rows per second
+	ordered []float64 // purchases per second
+}
+
+// measureSettlement compares purchases that go from the receipt to the order with rows that go into one table of the same
+// engine.
+func measureSettlement(ctx context.Context, s settings) (result section, err error) {
+	engines := []*settler{{settings: s, name: "SQLite", writers: 1, fresh: func(context.Context) (sqldb.PostgresConfig, error) {
+		return sqldb.PostgresConfig{}, nil
+	}}}
+	missing := ""
+	server, err := pgtest.New()
+	switch {
+	case errors.Is(err, pgtest.ErrNotInstalled):
+		missing = " PostgreSQL, which is not installed here."
+	case err != nil:
+		return section{}, err
+	default:
+		defer func() { err = errors.Join(err, server.Close()) }()
+		engines = append(engines, &settler{settings: s, name: "PostgreSQL", writers: rawWriters, fresh: func(ctx context.Context) (sqldb.PostgresConfig, error) {
+			url, err := server.Create(ctx)
+			return sqldb.PostgresConfig{URL: url}, err
+		}})
+	}
+	for round := range s.pick(3, 1) {
+		for _, e := range engines {
+			e.dir = filepath.Join(s.dir, fmt.Sprint(e.name, round))
+			if err := e.round(ctx); err != nil {
+				return section{}, fmt.Errorf("%s: %w", e.name, err)
+			}
+		}
+	}
+	t := table{header: []string{"engine", "bare inserts, rows/s", "purchases/s reaching ORDERED", "lowest to highest round", "share"}}
+	for _, e := range engines {
+		t.add(e.name, whole(median(e.raw)), whole(median(e.ordered)), spread(e.ordered, whole), times(ratio(e.ordered, e.raw)))
+	}
+	return section{tables: []table{t}, cannot: fmt.Sprintf("what a provider's latency does: the test provider answers at once, and keeps its own "+
+		"books on the same engine. Node, verifier, fulfillment, provider and the engine share this machine's cores. Bare inserts are one table, "+
+		"%d rows of %d bytes in one statement and one transaction, %d writers at a time on PostgreSQL; a purchase is about 20 rows in two "+
+		"services.%s", rawBatch, rawBytes, rawWriters, missing)}, nil
+}
+
+func (e *settler) round(ctx context.Context) error {
+	cfg, err := e.fresh(ctx)
+	if err != nil {
+		return err
+	}
+	w := &world{settles: true, database: cfg}
+	if err := w.in(ctx, e.dir, func(w *world) error { return e.settle(ctx, w, e.pick(alwaysHeld, 20)) }); err != nil {
+		return err
+	}
+	return e.insert(ctx, cfg, e.pick(400, 4))
+}
+
+// settle lets the node accept n purchases while the verifier is away, then counts from the first that arrives there to
+// the last that is ordered.
+func (e *settler) settle(ctx context.Context, w *world, n int) error {
+	drop, err := w.openDrop(ctx, e.pick(mostUnits, mostUnits/10))
+	if err != nil {
+		return err
+	}
+	taps, err := w.taps(ctx, drop, n)
+	if err != nil {
+		return err
+	}
+	if _, err := closedLoop(ctx, callers, n, func(ctx context.Context, i int) error {
+		_, err := w.node.RedeemOffer(ctx, taps[i])
+		return err
+	}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := w.verifier.WatchEvents(ctx, &verifierv1.WatchEventsRequest{})
+	if err != nil {
+		return err
+	}
+	w.back.Store(true)
+	var first time.Time
+	ordered := map[string]bool{} // by purchase
+	for len(ordered) < n {
+		m, err := events.Recv()
+		if err != nil {
+			return fmt.Errorf("watching purchases: %w", err)
+		}
+		for _, p := range m.GetPurchases() {
+			if first.IsZero() {
+				first = time.Now()
+			}
+			switch p.GetState() {
+			case offerv1.PurchaseState_PURCHASE_STATE_ORDERED, offerv1.PurchaseState_PURCHASE_STATE_DELIVERED: // news of a delivery may be faster
+				ordered[p.GetPurchaseId()] = true
+			}
+		}
+	}
+	e.ordered = append(e.ordered, float64(n)/time.Since(first).Seconds())
+	return nil
+}
+
+// insert puts rows into a table of the same engine.
+func (e *settler) insert(ctx context.Context, cfg sqldb.PostgresConfig, batches int) (err error) {
+	var db *sqldb.DB
+	if cfg.Schema = "raw"; cfg.URL != "" {
+		db, err = sqldb.OpenPostgres(ctx, cfg)
+	} else {
+		db, err = sqldb.OpenSQLite(ctx, filepath.Join(e.dir, "raw.db"))
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.Migrate(ctx, fstest.MapFS{"00001_raw.sql": {Data: []byte(
+		"-- +goose Up\nCREATE TABLE raw (id BIGINT PRIMARY KEY, body BLOB NOT NULL);\n")}}); err != nil {
+		return err
+	}
+	query := "INSERT INTO raw (id, body) VALUES " + sqldb.Values(rawBatch, 2)
+	body := make([]byte, rawBytes)
+	start := time.Now()
+	g, ctx := errgroup.WithContext(ctx)
+	for writer := range e.writers {
+		g.Go(func() error {
+			for batch := writer; batch < batches; batch += e.writers {
+				args := make([]any, 0, 2*rawBatch)
+				for i := range rawBatch {
+					args = append(args, batch*rawBatch+i, body)
+				}
+				if err := db.Write(ctx, func(tx *sql.Tx) error {
+					_, err := tx.ExecContext(ctx, query, args...)
+					return err
+				}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	e.raw = append(e.raw, float64(batches*rawBatch)/time.Since(start).Seconds())
+	return nil
+}
