@@ -7,8 +7,13 @@ import (
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
-// Tombstone makes a lease one for which no redemption is a candidate any more. It stays so.
+// Tombstone makes a lease one for which no redemption is a candidate any more. It stays so. Redemptions are admitted
+// under the lock of their arrival numbers, and so is this: one that looked for a tombstone too early has committed, and
+// LeaseOpen sees it.
 func (tx *Tx) Tombstone(ctx context.Context, leaseID ID, now int64) error {
+	if _, err := tx.TakeArrivals(ctx, 0); err != nil {
+		return err
+	}
 	_, err := tx.exec(ctx, "storing a tombstone", `INSERT INTO tombstones (lease_id, tombstone_time) VALUES ($1, $2)
 		ON CONFLICT (lease_id) DO NOTHING`, leaseID, now)
 	return err
