@@ -93,7 +93,7 @@ func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	producer, err := w.dial(fulfillment.Addr(), rpc.DialConfig{Token: tokens[auth.Producer]})
+	producer, err := w.dial(fulfillment.Addr(), rpc.DialConfig{Token: tokens[auth.Producer], Timeout: callTimeout})
 	if err != nil {
 		return nil, err
 	}
