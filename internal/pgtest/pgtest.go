@@ -34,7 +34,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // for making databases
 )
 
-// ErrNotInstalled: no PostgreSQL programs on this machine.
+// ErrNotInstalled means that this machine has no PostgreSQL programs.
 var ErrNotInstalled = errors.New("PostgreSQL is not installed (Debian: apt-get install postgresql)")
 
 // Server is one PostgreSQL server.
@@ -46,7 +46,9 @@ type Server struct {
 }
 
 // script starts the server, says so, and ends it when its standard input does. PostgreSQL's own log stays in the directory.
-const script = `cd "$2" || exit 1
+// Nobody may hear it any more by then: the trap keeps it alive to clean up.
+const script = `trap '' PIPE
+cd "$2" || exit 1
 "$1/initdb" -D data -U postgres -A trust --no-sync --no-instructions -E UTF8 --locale=C > initdb.log 2>&1 &&
 cat >> data/postgresql.conf <<END &&
 listen_addresses = ''
