@@ -65,7 +65,7 @@ func measureSettlement(ctx context.Context, s settings) (result section, err err
 	}
 	t := table{header: []string{"engine", "bare inserts, rows/s", "purchases/s reaching ORDERED", "lowest to highest round", "share"}}
 	for _, e := range engines {
-		t.add(e.name, whole(median(e.raw)), whole(median(e.ordered)), spread(e.ordered, whole), times(ratio(e.ordered, e.raw)))
+		t.add(e.name, whole(median(e.raw)), whole(median(e.ordered)), spread(e.ordered, whole), fmt.Sprintf("%.1f %%", 100*ratio(e.ordered, e.raw)))
 	}
 	return section{tables: []table{t}, cannot: fmt.Sprintf("what a provider's latency does: the test provider answers at once, and keeps its own "+
 		"books on the same engine. Node, verifier, fulfillment, provider and the engine share this machine's cores. Bare inserts are one table, "+
