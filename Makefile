@@ -47,6 +47,11 @@ MOST ?= 200
 torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual time, from SEED (1) on.
 	go run ./tools/torture -schedules $(SCHEDULES) -seed $(SEED)
 
+.PHONY: torture-short
+torture-short: ## Play the first hundred seeds, and fresh ones for most of a minute.
+	go run ./tools/torture -schedules 100 -seed 1
+	go run ./tools/torture -seed 0 -for 40s
+
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
 	go run ./tools/torture -replay -seed $(SEED) -aim '$(AIM)' -keep '$(KEEP)'
@@ -54,6 +59,10 @@ torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5
 .PHONY: mutants
 mutants: ## Leave out one rule of the protocol after the other, and see how soon a law breaks: RUNS (5) of at most MOST (200) schedules.
 	go run ./tools/torture -mutants -seed $(SEED) -runs $(RUNS) -most $(MOST)
+
+.PHONY: mutants-short
+mutants-short: ## Leave out one rule after the other, once each.
+	go run ./tools/torture -mutants -runs 1 -most 150
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).

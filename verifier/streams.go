@@ -8,6 +8,7 @@ import (
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/store"
 )
 
@@ -218,6 +219,9 @@ func (s *Service) watchEvents(ctx context.Context, cursor int64, send func(*veri
 		head, err := s.store.Read().EventHead(ctx)
 		if err != nil {
 			return err
+		}
+		if mutant.On(mutant.WatchFromHead) && cursor > 0 && cursor < head {
+			cursor = head
 		}
 		for cursor < head {
 			events, err := s.store.Read().Events(ctx, cursor, head, eventBatch)

@@ -32,6 +32,7 @@ const (
 	CapIgnored          Mutation = "cap-ignored"
 	JobDoneEarly        Mutation = "job-done-early"
 	CursorAhead         Mutation = "cursor-ahead"
+	WatchFromHead       Mutation = "watch-from-head"
 	NoUnitIsFinal       Mutation = "no-unit-is-final"
 )
 
@@ -65,6 +66,7 @@ func Rules() []Rule {
 		{CapIgnored, "the share of a session is exact at the verifier", ""},
 		{JobDoneEarly, "a job is done when its effect is durable", ""},
 		{CursorAhead, "a cursor moves in the transaction of what it stands for", "crashes"},
+		{WatchFromHead, "a watch stream goes on where it broke off, not at what is new", ""},
 		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
 	}
 }

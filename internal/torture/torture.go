@@ -97,14 +97,15 @@ func (s *Summary) add(v Verdict) {
 	s.VirtualSeconds += v.VirtualSeconds
 }
 
-// Run plays the schedules of n seeds from first.Seed on, and hands each verdict to told as it comes, one at a time.
-func Run(ctx context.Context, pool *Pool, first Order, n int, told func(Verdict)) (Summary, error) {
+// Run plays the schedules of n seeds from first.Seed on, or as many as begin within a time if that is not zero. It hands
+// each verdict to told as it comes, one at a time.
+func Run(ctx context.Context, pool *Pool, within time.Duration, first Order, n int, told func(Verdict)) (Summary, error) {
 	begin, cpu := time.Now(), pool.CPU()
 	s := Summary{Faults: map[string]int{}, FirstSeed: first.Seed}
 	orders := make(chan Order)
 	go func() {
 		defer close(orders)
-		for i := range n {
+		for i := 0; i < n && (within == 0 || time.Since(begin) < within); i++ {
 			select {
 			case orders <- Order{Seed: first.Seed + uint64(i), Aim: first.Aim}:
 			case <-ctx.Done():

@@ -85,6 +85,9 @@ const (
 	TapsLate     Habit = "taps after the offer's time"
 	ChangesOrder Habit = "redeems again with another payment"
 	Steals       Habit = "redeems somebody else's token"
+	Vanishes     Habit = "goes away before the answer comes"
+	PresentsLate Habit = "shows its receipt elsewhere after the drop"
+	Shares       Habit = "shares its session with all who do"
 )
 
 // MixedDrops are three drops with about 1,100 purchases: one plentiful, one in balance, one for which thrice as many
@@ -148,7 +151,7 @@ func (c Config) withDefaults() Config {
 	if c.Habits == nil {
 		c.Habits = []Weighted[Habit]{
 			{50, Plain}, {8, Replays}, {8, DoubleTaps}, {8, Claims}, {5, ClaimsTwice}, {6, Presents}, {5, BuysTwice},
-			{3, TapsLate}, {4, ChangesOrder}, {3, Steals},
+			{3, TapsLate}, {4, ChangesOrder}, {3, Steals}, {3, Vanishes}, {3, PresentsLate}, {4, Shares},
 		}
 	}
 	if c.HealWithin == 0 {

@@ -40,6 +40,9 @@ type Evidence struct {
 	Heard     string         // logs, metrics and error texts
 	Misdeeds  map[string]int // INTERNAL, UNKNOWN and reasonless answers
 
+	Watched                     []Watched
+	PurchaseEvents, OrderEvents []Item // as the stores have them, in order
+
 	Keys     []*offerv1.SigningKey
 	Journals []Journal
 
@@ -169,6 +172,9 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	w.watch.mu.Lock()
 	defer w.watch.mu.Unlock()
 	e.Answers, e.Endings, e.Refusals = w.watch.answers, w.watch.endings, w.watch.refusals
+	for _, o := range w.observers {
+		e.Watched = append(e.Watched, o.got)
+	}
 	e.Faults, e.Downs, e.Noes, e.Surprises = w.watch.faults, w.watch.downs, w.watch.noes, w.watch.surprises
 	return e, nil
 }
@@ -193,6 +199,12 @@ func (w *world) readStock(ctx context.Context, e *Evidence) error {
 			o.ID, o.Drop = uuid(id), uuid(drop)
 			return o, err
 		}, `SELECT order_id, purchase_id, drop_id, serial, state, licence_key FROM orders ORDER BY position`),
+		rows(ctx, db, &e.OrderEvents, func(scan func(...any) error) (i Item, err error) {
+			var id []byte
+			err = scan(&id, &i.State)
+			i.ID = uuid(id)
+			return i, err
+		}, `SELECT order_id, state FROM order_events ORDER BY cursor`),
 		rows(ctx, db, &e.DropStates, func(scan func(...any) error) (s string, err error) { return s, scan(&s) },
 			`SELECT CASE WHEN settled_time_us IS NULL THEN 'open' ELSE 'settled' END FROM drops ORDER BY drop_id`),
 	)
@@ -209,6 +221,12 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 			return p, err
 		}, `SELECT token_id, purchase_id, drop_id, viewer_session_id, lease_id, serial, state, reason, currency_code, minor_units,
 			outcome, licence_key FROM purchases ORDER BY arrival`),
+		rows(ctx, db, &e.PurchaseEvents, func(scan func(...any) error) (i Item, err error) {
+			var id []byte
+			err = scan(&id, &i.State)
+			i.ID = hex.EncodeToString(id)
+			return i, err
+		}, `SELECT p.purchase_id, e.state FROM events e JOIN purchases p ON p.token_id = e.token_id ORDER BY e.cursor`),
 		rows(ctx, db, &e.Candidates, func(scan func(...any) error) (c Candidate, err error) {
 			var tok, lease []byte
 			err = scan(&tok, &lease, &c.Serial, &c.State, &c.Settled, &c.Receipt)

@@ -27,6 +27,16 @@ func (v *viewer) repeat(ctx context.Context, token string, first bought) {
 	}
 }
 
+// vanish redeems and is gone before an answer can come, for good.
+func (v *viewer) vanish(ctx context.Context, token string) {
+	ctx, cancel := context.WithTimeout(ctx, lastMile+time.Duration(v.draws.Int64N(int64(200*time.Millisecond))))
+	defer cancel()
+	if answer, err := v.offers[v.Regions[0]].RedeemOffer(ctx, v.order(token)); err == nil {
+		// It came sooner than that, and the viewer keeps it without ever looking again.
+		v.w.watch.refusal("RedeemOffer answered to a viewer who went away: " + answer.GetRegion())
+	}
+}
+
 // doubleTap redeems at two regions at once: each gives a unit away, and one of them comes back.
 func (v *viewer) doubleTap(ctx context.Context, token string) {
 	tapped := time.Since(v.w.start)

@@ -329,7 +329,7 @@ func isViewer(host string) bool { return strings.HasPrefix(host, "viewer-") }
 
 func (w *world) place(host string) string {
 	switch host {
-	case "verifier", "fulfillment", "operator":
+	case "verifier", "fulfillment", "operator", "observer":
 		return w.cfg.Centre
 	}
 	if _, home, ok := strings.Cut(host, "@"); ok {

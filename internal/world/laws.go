@@ -29,6 +29,7 @@ var laws = []law{
 	{"I12", "no personal data in logs, metrics and errors", nothingLeaks},
 	{"I13", "after healing every saga is terminal within T", everythingSettles},
 	{"I14", "with willing buyers for three times the stock, at most 1 % stays unsold", stockSells},
+	{"watch", "watch streams tell every change in its order, once, over any break", streamsTellAll},
 	{"edge", "no INTERNAL, no UNKNOWN, no answer that the protocol does not know", answersAreTyped},
 }
 

@@ -140,6 +140,19 @@ var lies = []doctored{
 			}
 		}
 	}},
+	{"watch", "a change was told twice", func(e *world.Evidence) {
+		w := &e.Watched[0]
+		w.Items = append([]world.Item{w.Items[0]}, w.Items...)
+	}},
+	{"watch", "a change was not told", func(e *world.Evidence) { e.Watched[1].Items = e.Watched[1].Items[1:] }},
+	{"watch", "two changes came in the wrong order", func(e *world.Evidence) {
+		items := e.Watched[0].Items
+		items[0], items[len(items)-1] = items[len(items)-1], items[0]
+	}},
+	{"watch", "a cursor went back", func(e *world.Evidence) { e.Watched[0].Backwards = 1 }},
+	{"I3", "a viewer was told no for good and was charged", func(e *world.Evidence) {
+		e.Noes = []world.No{{Viewer: 1, PurchaseID: delivered(e).ID}}
+	}},
 	{"edge", "a service answered INTERNAL", func(e *world.Evidence) { e.Misdeeds = map[string]int{"a method": 1} }},
 	{"edge", "a viewer got an answer that is none", func(e *world.Evidence) { e.Surprises = []string{"UNKNOWN"} }},
 }
@@ -189,7 +202,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		})
 		noticed[d.law] = true
 	}
-	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I10", "I11", "I12", "I13", "I14", "edge"} {
+	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I10", "I11", "I12", "I13", "I14", "watch", "edge"} {
 		if !noticed[law] {
 			t.Errorf("nobody lied about %s", law)
 		}

@@ -101,9 +101,13 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 		Habit:    pick(r, c.Habits), Payment: pick(r, c.Payments),
 		RequestID: fmt.Sprintf("request-%d", number),
 	}
+	session := r
+	if v.Habit == Shares {
+		session = c.draws("shared session", drop)
+	}
 	copy(v.Session[:], canary+"-s")
 	for i := len(canary) + 2; i < len(v.Session); i++ {
-		v.Session[i] = byte(r.Uint32())
+		v.Session[i] = byte(session.Uint32())
 	}
 	if r.IntN(3) == 0 {
 		v.Details = fmt.Sprintf("%s-details-%s", canary, hex.EncodeToString(v.Session[12:]))
@@ -118,7 +122,9 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 }
 
 // willing tells viewers who buy if they can.
-func (v *viewerPlan) willing() bool { return !v.Abandons && v.Habit != TapsLate && v.Habit != Steals }
+func (v *viewerPlan) willing() bool {
+	return !v.Abandons && !slices.Contains([]Habit{TapsLate, Steals, Vanishes, Shares}, v.Habit)
+}
 
 func pick[T any](r *rand.Rand, from []Weighted[T]) T {
 	total := 0

@@ -97,6 +97,9 @@ func (v *viewer) visit(ctx context.Context) {
 	case Steals:
 		v.steal(ctx, token)
 		return
+	case Vanishes:
+		v.vanish(ctx, token)
+		return
 	}
 	first, ok := v.redeem(ctx, token, true)
 	if !ok {
@@ -109,6 +112,11 @@ func (v *viewer) visit(ctx context.Context) {
 		}
 	case Presents:
 		v.present(ctx, first)
+	case PresentsLate:
+		d := v.w.cfg.Drops[v.Drop]
+		if v.w.sleepUntil(ctx, d.Opens+d.Lasts+v.Think) {
+			v.present(ctx, first)
+		}
 	case ChangesOrder:
 		v.changeOrder(ctx, token, first)
 	case BuysTwice: // another region's cap does not know the first purchase: the verifier's does

@@ -57,6 +57,8 @@ type world struct {
 	life       context.Context // ends when everything has settled
 	background sync.WaitGroup
 
+	observers []*observer
+
 	watch   witness
 	weather weather
 	moods   io.Reader // what an outage of the provider does to each call
@@ -83,6 +85,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 		return nil, err
 	}
 
+	w.startObservers(ctx)
 	audience, faults := make(chan struct{}), make(chan struct{})
 	go func() { defer close(audience); w.admitViewers(ctx) }()
 	go func() { defer close(faults); w.causeFaults(ctx) }()
@@ -123,8 +126,13 @@ func (w *world) settle(ctx context.Context, audience <-chan struct{}) (bool, err
 	}
 	for {
 		open, err := w.unfinished(ctx)
-		if err != nil || open == 0 {
-			return open == 0, err
+		if err != nil {
+			return false, err
+		}
+		if open == 0 {
+			if seen, err := w.caughtUp(ctx); seen || err != nil {
+				return true, err
+			}
 		}
 		select {
 		case <-tick.C:

@@ -178,6 +178,12 @@ func TestVerifierDown(t *testing.T) {
 		Seed:   seed(3),
 		Drops:  []world.Drop{{Title: "plentiful", Units: 600, Viewers: 600, Opens: 15 * time.Second}},
 		Jitter: 10 * time.Millisecond,
+		// Nobody shares a session: whether a node knows of the others' purchases depends on the verifier's news.
+		Habits: []world.Weighted[world.Habit]{
+			{Weight: 5, Value: world.Plain}, {Weight: 1, Value: world.Replays}, {Weight: 1, Value: world.DoubleTaps},
+			{Weight: 1, Value: world.Claims}, {Weight: 1, Value: world.ClaimsTwice}, {Weight: 1, Value: world.Presents},
+			{Weight: 1, Value: world.PresentsLate}, {Weight: 1, Value: world.ChangesOrder},
+		},
 	}
 	usual := play(t, cfg)
 	cfg.Schedule = []world.Fault{{Kind: world.Crash, Host: "verifier", At: 20 * time.Second, For: time.Minute}}
@@ -206,6 +212,20 @@ func TestFulfillmentDown(t *testing.T) {
 	r := play(t, cfg)
 	if r.Drops[0].Sold < r.Drops[0].Willing*9/10 {
 		t.Errorf("sold %d units to %d willing viewers\n%v%s", r.Drops[0].Sold, r.Drops[0].Willing, r, replay(t, r.Seed))
+	}
+}
+
+// A hundred viewers with one session get one unit, whatever regions they ask.
+func TestAHundredShareOneSession(t *testing.T) {
+	long(t)
+	t.Parallel()
+	cfg := shop(seed(7), 50, 100)
+	cfg.Abandon = -1
+	cfg.Habits = []world.Weighted[world.Habit]{{Weight: 1, Value: world.Shares}}
+	cfg.Payments = []world.Weighted[world.Payment]{{Weight: 1, Value: world.Payment{Reference: testpsp.RefOK}}}
+	r := play(t, cfg) // I6: no session gets more than its share
+	if d := r.Drops[0]; d.Sold != 1 || d.Accepted < 2 {
+		t.Errorf("one session bought %d units in %d redemptions, want 1 in several\n%v%s", d.Sold, d.Accepted, r, replay(t, r.Seed))
 	}
 }
 

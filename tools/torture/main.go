@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"runtime"
@@ -25,7 +27,8 @@ import (
 
 var (
 	schedules = flag.Int("schedules", 2000, "how many schedules to play")
-	seed      = flag.Uint64("seed", 1, "seed of the first; the others follow it")
+	seed      = flag.Uint64("seed", 1, "seed of the first; the others follow it; 0: one that nobody chose")
+	last      = flag.Duration("for", 0, "play for about this long instead of a number of schedules")
 	workers   = flag.Int("workers", runtime.NumCPU(), "processes")
 	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
 	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
@@ -39,6 +42,10 @@ var (
 
 func main() {
 	flag.Parse()
+	if *seed == 0 {
+		*seed = uint64(rand.Uint32()) + 1
+		fmt.Printf("seed %d\n", *seed)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	held, err := run(ctx)
@@ -76,7 +83,10 @@ func run(ctx context.Context) (held bool, err error) {
 		return tell(ctx, pool)
 	}
 	var broken []torture.Verdict
-	summary, err := torture.Run(ctx, pool, torture.Order{Seed: *seed, Aim: *aim}, *schedules, func(v torture.Verdict) {
+	if *last > 0 {
+		*schedules = math.MaxInt
+	}
+	summary, err := torture.Run(ctx, pool, *last, torture.Order{Seed: *seed, Aim: *aim}, *schedules, func(v torture.Verdict) {
 		if len(v.Broken) > 0 {
 			broken = append(broken, v)
 			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed, Aim: *aim}.Replay())
