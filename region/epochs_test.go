@@ -88,15 +88,7 @@ func TestANodeThatLostItsDiskBeginsAgain(t *testing.T) {
 		time.Sleep(21 * time.Second)
 		lost := serialOf(t, w.mustRedeem(1, w.mustOffer(1)).GetReceipt())
 		w.crash()
-		fresh, err := journal.NewIdentity(time.Now(), w.random)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fresh.NodeID = w.identity.NodeID
-		w.identity, w.disk = fresh, &journal.Disk{}
-		w.stock.set(func() { w.stock.epoch = 2 })
-		w.verifier.acked = 0 // of another journal
-		w.catalog.messages <- &fulfillmentv1.WatchCatalogResponse{Snapshot: true, Revision: 1, Drops: []*fulfillmentv1.CatalogDrop{w.drop}}
+		w.freshDisk()
 		w.start()
 		time.Sleep(3 * time.Second)
 		if got := serialOf(t, w.mustRedeem(2, w.mustOffer(2)).GetReceipt()); got == lost {

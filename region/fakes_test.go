@@ -199,6 +199,10 @@ type fakeVerifier struct {
 	cursor   int64
 	muted    bool // answers get lost
 	journals []string
+
+	cancels    int
+	cancelAway bool              // CancelRedemption is not answered
+	elsewhere  map[string]string // receipts of other nodes, by token id
 }
 
 // journalNames are what journals were called, each once, in the order of their greeting.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -271,13 +272,16 @@ func TestBrokenJournalStopsTheNode(t *testing.T) {
 				if err := w.end(); err != nil {
 					t.Errorf("Run: %v", err)
 				}
+				var broken atomic.Bool
 				w.options.Fault = func(s journal.Stage) error {
-					if s == journal.BeforeCommit {
+					if s == journal.BeforeCommit && broken.Load() {
 						return errors.New("fsync: input/output error")
 					}
 					return nil
 				}
 				w.start()
+				time.Sleep(time.Second) // it has journaled its start
+				broken.Store(true)
 				wantReason(t, write(w), "STORE_UNAVAILABLE")
 				select {
 				case err := <-w.ended:

@@ -79,6 +79,7 @@ type Node struct {
 	randomMu sync.Mutex
 	random   *mathrand.Rand // for jitter
 	started  atomic.Bool
+	cancels  chan struct{} // of mostCancels: holds a token for each question to the verifier
 	modeTurn chan struct{} // of one: holds a token while a mode change is being journaled
 }
 
@@ -104,7 +105,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		bootID:    ids.NewV7(deps.Now(), deps.Random),
 		pokeStock: make(chan struct{}, 1), pokeBoard: make(chan struct{}, 1), pokeOutbox: make(chan struct{}, 1), pokeDrained: make(chan struct{}, 1),
 		pokeMode: make(chan struct{}, 1),
-		failed:   make(chan struct{}), modeTurn: make(chan struct{}, 1),
+		failed:   make(chan struct{}), modeTurn: make(chan struct{}, 1), cancels: make(chan struct{}, mostCancels),
 		random: mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
 	}
 	n.drill = newDrill(deps.Now, n.draw)

@@ -43,11 +43,13 @@ type order struct {
 	details          []byte
 }
 
-// accepted is a durable redemption. first tells whether this very call made it, with this call's token.
+// accepted is a durable redemption. first tells whether this very call made it, with this call's token. region is where,
+// when that was elsewhere.
 type accepted struct {
 	sale    *sale
 	receipt string
 	first   bool
+	region  string
 }
 
 // redeem accepts an order, or finds that it was accepted: docs/settlement.md 3.1. Calls with one K that arrive together
@@ -63,6 +65,9 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 		s, commit, err = n.accept(id, body, o)
 	}
 	t.mu.Unlock()
+	if isSoldOut(err) {
+		return n.soldOutFor(ctx, wanted{o.token.GetTokenId(), o.drop, o.session, o.token.GetPrice(), body})
+	}
 	if err != nil {
 		return accepted{}, n.noticed(err, o.drop)
 	}
@@ -152,6 +157,9 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 		return nil, nil, err
 	}
 	k := lease.Key(o.token.GetTokenId())
+	if t.cancelled[o.drop][k] { // a unit may have come back since: for others
+		return nil, nil, soldOut(o.drop)
+	}
 	t.demand(o.drop).add(time.Now())
 	unit, ok := t.book.Take(o.drop, k)
 	if !ok {

@@ -2,7 +2,9 @@ package region
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 
@@ -58,7 +60,7 @@ func (n *Node) RedeemOffer(ctx context.Context, r *offerv1.RedeemOfferRequest) (
 		return nil, n.toStatus(err)
 	}
 	return &offerv1.RedeemOfferResponse{
-		Receipt: a.receipt, PurchaseId: a.sale.purchaseID, Region: n.cfg.Region, AcceptTime: timestamppb.New(a.sale.acceptTime),
+		Receipt: a.receipt, PurchaseId: a.sale.purchaseID, Region: cmp.Or(a.region, n.cfg.Region), AcceptTime: timestamppb.New(a.sale.acceptTime),
 	}, nil
 }
 
@@ -107,7 +109,7 @@ func (n *Node) ClaimOffer(ctx context.Context, r *offerv1.ClaimOfferRequest) (*o
 		return &offerv1.ClaimOfferResponse{Decision: &offerv1.ClaimOfferResponse_Refused{Refused: refused}}, nil
 	}
 	return &offerv1.ClaimOfferResponse{Decision: &offerv1.ClaimOfferResponse_Accepted{Accepted: &offerv1.ClaimAccepted{
-		Offer: offer, Receipt: a.receipt, PurchaseId: a.sale.purchaseID, Region: n.cfg.Region,
+		Offer: offer, Receipt: a.receipt, PurchaseId: a.sale.purchaseID, Region: cmp.Or(a.region, n.cfg.Region),
 		AcceptTime: timestamppb.New(a.sale.acceptTime),
 	}}}, nil
 }
@@ -131,6 +133,9 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 		a, err = n.repeat(ctx, s, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
 	} else {
 		m, refused, derr := n.decide(w)
+		if isSoldOut(derr) {
+			return n.claimSoldOut(ctx, w, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
+		}
 		if derr != nil || refused != nil {
 			return accepted{}, nil, refused, derr
 		}
@@ -151,7 +156,25 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 	if err != nil {
 		return accepted{}, nil, nil, err
 	}
-	_, t, err := n.keys.OpenReceipt(a.receipt) // the token that was redeemed, which another call made
+	return n.claimedBefore(a)
+}
+
+// claimSoldOut is a claim of which nothing is left to decide.
+func (n *Node) claimSoldOut(ctx context.Context, w wish, body [sha256.Size]byte) (accepted, *offerv1.Offer, *offerv1.OfferRefused, error) {
+	d, ok := n.findDrop(w.drop)
+	if !ok {
+		return accepted{}, nil, nil, dropNotFound(w.drop)
+	}
+	a, err := n.soldOutFor(ctx, wanted{w.tokenID, w.drop, w.session, d.msg.GetDrop().GetPrice(), body})
+	if err != nil {
+		return accepted{}, nil, nil, err
+	}
+	return n.claimedBefore(a)
+}
+
+// claimedBefore answers with the token that was redeemed, which another call made.
+func (n *Node) claimedBefore(a accepted) (accepted, *offerv1.Offer, *offerv1.OfferRefused, error) {
+	_, t, err := n.keys.OpenReceipt(a.receipt)
 	if err != nil {
 		return accepted{}, nil, nil, err
 	}

@@ -20,13 +20,14 @@ type till struct {
 	book       lease.Book
 	epoch      int64 // journaled; 0 before the first join
 	sales      map[string]*sale
-	unsent     []*sale                     // durable and not acknowledged by the verifier, by sequence
-	bought     map[string]map[[16]byte]int // live purchases by drop and viewer session
-	words      map[string]stockWord        // fulfillment's, by drop
-	demands    map[string]*meter           // tries to take a unit, by drop
-	lastAccept time.Time                   // of the newest receipt in the journal's queue
-	lastHash   []byte                      // of its text
-	cursor     int64                       // the verifier's newest news of our purchases
+	unsent     []*sale                       // durable and not acknowledged by the verifier, by sequence
+	bought     map[string]map[[16]byte]int   // live purchases by drop and viewer session
+	cancelled  map[string]map[lease.Key]bool // tokens that the verifier cancelled, by drop
+	words      map[string]stockWord          // fulfillment's, by drop
+	demands    map[string]*meter             // tries to take a unit, by drop
+	lastAccept time.Time                     // of the newest receipt in the journal's queue
+	lastHash   []byte                        // of its text
+	cursor     int64                         // the verifier's newest news of our purchases
 }
 
 // stockWord is what fulfillment last said about a drop's stock.
@@ -56,7 +57,7 @@ type sale struct {
 func newTill() *till {
 	return &till{
 		sales: map[string]*sale{}, bought: map[string]map[[16]byte]int{},
-		words: map[string]stockWord{}, demands: map[string]*meter{},
+		cancelled: map[string]map[lease.Key]bool{}, words: map[string]stockWord{}, demands: map[string]*meter{},
 	}
 }
 
@@ -191,6 +192,7 @@ func (t *till) forget(drop string) {
 	}
 	t.book.Forget(drop)
 	delete(t.bought, drop)
+	delete(t.cancelled, drop)
 	delete(t.words, drop)
 	delete(t.demands, drop)
 	for _, s := range t.sales {

@@ -24,7 +24,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "rimlight", Subsystem: "verifier", Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		entries:  counter("entries_total", "Redemptions taken in, by result: accepted, rejected, presented.", "result"),
+		entries:  counter("entries_total", "Redemptions taken in, by result: accepted, rejected, presented; cancelled before any came.", "result"),
 		events:   counter("purchase_events_total", "Events of purchases, by the state that they tell of.", "state"),
 		jobs:     counter("jobs_total", "Jobs worked on, by kind and result: done or failed.", "kind", "result"),
 		payments: counter("payment_calls_total", "Calls to the payment provider, by call and result: ok, unknown, failed.", "call", "result"),

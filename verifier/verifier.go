@@ -80,6 +80,7 @@ func Rules() auth.Rules {
 	return auth.Rules{
 		verifierv1.VerifierService_SubmitRedemptions_FullMethodName: service,
 		verifierv1.VerifierService_PresentReceipt_FullMethodName:    service,
+		verifierv1.VerifierService_CancelRedemption_FullMethodName:  service,
 		verifierv1.VerifierService_GetPurchase_FullMethodName:       service,
 		verifierv1.VerifierService_WatchPurchase_FullMethodName:     service,
 		verifierv1.VerifierService_ChooseMakeGood_FullMethodName:    service,

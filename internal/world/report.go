@@ -64,7 +64,9 @@ func Judge(e *Evidence) *Report {
 	for _, p := range e.Purchases {
 		r.Outcomes[strings.TrimSuffix(fmt.Sprintf("%v %v", p.State, reasonName(p.Reason)), " ")]++
 		d := &r.Drops[x.drops[p.Drop]]
-		d.Accepted++
+		if len(x.candidates[p.Token]) > 0 {
+			d.Accepted++
+		}
 		switch p.State {
 		case saga.Delivered:
 			d.Sold++
@@ -79,7 +81,12 @@ func Judge(e *Evidence) *Report {
 			r.Drops[i].Excused++
 		}
 	}
-	r.Accepted, r.Duplicates = len(e.Purchases), len(e.Candidates)-len(e.Purchases)
+	for _, p := range e.Purchases { // a cancelled token is one too, and may never have been accepted
+		if len(x.candidates[p.Token]) > 0 {
+			r.Accepted++
+		}
+	}
+	r.Duplicates = len(e.Candidates) - r.Accepted
 	heard := map[string]bool{}
 	for _, a := range e.Answers {
 		heard[a.PurchaseID] = true
@@ -87,10 +94,9 @@ func Judge(e *Evidence) *Report {
 			r.TapToReceipt[a.Viewer] = a.Arrived - a.Tapped
 		}
 	}
-	r.Unheard = len(e.Purchases)
-	for _, p := range e.Purchases {
-		if heard[p.ID] {
-			r.Unheard--
+	for _, p := range e.Purchases { // who was told no is told so by the purchase, too
+		if !heard[p.ID] && p.Reason != saga.Cancelled {
+			r.Unheard++
 		}
 	}
 	for _, l := range laws {
@@ -103,7 +109,7 @@ func Judge(e *Evidence) *Report {
 
 func reasonName(r saga.Reason) string {
 	return map[saga.Reason]string{
-		saga.TokenExpired: "token expired", saga.ViewerLimit: "viewer limit", saga.PaymentDeclined: "payment declined",
+		saga.TokenExpired: "token expired", saga.Cancelled: "cancelled", saga.ViewerLimit: "viewer limit", saga.PaymentDeclined: "payment declined",
 		saga.PaymentWindowOver: "payment window over", saga.UnitDenied: "unit denied",
 	}[r]
 }

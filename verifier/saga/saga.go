@@ -93,6 +93,9 @@ const (
 	VoucherUnusable   Reason = 75
 )
 
+// Cancelled means: the viewer was told a definite no before any redemption arrived.
+const Cancelled Reason = 131
+
 // Event is what happened.
 type Event int
 
@@ -193,6 +196,11 @@ type Purchase struct {
 
 // New is a purchase whose first redemption arrived.
 func New() (Purchase, []Command) { return Purchase{State: Received}, []Command{Settle} }
+
+// NewCancelled is a token that can never be redeemed any more: final at once. Redemptions that come later are duplicates of it.
+func NewCancelled() (Purchase, []Command) {
+	return Purchase{State: Refused, Reason: Cancelled}, []Command{SignOutcome}
+}
 
 // Next is the whole table. maxAttempts bounds payment attempts. On ErrIllegal the purchase is unchanged.
 func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {

@@ -80,7 +80,8 @@ type DropSums struct {
 	CapturedMinorUnits, ChargedMinorUnits, RefundedMinorUnits int64
 }
 
-// SumDrops counts the purchases of up to n drops after a drop id; a drop alone, if only is given.
+// SumDrops counts the purchases of up to n drops after a drop id; a drop alone, if only is given. A cancelled token is a
+// refused purchase without a serial, and redemptions that came later are no duplicates.
 func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]DropSums, error) {
 	where, args := `drop_id > $6`, []any{after}
 	if only != nil {
@@ -93,13 +94,14 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 			d.received, d.delivered, d.vouchers, d.refused, d.refunded,
 			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id
 				WHERE p.drop_id = d.drop_id AND c.settled = 1 AND c.state <> $4),
-			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id) - d.received,
+			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id AND p.serial > 0) - d.redeemed,
 			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l JOIN purchases p ON p.purchase_id = l.purchase_id
 				WHERE p.drop_id = d.drop_id AND l.account = $5),
 			d.charged,
 			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r JOIN purchases p ON p.token_id = r.token_id
 				WHERE p.drop_id = d.drop_id AND r.state = $8)
-		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN state = $1 THEN 1 ELSE 0 END) AS delivered,
+		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN serial > 0 THEN 1 ELSE 0 END) AS redeemed,
+				SUM(CASE WHEN state = $1 THEN 1 ELSE 0 END) AS delivered,
 				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
 				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
 				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged

@@ -139,6 +139,8 @@ const (
 	// The lease is in use, or receipts for it are still waited for. Metadata: lease_id, claims_end_time.
 	// FAILED_PRECONDITION.
 	Reason_REASON_LEASE_NOT_CLOSABLE Reason = 130
+	// The viewer had been told a definite no when this redemption arrived; the no stands. In outcomes, not in a status.
+	Reason_REASON_REDEMPTION_CANCELLED Reason = 131
 )
 
 // Enum value maps for Reason.
@@ -198,6 +200,7 @@ var (
 		91:  "REASON_STORE_UNAVAILABLE",
 		120: "REASON_DROP_CHANGE_REFUSED",
 		130: "REASON_LEASE_NOT_CLOSABLE",
+		131: "REASON_REDEMPTION_CANCELLED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -254,6 +257,7 @@ var (
 		"REASON_STORE_UNAVAILABLE":    91,
 		"REASON_DROP_CHANGE_REFUSED":  120,
 		"REASON_LEASE_NOT_CLOSABLE":   130,
+		"REASON_REDEMPTION_CANCELLED": 131,
 	}
 )
 
@@ -288,7 +292,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc5\v\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xe7\v\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -344,7 +348,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x0fREASON_INTERNAL\x10Z\x12\x1c\n" +
 	"\x18REASON_STORE_UNAVAILABLE\x10[\x12\x1e\n" +
 	"\x1aREASON_DROP_CHANGE_REFUSED\x10x\x12\x1e\n" +
-	"\x19REASON_LEASE_NOT_CLOSABLE\x10\x82\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x19REASON_LEASE_NOT_CLOSABLE\x10\x82\x01\x12 \n" +
+	"\x1bREASON_REDEMPTION_CANCELLED\x10\x83\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once

@@ -636,6 +636,134 @@ func (x *PresentReceiptResponse) GetPurchase() *v1.Purchase {
 	return nil
 }
 
+// The request of CancelRedemption.
+type CancelRedemptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// K, 16 bytes.
+	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The drop. UUID.
+	DropId string `protobuf:"bytes,2,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// The viewer session that the token is bound to, 16 bytes.
+	ViewerSessionId []byte `protobuf:"bytes,3,opt,name=viewer_session_id,json=viewerSessionId,proto3" json:"viewer_session_id,omitempty"`
+	// The price that the token names.
+	Price         *v1.Money `protobuf:"bytes,4,opt,name=price,proto3" json:"price,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRedemptionRequest) Reset() {
+	*x = CancelRedemptionRequest{}
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRedemptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRedemptionRequest) ProtoMessage() {}
+
+func (x *CancelRedemptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRedemptionRequest.ProtoReflect.Descriptor instead.
+func (*CancelRedemptionRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CancelRedemptionRequest) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *CancelRedemptionRequest) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *CancelRedemptionRequest) GetViewerSessionId() []byte {
+	if x != nil {
+		return x.ViewerSessionId
+	}
+	return nil
+}
+
+func (x *CancelRedemptionRequest) GetPrice() *v1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+// The response of CancelRedemption.
+type CancelRedemptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchase: REFUSED with REDEMPTION_CANCELLED, or the redemption's that came first.
+	Purchase *v1.Purchase `protobuf:"bytes,1,opt,name=purchase,proto3" json:"purchase,omitempty"`
+	// The receipt of the redemption that came first; empty when the no stands.
+	Receipt       string `protobuf:"bytes,2,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRedemptionResponse) Reset() {
+	*x = CancelRedemptionResponse{}
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRedemptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRedemptionResponse) ProtoMessage() {}
+
+func (x *CancelRedemptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRedemptionResponse.ProtoReflect.Descriptor instead.
+func (*CancelRedemptionResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CancelRedemptionResponse) GetPurchase() *v1.Purchase {
+	if x != nil {
+		return x.Purchase
+	}
+	return nil
+}
+
+func (x *CancelRedemptionResponse) GetReceipt() string {
+	if x != nil {
+		return x.Receipt
+	}
+	return ""
+}
+
 // The request of GetPurchase.
 type GetPurchaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -652,7 +780,7 @@ type GetPurchaseRequest struct {
 
 func (x *GetPurchaseRequest) Reset() {
 	*x = GetPurchaseRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +792,7 @@ func (x *GetPurchaseRequest) String() string {
 func (*GetPurchaseRequest) ProtoMessage() {}
 
 func (x *GetPurchaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +805,7 @@ func (x *GetPurchaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPurchaseRequest.ProtoReflect.Descriptor instead.
 func (*GetPurchaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{10}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetPurchaseRequest) GetCredential() isGetPurchaseRequest_Credential {
@@ -734,7 +862,7 @@ type GetPurchaseResponse struct {
 
 func (x *GetPurchaseResponse) Reset() {
 	*x = GetPurchaseResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +874,7 @@ func (x *GetPurchaseResponse) String() string {
 func (*GetPurchaseResponse) ProtoMessage() {}
 
 func (x *GetPurchaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +887,7 @@ func (x *GetPurchaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPurchaseResponse.ProtoReflect.Descriptor instead.
 func (*GetPurchaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{11}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPurchaseResponse) GetPurchase() *v1.Purchase {
@@ -785,7 +913,7 @@ type WatchPurchaseRequest struct {
 
 func (x *WatchPurchaseRequest) Reset() {
 	*x = WatchPurchaseRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +925,7 @@ func (x *WatchPurchaseRequest) String() string {
 func (*WatchPurchaseRequest) ProtoMessage() {}
 
 func (x *WatchPurchaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +938,7 @@ func (x *WatchPurchaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseRequest.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{12}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchPurchaseRequest) GetCredential() isWatchPurchaseRequest_Credential {
@@ -867,7 +995,7 @@ type WatchPurchaseResponse struct {
 
 func (x *WatchPurchaseResponse) Reset() {
 	*x = WatchPurchaseResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1007,7 @@ func (x *WatchPurchaseResponse) String() string {
 func (*WatchPurchaseResponse) ProtoMessage() {}
 
 func (x *WatchPurchaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1020,7 @@ func (x *WatchPurchaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseResponse.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{13}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchPurchaseResponse) GetPurchase() *v1.Purchase {
@@ -920,7 +1048,7 @@ type ChooseMakeGoodRequest struct {
 
 func (x *ChooseMakeGoodRequest) Reset() {
 	*x = ChooseMakeGoodRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1060,7 @@ func (x *ChooseMakeGoodRequest) String() string {
 func (*ChooseMakeGoodRequest) ProtoMessage() {}
 
 func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1073,7 @@ func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChooseMakeGoodRequest.ProtoReflect.Descriptor instead.
 func (*ChooseMakeGoodRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChooseMakeGoodRequest) GetCredential() isChooseMakeGoodRequest_Credential {
@@ -1009,7 +1137,7 @@ type ChooseMakeGoodResponse struct {
 
 func (x *ChooseMakeGoodResponse) Reset() {
 	*x = ChooseMakeGoodResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1149,7 @@ func (x *ChooseMakeGoodResponse) String() string {
 func (*ChooseMakeGoodResponse) ProtoMessage() {}
 
 func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1162,7 @@ func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChooseMakeGoodResponse.ProtoReflect.Descriptor instead.
 func (*ChooseMakeGoodResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChooseMakeGoodResponse) GetPurchase() *v1.Purchase {
@@ -1055,7 +1183,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1195,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1208,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchEventsRequest) GetAfterCursor() int64 {
@@ -1103,7 +1231,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1243,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1256,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchEventsResponse) GetPurchases() []*v1.Purchase {
@@ -1158,7 +1286,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1298,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1311,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{18}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListKeysRequest) GetPageSize() int32 {
@@ -1213,7 +1341,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1353,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1366,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{19}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1259,7 +1387,7 @@ var File_rimlight_verifier_v1_verifier_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xa4\x01\n" +
+	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xa4\x01\n" +
 	"\x05Hello\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x1f\n" +
 	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12.\n" +
@@ -1295,7 +1423,15 @@ const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\areceipt\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80@R\areceipt\"Q\n" +
 	"\x16PresentReceiptResponse\x127\n" +
-	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"|\n" +
+	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\"\xcd\x01\n" +
+	"\x17CancelRedemptionRequest\x12\"\n" +
+	"\btoken_id\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\atokenId\x12!\n" +
+	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x123\n" +
+	"\x11viewer_session_id\x18\x03 \x01(\fB\a\xbaH\x04z\x02h\x10R\x0fviewerSessionId\x126\n" +
+	"\x05price\x18\x04 \x01(\v2\x18.rimlight.offer.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x05price\"m\n" +
+	"\x18CancelRedemptionResponse\x127\n" +
+	"\bpurchase\x18\x01 \x01(\v2\x1b.rimlight.offer.v1.PurchaseR\bpurchase\x12\x18\n" +
+	"\areceipt\x18\x02 \x01(\tR\areceipt\"|\n" +
 	"\x12GetPurchaseRequest\x12$\n" +
 	"\areceipt\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80@H\x00R\areceipt\x12+\n" +
 	"\voffer_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bH\x00R\n" +
@@ -1334,10 +1470,11 @@ const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"m\n" +
 	"\x10ListKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x99\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x91\a\n" +
 	"\x0fVerifierService\x12}\n" +
 	"\x11SubmitRedemptions\x12..rimlight.verifier.v1.SubmitRedemptionsRequest\x1a/.rimlight.verifier.v1.SubmitRedemptionsResponse\"\x03\x90\x02\x02(\x010\x01\x12p\n" +
-	"\x0ePresentReceipt\x12+.rimlight.verifier.v1.PresentReceiptRequest\x1a,.rimlight.verifier.v1.PresentReceiptResponse\"\x03\x90\x02\x02\x12g\n" +
+	"\x0ePresentReceipt\x12+.rimlight.verifier.v1.PresentReceiptRequest\x1a,.rimlight.verifier.v1.PresentReceiptResponse\"\x03\x90\x02\x02\x12v\n" +
+	"\x10CancelRedemption\x12-.rimlight.verifier.v1.CancelRedemptionRequest\x1a..rimlight.verifier.v1.CancelRedemptionResponse\"\x03\x90\x02\x02\x12g\n" +
 	"\vGetPurchase\x12(.rimlight.verifier.v1.GetPurchaseRequest\x1a).rimlight.verifier.v1.GetPurchaseResponse\"\x03\x90\x02\x01\x12o\n" +
 	"\rWatchPurchase\x12*.rimlight.verifier.v1.WatchPurchaseRequest\x1a+.rimlight.verifier.v1.WatchPurchaseResponse\"\x03\x90\x02\x010\x01\x12p\n" +
 	"\x0eChooseMakeGood\x12+.rimlight.verifier.v1.ChooseMakeGoodRequest\x1a,.rimlight.verifier.v1.ChooseMakeGoodResponse\"\x03\x90\x02\x02\x12i\n" +
@@ -1356,7 +1493,7 @@ func file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_verifier_v1_verifier_service_proto_rawDescData
 }
 
-var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_rimlight_verifier_v1_verifier_service_proto_goTypes = []any{
 	(*Hello)(nil),                     // 0: rimlight.verifier.v1.Hello
 	(*JournalEntry)(nil),              // 1: rimlight.verifier.v1.JournalEntry
@@ -1368,55 +1505,62 @@ var file_rimlight_verifier_v1_verifier_service_proto_goTypes = []any{
 	(*SubmitRedemptionsResponse)(nil), // 7: rimlight.verifier.v1.SubmitRedemptionsResponse
 	(*PresentReceiptRequest)(nil),     // 8: rimlight.verifier.v1.PresentReceiptRequest
 	(*PresentReceiptResponse)(nil),    // 9: rimlight.verifier.v1.PresentReceiptResponse
-	(*GetPurchaseRequest)(nil),        // 10: rimlight.verifier.v1.GetPurchaseRequest
-	(*GetPurchaseResponse)(nil),       // 11: rimlight.verifier.v1.GetPurchaseResponse
-	(*WatchPurchaseRequest)(nil),      // 12: rimlight.verifier.v1.WatchPurchaseRequest
-	(*WatchPurchaseResponse)(nil),     // 13: rimlight.verifier.v1.WatchPurchaseResponse
-	(*ChooseMakeGoodRequest)(nil),     // 14: rimlight.verifier.v1.ChooseMakeGoodRequest
-	(*ChooseMakeGoodResponse)(nil),    // 15: rimlight.verifier.v1.ChooseMakeGoodResponse
-	(*WatchEventsRequest)(nil),        // 16: rimlight.verifier.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),       // 17: rimlight.verifier.v1.WatchEventsResponse
-	(*ListKeysRequest)(nil),           // 18: rimlight.verifier.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),          // 19: rimlight.verifier.v1.ListKeysResponse
-	(*v1.Purchase)(nil),               // 20: rimlight.offer.v1.Purchase
-	(*v1.SigningKey)(nil),             // 21: rimlight.offer.v1.SigningKey
-	(v1.MakeGood)(0),                  // 22: rimlight.offer.v1.MakeGood
+	(*CancelRedemptionRequest)(nil),   // 10: rimlight.verifier.v1.CancelRedemptionRequest
+	(*CancelRedemptionResponse)(nil),  // 11: rimlight.verifier.v1.CancelRedemptionResponse
+	(*GetPurchaseRequest)(nil),        // 12: rimlight.verifier.v1.GetPurchaseRequest
+	(*GetPurchaseResponse)(nil),       // 13: rimlight.verifier.v1.GetPurchaseResponse
+	(*WatchPurchaseRequest)(nil),      // 14: rimlight.verifier.v1.WatchPurchaseRequest
+	(*WatchPurchaseResponse)(nil),     // 15: rimlight.verifier.v1.WatchPurchaseResponse
+	(*ChooseMakeGoodRequest)(nil),     // 16: rimlight.verifier.v1.ChooseMakeGoodRequest
+	(*ChooseMakeGoodResponse)(nil),    // 17: rimlight.verifier.v1.ChooseMakeGoodResponse
+	(*WatchEventsRequest)(nil),        // 18: rimlight.verifier.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),       // 19: rimlight.verifier.v1.WatchEventsResponse
+	(*ListKeysRequest)(nil),           // 20: rimlight.verifier.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 21: rimlight.verifier.v1.ListKeysResponse
+	(*v1.Purchase)(nil),               // 22: rimlight.offer.v1.Purchase
+	(*v1.SigningKey)(nil),             // 23: rimlight.offer.v1.SigningKey
+	(*v1.Money)(nil),                  // 24: rimlight.offer.v1.Money
+	(v1.MakeGood)(0),                  // 25: rimlight.offer.v1.MakeGood
 }
 var file_rimlight_verifier_v1_verifier_service_proto_depIdxs = []int32{
 	1,  // 0: rimlight.verifier.v1.EntryBatch.entries:type_name -> rimlight.verifier.v1.JournalEntry
 	0,  // 1: rimlight.verifier.v1.SubmitRedemptionsRequest.hello:type_name -> rimlight.verifier.v1.Hello
 	2,  // 2: rimlight.verifier.v1.SubmitRedemptionsRequest.batch:type_name -> rimlight.verifier.v1.EntryBatch
-	20, // 3: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
-	21, // 4: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
+	22, // 3: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
+	23, // 4: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
 	4,  // 5: rimlight.verifier.v1.SubmitRedemptionsResponse.acknowledgement:type_name -> rimlight.verifier.v1.Acknowledgement
 	5,  // 6: rimlight.verifier.v1.SubmitRedemptionsResponse.outcomes:type_name -> rimlight.verifier.v1.OutcomeBatch
 	6,  // 7: rimlight.verifier.v1.SubmitRedemptionsResponse.keys:type_name -> rimlight.verifier.v1.KeyBatch
-	20, // 8: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	20, // 9: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	20, // 10: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	22, // 11: rimlight.verifier.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
-	20, // 12: rimlight.verifier.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	20, // 13: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
-	21, // 14: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	3,  // 15: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
-	8,  // 16: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
-	10, // 17: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
-	12, // 18: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
-	14, // 19: rimlight.verifier.v1.VerifierService.ChooseMakeGood:input_type -> rimlight.verifier.v1.ChooseMakeGoodRequest
-	16, // 20: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
-	18, // 21: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
-	7,  // 22: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
-	9,  // 23: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
-	11, // 24: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
-	13, // 25: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
-	15, // 26: rimlight.verifier.v1.VerifierService.ChooseMakeGood:output_type -> rimlight.verifier.v1.ChooseMakeGoodResponse
-	17, // 27: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
-	19, // 28: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
-	22, // [22:29] is the sub-list for method output_type
-	15, // [15:22] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	22, // 8: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	24, // 9: rimlight.verifier.v1.CancelRedemptionRequest.price:type_name -> rimlight.offer.v1.Money
+	22, // 10: rimlight.verifier.v1.CancelRedemptionResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	22, // 11: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	22, // 12: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	25, // 13: rimlight.verifier.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
+	22, // 14: rimlight.verifier.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	22, // 15: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
+	23, // 16: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	3,  // 17: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
+	8,  // 18: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
+	10, // 19: rimlight.verifier.v1.VerifierService.CancelRedemption:input_type -> rimlight.verifier.v1.CancelRedemptionRequest
+	12, // 20: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
+	14, // 21: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
+	16, // 22: rimlight.verifier.v1.VerifierService.ChooseMakeGood:input_type -> rimlight.verifier.v1.ChooseMakeGoodRequest
+	18, // 23: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
+	20, // 24: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
+	7,  // 25: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
+	9,  // 26: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
+	11, // 27: rimlight.verifier.v1.VerifierService.CancelRedemption:output_type -> rimlight.verifier.v1.CancelRedemptionResponse
+	13, // 28: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
+	15, // 29: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
+	17, // 30: rimlight.verifier.v1.VerifierService.ChooseMakeGood:output_type -> rimlight.verifier.v1.ChooseMakeGoodResponse
+	19, // 31: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
+	21, // 32: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_verifier_service_proto_init() }
@@ -1433,15 +1577,15 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 		(*SubmitRedemptionsResponse_Outcomes)(nil),
 		(*SubmitRedemptionsResponse_Keys)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*GetPurchaseRequest_Receipt)(nil),
 		(*GetPurchaseRequest_OfferToken)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14].OneofWrappers = []any{
 		(*WatchPurchaseRequest_Receipt)(nil),
 		(*WatchPurchaseRequest_OfferToken)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16].OneofWrappers = []any{
 		(*ChooseMakeGoodRequest_Receipt)(nil),
 		(*ChooseMakeGoodRequest_OfferToken)(nil),
 	}
@@ -1451,7 +1595,7 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_verifier_service_proto_rawDesc), len(file_rimlight_verifier_v1_verifier_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

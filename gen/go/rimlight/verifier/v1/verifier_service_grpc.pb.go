@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	VerifierService_SubmitRedemptions_FullMethodName = "/rimlight.verifier.v1.VerifierService/SubmitRedemptions"
 	VerifierService_PresentReceipt_FullMethodName    = "/rimlight.verifier.v1.VerifierService/PresentReceipt"
+	VerifierService_CancelRedemption_FullMethodName  = "/rimlight.verifier.v1.VerifierService/CancelRedemption"
 	VerifierService_GetPurchase_FullMethodName       = "/rimlight.verifier.v1.VerifierService/GetPurchase"
 	VerifierService_WatchPurchase_FullMethodName     = "/rimlight.verifier.v1.VerifierService/WatchPurchase"
 	VerifierService_ChooseMakeGood_FullMethodName    = "/rimlight.verifier.v1.VerifierService/ChooseMakeGood"
@@ -39,6 +40,9 @@ type VerifierServiceClient interface {
 	SubmitRedemptions(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubmitRedemptionsRequest, SubmitRedemptionsResponse], error)
 	// A receipt that a client kept counts exactly like a forwarded entry.
 	PresentReceipt(ctx context.Context, in *PresentReceiptRequest, opts ...grpc.CallOption) (*PresentReceiptResponse, error)
+	// A node is about to tell a viewer a definite no. Under one token the first of redemption and cancellation wins: a
+	// redemption that comes later is refused, one that came before is answered instead of the no.
+	CancelRedemption(ctx context.Context, in *CancelRedemptionRequest, opts ...grpc.CallOption) (*CancelRedemptionResponse, error)
 	// One purchase, for whoever holds its receipt or offer token.
 	GetPurchase(ctx context.Context, in *GetPurchaseRequest, opts ...grpc.CallOption) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
@@ -76,6 +80,16 @@ func (c *verifierServiceClient) PresentReceipt(ctx context.Context, in *PresentR
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PresentReceiptResponse)
 	err := c.cc.Invoke(ctx, VerifierService_PresentReceipt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *verifierServiceClient) CancelRedemption(ctx context.Context, in *CancelRedemptionRequest, opts ...grpc.CallOption) (*CancelRedemptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelRedemptionResponse)
+	err := c.cc.Invoke(ctx, VerifierService_CancelRedemption_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +175,9 @@ type VerifierServiceServer interface {
 	SubmitRedemptions(grpc.BidiStreamingServer[SubmitRedemptionsRequest, SubmitRedemptionsResponse]) error
 	// A receipt that a client kept counts exactly like a forwarded entry.
 	PresentReceipt(context.Context, *PresentReceiptRequest) (*PresentReceiptResponse, error)
+	// A node is about to tell a viewer a definite no. Under one token the first of redemption and cancellation wins: a
+	// redemption that comes later is refused, one that came before is answered instead of the no.
+	CancelRedemption(context.Context, *CancelRedemptionRequest) (*CancelRedemptionResponse, error)
 	// One purchase, for whoever holds its receipt or offer token.
 	GetPurchase(context.Context, *GetPurchaseRequest) (*GetPurchaseResponse, error)
 	// One purchase, now and as it changes; the stream ends after the final state.
@@ -186,6 +203,9 @@ func (UnimplementedVerifierServiceServer) SubmitRedemptions(grpc.BidiStreamingSe
 }
 func (UnimplementedVerifierServiceServer) PresentReceipt(context.Context, *PresentReceiptRequest) (*PresentReceiptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PresentReceipt not implemented")
+}
+func (UnimplementedVerifierServiceServer) CancelRedemption(context.Context, *CancelRedemptionRequest) (*CancelRedemptionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelRedemption not implemented")
 }
 func (UnimplementedVerifierServiceServer) GetPurchase(context.Context, *GetPurchaseRequest) (*GetPurchaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetPurchase not implemented")
@@ -244,6 +264,24 @@ func _VerifierService_PresentReceipt_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(VerifierServiceServer).PresentReceipt(ctx, req.(*PresentReceiptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VerifierService_CancelRedemption_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRedemptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VerifierServiceServer).CancelRedemption(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VerifierService_CancelRedemption_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VerifierServiceServer).CancelRedemption(ctx, req.(*CancelRedemptionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -334,6 +372,10 @@ var VerifierService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PresentReceipt",
 			Handler:    _VerifierService_PresentReceipt_Handler,
+		},
+		{
+			MethodName: "CancelRedemption",
+			Handler:    _VerifierService_CancelRedemption_Handler,
 		},
 		{
 			MethodName: "GetPurchase",

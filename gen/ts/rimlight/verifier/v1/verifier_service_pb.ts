@@ -4,6 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Money } from "../../offer/v1/money_pb.js";
+import { file_rimlight_offer_v1_money } from "../../offer/v1/money_pb.js";
 import type { MakeGood, Purchase } from "../../offer/v1/purchase_pb.js";
 import { file_rimlight_offer_v1_purchase } from "../../offer/v1/purchase_pb.js";
 import type { SigningKey } from "../../offer/v1/signed_pb.js";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/verifier/v1/verifier_service.proto.
  */
 export const file_rimlight_verifier_v1_verifier_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSKGAQoYU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0EiwKBWhlbGxvGAEgASgLMhsucmltbGlnaHQudmVyaWZpZXIudjEuSGVsbG9IABIxCgViYXRjaBgCIAEoCzIgLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkVudHJ5QmF0Y2hIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIkwKEkdldFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkQKE0dldFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJOChRXYXRjaFB1cmNoYXNlUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIAEIMCgpjcmVkZW50aWFsIkYKFVdhdGNoUHVyY2hhc2VSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlInwKFUNob29zZU1ha2VHb29kUmVxdWVzdBIRCgdyZWNlaXB0GAEgASgJSAASFQoLb2ZmZXJfdG9rZW4YAiABKAlIABIrCgZjaG9pY2UYAyABKA4yGy5yaW1saWdodC5vZmZlci52MS5NYWtlR29vZEIMCgpjcmVkZW50aWFsIkcKFkNob29zZU1ha2VHb29kUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSIqChJXYXRjaEV2ZW50c1JlcXVlc3QSFAoMYWZ0ZXJfY3Vyc29yGAEgASgDIlUKE1dhdGNoRXZlbnRzUmVzcG9uc2USLgoJcHVyY2hhc2VzGAEgAygLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2USDgoGY3Vyc29yGAIgASgDIjgKD0xpc3RLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJYChBMaXN0S2V5c1Jlc3BvbnNlEisKBGtleXMYASADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTKZBgoPVmVyaWZpZXJTZXJ2aWNlEn0KEVN1Ym1pdFJlZGVtcHRpb25zEi4ucmltbGlnaHQudmVyaWZpZXIudjEuU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0Gi8ucmltbGlnaHQudmVyaWZpZXIudjEuU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZSIDkAICKAEwARJwCg5QcmVzZW50UmVjZWlwdBIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByZXNlbnRSZWNlaXB0UmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByZXNlbnRSZWNlaXB0UmVzcG9uc2UiA5ACAhJnCgtHZXRQdXJjaGFzZRIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldFB1cmNoYXNlUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldFB1cmNoYXNlUmVzcG9uc2UiA5ACARJvCg1XYXRjaFB1cmNoYXNlEioucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZVJlcXVlc3QaKy5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlUmVzcG9uc2UiA5ACATABEnAKDkNob29zZU1ha2VHb29kEisucmltbGlnaHQudmVyaWZpZXIudjEuQ2hvb3NlTWFrZUdvb2RSZXF1ZXN0GiwucmltbGlnaHQudmVyaWZpZXIudjEuQ2hvb3NlTWFrZUdvb2RSZXNwb25zZSIDkAICEmkKC1dhdGNoRXZlbnRzEigucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hFdmVudHNSZXF1ZXN0GikucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hFdmVudHNSZXNwb25zZSIDkAIBMAESXgoITGlzdEtleXMSJS5yaW1saWdodC52ZXJpZmllci52MS5MaXN0S2V5c1JlcXVlc3QaJi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0S2V5c1Jlc3BvbnNlIgOQAgFCRVpDZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvdmVyaWZpZXIvdjE7dmVyaWZpZXJ2MWIGcHJvdG8z", [file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSKGAQoYU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0EiwKBWhlbGxvGAEgASgLMhsucmltbGlnaHQudmVyaWZpZXIudjEuSGVsbG9IABIxCgViYXRjaBgCIAEoCzIgLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkVudHJ5QmF0Y2hIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIoABChdDYW5jZWxSZWRlbXB0aW9uUmVxdWVzdBIQCgh0b2tlbl9pZBgBIAEoDBIPCgdkcm9wX2lkGAIgASgJEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAMgASgMEicKBXByaWNlGAQgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkiWgoYQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2USDwoHcmVjZWlwdBgCIAEoCSJMChJHZXRQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJEChNHZXRQdXJjaGFzZVJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiTgoUV2F0Y2hQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJGChVXYXRjaFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJ8ChVDaG9vc2VNYWtlR29vZFJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSAASKwoGY2hvaWNlGAMgASgOMhsucmltbGlnaHQub2ZmZXIudjEuTWFrZUdvb2RCDAoKY3JlZGVudGlhbCJHChZDaG9vc2VNYWtlR29vZFJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiKgoSV2F0Y2hFdmVudHNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaEV2ZW50c1Jlc3BvbnNlEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI4Cg9MaXN0S2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWAoQTGlzdEtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkykQcKD1ZlcmlmaWVyU2VydmljZRJ9ChFTdWJtaXRSZWRlbXB0aW9ucxIuLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVxdWVzdBovLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVzcG9uc2UiA5ACAigBMAEScAoOUHJlc2VudFJlY2VpcHQSKy5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlcXVlc3QaLC5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlc3BvbnNlIgOQAgISdgoQQ2FuY2VsUmVkZW1wdGlvbhItLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNhbmNlbFJlZGVtcHRpb25SZXF1ZXN0Gi4ucmltbGlnaHQudmVyaWZpZXIudjEuQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlIgOQAgISZwoLR2V0UHVyY2hhc2USKC5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlcXVlc3QaKS5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlc3BvbnNlIgOQAgESbwoNV2F0Y2hQdXJjaGFzZRIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoUHVyY2hhc2VSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZVJlc3BvbnNlIgOQAgEwARJwCg5DaG9vc2VNYWtlR29vZBIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVzcG9uc2UiA5ACAhJpCgtXYXRjaEV2ZW50cxIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UiA5ACATABEl4KCExpc3RLZXlzEiUucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXF1ZXN0GiYucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXNwb25zZSIDkAIBQkVaQ2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3ZlcmlmaWVyL3YxO3ZlcmlmaWVydjFiBnByb3RvMw", [file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
 
 /**
  * The first message of a forwarding stream.
@@ -309,6 +311,76 @@ export const PresentReceiptResponseSchema: GenMessage<PresentReceiptResponse> = 
   messageDesc(file_rimlight_verifier_v1_verifier_service, 9);
 
 /**
+ * The request of CancelRedemption.
+ *
+ * @generated from message rimlight.verifier.v1.CancelRedemptionRequest
+ */
+export type CancelRedemptionRequest = Message<"rimlight.verifier.v1.CancelRedemptionRequest"> & {
+  /**
+   * K, 16 bytes.
+   *
+   * @generated from field: bytes token_id = 1;
+   */
+  tokenId: Uint8Array;
+
+  /**
+   * The drop. UUID.
+   *
+   * @generated from field: string drop_id = 2;
+   */
+  dropId: string;
+
+  /**
+   * The viewer session that the token is bound to, 16 bytes.
+   *
+   * @generated from field: bytes viewer_session_id = 3;
+   */
+  viewerSessionId: Uint8Array;
+
+  /**
+   * The price that the token names.
+   *
+   * @generated from field: rimlight.offer.v1.Money price = 4;
+   */
+  price?: Money | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.CancelRedemptionRequest.
+ * Use `create(CancelRedemptionRequestSchema)` to create a new message.
+ */
+export const CancelRedemptionRequestSchema: GenMessage<CancelRedemptionRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 10);
+
+/**
+ * The response of CancelRedemption.
+ *
+ * @generated from message rimlight.verifier.v1.CancelRedemptionResponse
+ */
+export type CancelRedemptionResponse = Message<"rimlight.verifier.v1.CancelRedemptionResponse"> & {
+  /**
+   * The purchase: REFUSED with REDEMPTION_CANCELLED, or the redemption's that came first.
+   *
+   * @generated from field: rimlight.offer.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+
+  /**
+   * The receipt of the redemption that came first; empty when the no stands.
+   *
+   * @generated from field: string receipt = 2;
+   */
+  receipt: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.CancelRedemptionResponse.
+ * Use `create(CancelRedemptionResponseSchema)` to create a new message.
+ */
+export const CancelRedemptionResponseSchema: GenMessage<CancelRedemptionResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 11);
+
+/**
  * The request of GetPurchase.
  *
  * @generated from message rimlight.verifier.v1.GetPurchaseRequest
@@ -343,7 +415,7 @@ export type GetPurchaseRequest = Message<"rimlight.verifier.v1.GetPurchaseReques
  * Use `create(GetPurchaseRequestSchema)` to create a new message.
  */
 export const GetPurchaseRequestSchema: GenMessage<GetPurchaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 10);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 12);
 
 /**
  * The response of GetPurchase.
@@ -364,7 +436,7 @@ export type GetPurchaseResponse = Message<"rimlight.verifier.v1.GetPurchaseRespo
  * Use `create(GetPurchaseResponseSchema)` to create a new message.
  */
 export const GetPurchaseResponseSchema: GenMessage<GetPurchaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 11);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 13);
 
 /**
  * The request of WatchPurchase.
@@ -401,7 +473,7 @@ export type WatchPurchaseRequest = Message<"rimlight.verifier.v1.WatchPurchaseRe
  * Use `create(WatchPurchaseRequestSchema)` to create a new message.
  */
 export const WatchPurchaseRequestSchema: GenMessage<WatchPurchaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 12);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
 
 /**
  * One message of WatchPurchase.
@@ -422,7 +494,7 @@ export type WatchPurchaseResponse = Message<"rimlight.verifier.v1.WatchPurchaseR
  * Use `create(WatchPurchaseResponseSchema)` to create a new message.
  */
 export const WatchPurchaseResponseSchema: GenMessage<WatchPurchaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 13);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
 
 /**
  * The request of ChooseMakeGood.
@@ -466,7 +538,7 @@ export type ChooseMakeGoodRequest = Message<"rimlight.verifier.v1.ChooseMakeGood
  * Use `create(ChooseMakeGoodRequestSchema)` to create a new message.
  */
 export const ChooseMakeGoodRequestSchema: GenMessage<ChooseMakeGoodRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
 
 /**
  * The response of ChooseMakeGood.
@@ -487,7 +559,7 @@ export type ChooseMakeGoodResponse = Message<"rimlight.verifier.v1.ChooseMakeGoo
  * Use `create(ChooseMakeGoodResponseSchema)` to create a new message.
  */
 export const ChooseMakeGoodResponseSchema: GenMessage<ChooseMakeGoodResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
 
 /**
  * The request of WatchEvents.
@@ -508,7 +580,7 @@ export type WatchEventsRequest = Message<"rimlight.verifier.v1.WatchEventsReques
  * Use `create(WatchEventsRequestSchema)` to create a new message.
  */
 export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 18);
 
 /**
  * One message of WatchEvents.
@@ -536,7 +608,7 @@ export type WatchEventsResponse = Message<"rimlight.verifier.v1.WatchEventsRespo
  * Use `create(WatchEventsResponseSchema)` to create a new message.
  */
 export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 19);
 
 /**
  * The request of ListKeys.
@@ -564,7 +636,7 @@ export type ListKeysRequest = Message<"rimlight.verifier.v1.ListKeysRequest"> & 
  * Use `create(ListKeysRequestSchema)` to create a new message.
  */
 export const ListKeysRequestSchema: GenMessage<ListKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 18);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 20);
 
 /**
  * The response of ListKeys.
@@ -592,7 +664,7 @@ export type ListKeysResponse = Message<"rimlight.verifier.v1.ListKeysResponse"> 
  * Use `create(ListKeysResponseSchema)` to create a new message.
  */
 export const ListKeysResponseSchema: GenMessage<ListKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 19);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 21);
 
 /**
  * Where redemptions become settled purchases. Called by nodes only (role: service).
@@ -620,6 +692,17 @@ export const VerifierService: GenService<{
     methodKind: "unary";
     input: typeof PresentReceiptRequestSchema;
     output: typeof PresentReceiptResponseSchema;
+  },
+  /**
+   * A node is about to tell a viewer a definite no. Under one token the first of redemption and cancellation wins: a
+   * redemption that comes later is refused, one that came before is answered instead of the no.
+   *
+   * @generated from rpc rimlight.verifier.v1.VerifierService.CancelRedemption
+   */
+  cancelRedemption: {
+    methodKind: "unary";
+    input: typeof CancelRedemptionRequestSchema;
+    output: typeof CancelRedemptionResponseSchema;
   },
   /**
    * One purchase, for whoever holds its receipt or offer token.
