@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	// Slow callers hold a connection, not memory, for this long at most: headers, and the body of a unary call.
+	// Slow callers hold a connection, not memory, for this long at most: headers, and a request of one message.
 	headerTimeout, bodyTimeout = 5 * time.Second, 10 * time.Second
 	// A kept connection saves a page its next handshake; a drop lasts two minutes.
 	httpIdleTimeout = 2 * time.Minute
@@ -106,6 +106,7 @@ func (s *Server) ServePublic(ctx context.Context, lis net.Listener) error {
 type edge struct {
 	l      *listener
 	routes map[string]http.Handler // by path: registered methods, and forwarded ones that this binary knows
+	talks  map[string]bool         // those whose callers send as long as they like
 	// Forwarded methods that only their callers know. Their shape is not known either: unary as Connect frames it, or
 	// any kind of stream, full-duplex where the HTTP version can.
 	unary, halfDuplex, fullDuplex http.Handler
@@ -114,7 +115,7 @@ type edge struct {
 }
 
 func newEdge(l *listener) http.Handler {
-	e := &edge{l: l, routes: map[string]http.Handler{}, refuse: connecthttp.NewErrorWriter(), pages: l.cfg.HTTP}
+	e := &edge{l: l, routes: map[string]http.Handler{}, talks: map[string]bool{}, refuse: connecthttp.NewErrorWriter(), pages: l.cfg.HTTP}
 	if e.pages == nil {
 		e.pages = http.NotFoundHandler()
 	}
@@ -165,7 +166,7 @@ func (e *edge) route(procedure string, clientStreams, serverStreams bool, serve 
 			spec.IdempotencyLevel = connect.IdempotencyNoSideEffects // allows GET
 		}
 	}
-	e.routes[procedure] = e.l.procedure(spec, serve)
+	e.routes[procedure], e.talks[procedure] = e.l.procedure(spec, serve), clientStreams
 }
 
 // routeForwarded gives the platform's methods their own shapes, though others serve them.
@@ -227,7 +228,7 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	if !streaming {
+	if !streaming || known && !e.talks[r.URL.Path] {
 		// A failure means that this writer has no deadlines; the call's own still ends it.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
