@@ -7,6 +7,7 @@
 //	redeem      durable accepts per second, latency at a fixed rate      the bare journal
 //	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
 //	forwarding  CPU of one call through a router                         the same call direct
+//	payment     accepted to captured under a realistic mix of payments
 //	idle        memory and CPU of `rimlight dev` without viewers
 //	binary      size of the program
 //	build       time of a build from nothing (minutes: -cold)
@@ -47,6 +48,7 @@ var figures = []figure{
 	{name: "redeem", title: "Redeem", measure: measureRedeem},
 	{name: "settlement", title: "Settlement", measure: measureSettlement},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
+	{name: "payment", title: "Accepted to captured", measure: measurePayments},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
 	{name: "binary", title: "Binary size", measure: measureBinary},
 	{name: "build", title: "Cold build", slow: true, measure: measureBuild},

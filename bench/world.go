@@ -37,7 +37,10 @@ type world struct {
 	settles  bool
 	database sqldb.PostgresConfig // of a world that settles; without a URL: files
 	verifier verifierv1.VerifierServiceClient
-	back     atomic.Bool // the verifier is not away any more
+	// realistic: its payment provider is as slow as a real one, and page is where customers confirm.
+	realistic bool
+	page      verifierv1.TestPaymentServiceClient
+	back      atomic.Bool // the verifier is not away any more
 
 	node    *region.Node
 	addr    string // the native listener
@@ -101,7 +104,9 @@ func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 	verifierAddr := "away"
 	if w.settles {
 		common.Metrics = prometheus.NewRegistry()
-		verifier, err := process.StartVerifier(ctx, process.Verifier{Common: common, Fulfillment: fulfillment.Addr(), Profile: "dev"})
+		verifier, err := process.StartVerifier(ctx, process.Verifier{
+			Common: common, Fulfillment: fulfillment.Addr(), Profile: "dev", PaymentRealistic: w.realistic,
+		})
 		if err != nil {
 			return stages, err
 		}
@@ -111,7 +116,7 @@ func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 		if err != nil {
 			return stages, err
 		}
-		w.verifier = verifierv1.NewVerifierServiceClient(direct)
+		w.verifier, w.page = verifierv1.NewVerifierServiceClient(direct), verifierv1.NewTestPaymentServiceClient(direct)
 	}
 	verifier, err := w.dial(verifierAddr, rpc.DialConfig{Token: tokens[auth.Service], TrustNetwork: true, Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
 		if !w.back.Load() {

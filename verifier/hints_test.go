@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/verifier"
 	"github.com/rimlight/rimlight/verifier/payment"
 )
@@ -117,4 +118,23 @@ func TestProductionRefusesTheTestProvider(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "production profile refuses a test payment provider") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestRefundWhoseKeyExpiredIsFoundByItsOwnID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := patient(t)
+		w.cfg.ActionWindow, w.cfg.Poll = time.Hour, 10*time.Minute
+		w.cfg.MinBackoff, w.cfg.MaxBackoff = 25*time.Hour, 25*time.Hour
+		w.start()
+		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_timeout_after"})
+		id := w.present(receipt).GetPurchaseId()
+		time.Sleep(10 * 24 * time.Hour)
+		_, err := w.refund("r", id, 200)
+		check(t, err)
+		time.Sleep(3 * 24 * time.Hour) // the answer of the first try is lost, and the next one is a day later
+		if got := w.refunds(id); len(got) != 1 || got[0].GetState() != verifierv1.RefundState_REFUND_STATE_DONE || w.moneyAt() != 299 {
+			t.Errorf("refunds %v, the provider keeps %d of 499", got, w.moneyAt())
+		}
+		w.checkBooks()
+	})
 }

@@ -58,7 +58,7 @@ type Verifier struct {
 	PaymentRealistic bool
 }
 
-// ErrNoProvider: the only payment provider that is built moves no money, and the production profile refuses it.
+// ErrNoProvider means: the only payment provider that is built moves no money, and the production profile refuses it.
 var ErrNoProvider = errors.New("the production profile refuses the test payment provider (testpsp), which moves no money, " +
 	"and no other provider is built: run with the dev profile, or not at all")
 
