@@ -96,7 +96,7 @@ func TestKeyThatExpiredMakesNoSecondCharge(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := patient(t)
 				w.cfg.ActionWindow = time.Hour
-				w.cfg.MinBackoff, w.cfg.MaxBackoff = 25*time.Hour, 25*time.Hour // every next try is under a forgotten key
+				w.cfg.MinBackoff, w.cfg.MaxBackoff = 60*time.Hour, 60*time.Hour // every next try is under a forgotten key
 				w.cfg.Poll = 10 * time.Minute
 				w.start()
 				receipt, _ := w.redeem(w.nodes[0], sale{reference: reference})
@@ -124,14 +124,14 @@ func TestRefundWhoseKeyExpiredIsFoundByItsOwnID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := patient(t)
 		w.cfg.ActionWindow, w.cfg.Poll = time.Hour, 10*time.Minute
-		w.cfg.MinBackoff, w.cfg.MaxBackoff = 25*time.Hour, 25*time.Hour
+		w.cfg.MinBackoff, w.cfg.MaxBackoff = 60*time.Hour, 60*time.Hour
 		w.start()
 		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_timeout_after"})
 		id := w.present(receipt).GetPurchaseId()
 		time.Sleep(10 * 24 * time.Hour)
 		_, err := w.refund("r", id, 200)
 		check(t, err)
-		time.Sleep(3 * 24 * time.Hour) // the answer of the first try is lost, and the next one is a day later
+		time.Sleep(4 * 24 * time.Hour) // the answer of the first try is lost, and the next one is more than a day later
 		if got := w.refunds(id); len(got) != 1 || got[0].GetState() != verifierv1.RefundState_REFUND_STATE_DONE || w.moneyAt() != 299 {
 			t.Errorf("refunds %v, the provider keeps %d of 499", got, w.moneyAt())
 		}
