@@ -3,9 +3,11 @@ package router
 import (
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rimlight/rimlight/router/arbiter"
 	"github.com/rimlight/rimlight/router/forward"
+	"github.com/rimlight/rimlight/router/slo"
 )
 
 func TestTheLastDecisionsAreKept(t *testing.T) {
@@ -29,4 +31,27 @@ func TestTheLastDecisionsAreKept(t *testing.T) {
 	if s := d.shares(); len(s) != 2 || s["a"] != 0.75 || s["b"] != 0.25 { // by the last attempt
 		t.Errorf("got shares %v", s)
 	}
+}
+
+// What keeping and counting a finished call costs: the whole is what every viewer's call pays besides being forwarded.
+func BenchmarkRecord(b *testing.B) {
+	region := &arbiter.Region{Key: "tokyo@a:1", Name: "tokyo"}
+	call := forward.Decision{
+		ID: "r1/x", Flow: "RequestOffer", Drop: "d1", Ours: 40 * time.Millisecond, Total: 40 * time.Millisecond,
+		Attempts: []forward.Attempt{{Choice: arbiter.Choice{Region: region}, Duration: 40 * time.Millisecond, Residence: 2 * time.Millisecond}},
+	}
+	b.Run("decision", func(b *testing.B) {
+		d := newDecisions()
+		b.ReportAllocs()
+		for b.Loop() {
+			d.add(&call)
+		}
+	})
+	b.Run("slo", func(b *testing.B) {
+		w := newWatcher(slo.Config{}, nil)
+		b.ReportAllocs()
+		for b.Loop() {
+			w.record(&call)
+		}
+	})
 }

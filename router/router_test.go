@@ -121,7 +121,7 @@ func (r *regionNode) Probe(context.Context, *regionv1.ProbeRequest) (*regionv1.P
 	defer r.mu.Unlock()
 	return &regionv1.ProbeResponse{
 		NodeId: "id-" + r.name, Region: r.name, Mode: r.mode, Zones: []string{"earth"}, Version: "v9", JournalLag: 7, Faults: r.faults,
-		Load: &regionv1.LoadReport{Residence: durationpb.New(0), ServiceTime: durationpb.New(r.service), Parallelism: 4},
+		Load: &regionv1.LoadReport{Residence: durationpb.New(0), ServiceTime: durationpb.New(r.service + r.slow), Parallelism: 4},
 	}, nil
 }
 

@@ -58,10 +58,13 @@ func TestARegionThatOthersMakeGoodForSlips(t *testing.T) {
 			t.Fatalf("got %v of a healthy fleet", got)
 		}
 		f.regions["near"].slowDown(time.Second)
-		f.reads(t, 3*time.Second)
+		f.reads(t, 5*time.Second)
 		for _, name := range []string{"r1", "r2"} { // each has too few late calls to know by itself
 			got := f.slips(t, name)
 			s := got["SLIP_RULE_SLIDING near"]
+			if s == nil {
+				t.Fatalf("%s tells of no slip", name)
+			}
 			if len(got) != 1 || s.GetCause() != routerv1.SlipCause_SLIP_CAUSE_SERVICE || s.GetShareBefore() != 0 || s.GetWorstShare() <= 0.05 ||
 				s.GetEndTime() != nil || len(s.GetDecisionIds()) == 0 {
 				t.Errorf("%s tells %v", name, got)
@@ -109,8 +112,9 @@ func TestWatchSlipsResumes(t *testing.T) {
 			t.Fatalf("got %v and %v, want an empty snapshot", first, err)
 		}
 		leave() // the browser's tab sleeps
-		f.regions["near"].slowDown(time.Second)
 		f.reads(t, 3*time.Second)
+		f.regions["near"].slowDown(time.Second)
+		f.reads(t, 5*time.Second)
 		for token, wantSnapshot := range map[string]bool{first.GetResumeToken(): false, "": true} {
 			ctx, leave := context.WithCancel(t.Context())
 			stream, err := f.admin.WatchSlips(ctx, &routerv1.WatchSlipsRequest{ResumeToken: token})
