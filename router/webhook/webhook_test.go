@@ -115,6 +115,7 @@ func TestFailedEventsAreTriedAgainWithTheSameID(t *testing.T) {
 	inTime(t, []string{"restarts", "gone", "elsewhere"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *bytes.Buffer) {
 		s.Send(webhook.Event{ID: "slip_1_began", Body: []byte("{}")})
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if got := strings.Join(r.got["restarts"], " "); got != "slip_1_began slip_1_began slip_1_began" {
 			t.Errorf("got %q", got)
 		}
