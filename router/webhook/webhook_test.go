@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,14 +62,40 @@ func (r *receivers) RoundTrip(q *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Body: http.NoBody}, nil
 }
 
-func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *webhook.Sender, r *receivers, log *bytes.Buffer)) {
+// logBuffer is a log that lanes write and a test reads.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// ids is what a host got so far.
+func (r *receivers) ids(host string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got[host])
+}
+
+func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receivers{t: t, secret: bytes.Repeat([]byte{7}, 32), got: map[string][]string{}, when: map[string][]time.Duration{}, base: time.Now()}
 		config := webhook.Config{Secret: r.secret}
 		for _, h := range hosts {
 			config.URLs = append(config.URLs, "https://"+h+"/secret-path")
 		}
-		var log bytes.Buffer
+		var log logBuffer
 		s, err := webhook.New(config, webhook.Deps{Transport: r, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
@@ -88,7 +115,7 @@ func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *webhook.Sen
 
 // An endpoint that hangs or fails must not keep an alert from the others, or its sender.
 func TestEachEndpointHasItsOwnLane(t *testing.T) {
-	inTime(t, []string{"hangs", "broken", "ok"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *bytes.Buffer) {
+	inTime(t, []string{"hangs", "broken", "ok"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer) {
 		start := time.Now()
 		for i := range 100 {
 			s.Send(webhook.Event{ID: fmt.Sprint(i), Body: []byte("{}")})
@@ -97,7 +124,7 @@ func TestEachEndpointHasItsOwnLane(t *testing.T) {
 		if took := time.Since(start); took != 0 {
 			t.Errorf("sending took %v", took)
 		}
-		if got := r.got["ok"]; len(got) != 100 || got[99] != "99" {
+		if got := r.ids("ok"); len(got) != 100 || got[99] != "99" {
 			t.Errorf("the good endpoint got %d of 100", len(got))
 		}
 		if n := strings.Count(log.String(), "result=dropped"); n != 2*35 { // one is being sent, 64 wait
@@ -112,20 +139,20 @@ func TestEachEndpointHasItsOwnLane(t *testing.T) {
 }
 
 func TestFailedEventsAreTriedAgainWithTheSameID(t *testing.T) {
-	inTime(t, []string{"restarts", "gone", "elsewhere"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *bytes.Buffer) {
+	inTime(t, []string{"restarts", "gone", "elsewhere"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer) {
 		s.Send(webhook.Event{ID: "slip_1_began", Body: []byte("{}")})
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if got := strings.Join(r.got["restarts"], " "); got != "slip_1_began slip_1_began slip_1_began" {
+		if got := strings.Join(r.ids("restarts"), " "); got != "slip_1_began slip_1_began slip_1_began" {
 			t.Errorf("got %q", got)
 		}
 		if when := r.when["restarts"]; when[1] < 500*time.Millisecond || when[1] > 1500*time.Millisecond || when[2]-when[1] < time.Second {
 			t.Errorf("tried at %v, want a pause of about 1 s, then 2 s", when)
 		}
-		if got := len(r.got["gone"]); got != 1 {
+		if got := len(r.ids("gone")); got != 1 {
 			t.Errorf("an endpoint that is gone was asked %d times", got)
 		}
-		if got := len(r.got["elsewhere"]); got != 8 {
+		if got := len(r.ids("elsewhere")); got != 8 {
 			t.Errorf("an endpoint that redirects was asked %d times", got)
 		}
 	})
