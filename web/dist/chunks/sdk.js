@@ -30,7 +30,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[V,_o]),yo=R(vo,0),bo=R(vo,1),xo=B(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*ç\v
+rimlight/errors/v1/reason.protorimlight.errors.v1*¥\f
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -87,7 +87,9 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_STORE_UNAVAILABLE[
 REASON_DROP_CHANGE_REFUSEDx
 REASON_LEASE_NOT_CLOSABLE 
-\x1BREASON_REDEMPTION_CANCELLEDBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),So=R(xo,0),Co=B(btoa(`
+\x1BREASON_REDEMPTION_CANCELLED
+REASON_WEBHOOK_NOT_FOUND
+REASON_TOO_MANY_WEBHOOKSBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),So=R(xo,0),Co=B(btoa(`
 rimlight/offer/v1/offer.protorimlight.offer.v1"f
 \fRoutingHints
 \x07drop_id (	

@@ -275,7 +275,9 @@ type StockLevel struct {
 	// Lent to nodes that lost their disk, retired or were fenced; free again when their leases are closed.
 	Quarantined uint32 `protobuf:"varint,5,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	// Settled.
-	Sold          uint32 `protobuf:"varint,6,opt,name=sold,proto3" json:"sold,omitempty"`
+	Sold uint32 `protobuf:"varint,6,opt,name=sold,proto3" json:"sold,omitempty"`
+	// Offers that nodes made of it, as far as they have told: a node that died took its last second's with it.
+	Offers        int64 `protobuf:"varint,7,opt,name=offers,proto3" json:"offers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +354,13 @@ func (x *StockLevel) GetSold() uint32 {
 	return 0
 }
 
+func (x *StockLevel) GetOffers() int64 {
+	if x != nil {
+		return x.Offers
+	}
+	return 0
+}
+
 var File_rimlight_fulfillment_v1_stock_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_stock_proto_rawDesc = "" +
@@ -370,7 +379,7 @@ const file_rimlight_fulfillment_v1_stock_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x12\x14\n" +
 	"\x05units\x18\x05 \x01(\rR\x05units\x12C\n" +
 	"\x0fquarantine_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0equarantineTime\x12B\n" +
-	"\x0fclaims_end_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rclaimsEndTime\"\x9d\x01\n" +
+	"\x0fclaims_end_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rclaimsEndTime\"\xb5\x01\n" +
 	"\n" +
 	"StockLevel\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x14\n" +
@@ -378,7 +387,8 @@ const file_rimlight_fulfillment_v1_stock_proto_rawDesc = "" +
 	"\x04free\x18\x03 \x01(\rR\x04free\x12\x16\n" +
 	"\x06leased\x18\x04 \x01(\rR\x06leased\x12 \n" +
 	"\vquarantined\x18\x05 \x01(\rR\vquarantined\x12\x12\n" +
-	"\x04sold\x18\x06 \x01(\rR\x04sold*q\n" +
+	"\x04sold\x18\x06 \x01(\rR\x04sold\x12\x16\n" +
+	"\x06offers\x18\a \x01(\x03R\x06offers*q\n" +
 	"\tStockKind\x12\x1a\n" +
 	"\x16STOCK_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13STOCK_KIND_REUSABLE\x10\x01\x12\x17\n" +

@@ -523,7 +523,9 @@ type HeartbeatRequest struct {
 	// Nothing of its keys is missing that was made before this many keys were known.
 	KnownKeys int32 `protobuf:"varint,5,opt,name=known_keys,json=knownKeys,proto3" json:"known_keys,omitempty"`
 	// The process life that calls, as in JoinNode.
-	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	BootId string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// What changed of the offers that this process life made.
+	Offers        []*OffersMade `protobuf:"bytes,7,rep,name=offers,proto3" json:"offers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -600,6 +602,69 @@ func (x *HeartbeatRequest) GetBootId() string {
 	return ""
 }
 
+func (x *HeartbeatRequest) GetOffers() []*OffersMade {
+	if x != nil {
+		return x.Offers
+	}
+	return nil
+}
+
+// How many offers a node made of one drop.
+type OffersMade struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The drop. UUID.
+	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// Answers with an offer since the process began, so that a lost or repeated heartbeat changes nothing. A viewer's
+	// repeated request counts again.
+	Offers        int64 `protobuf:"varint,2,opt,name=offers,proto3" json:"offers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OffersMade) Reset() {
+	*x = OffersMade{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OffersMade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OffersMade) ProtoMessage() {}
+
+func (x *OffersMade) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OffersMade.ProtoReflect.Descriptor instead.
+func (*OffersMade) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *OffersMade) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *OffersMade) GetOffers() int64 {
+	if x != nil {
+		return x.Offers
+	}
+	return 0
+}
+
 // A wish, not an order: fulfillment takes nothing back by itself.
 type Recall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -613,7 +678,7 @@ type Recall struct {
 
 func (x *Recall) Reset() {
 	*x = Recall{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[8]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +690,7 @@ func (x *Recall) String() string {
 func (*Recall) ProtoMessage() {}
 
 func (x *Recall) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[8]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +703,7 @@ func (x *Recall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recall.ProtoReflect.Descriptor instead.
 func (*Recall) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{8}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Recall) GetDropId() string {
@@ -678,7 +743,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[9]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +755,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[9]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +768,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{9}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatResponse) GetMissing() []*Lease {
@@ -772,7 +837,7 @@ type UnitClaim struct {
 
 func (x *UnitClaim) Reset() {
 	*x = UnitClaim{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[10]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +849,7 @@ func (x *UnitClaim) String() string {
 func (*UnitClaim) ProtoMessage() {}
 
 func (x *UnitClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[10]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +862,7 @@ func (x *UnitClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitClaim.ProtoReflect.Descriptor instead.
 func (*UnitClaim) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{10}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnitClaim) GetTokenId() []byte {
@@ -839,7 +904,7 @@ type SettleUnitsRequest struct {
 
 func (x *SettleUnitsRequest) Reset() {
 	*x = SettleUnitsRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[11]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +916,7 @@ func (x *SettleUnitsRequest) String() string {
 func (*SettleUnitsRequest) ProtoMessage() {}
 
 func (x *SettleUnitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[11]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +929,7 @@ func (x *SettleUnitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleUnitsRequest.ProtoReflect.Descriptor instead.
 func (*SettleUnitsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{11}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SettleUnitsRequest) GetClaims() []*UnitClaim {
@@ -887,7 +952,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[12]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +964,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[12]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +977,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{12}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SettleResult) GetSettled() bool {
@@ -940,7 +1005,7 @@ type SettleUnitsResponse struct {
 
 func (x *SettleUnitsResponse) Reset() {
 	*x = SettleUnitsResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[13]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1017,7 @@ func (x *SettleUnitsResponse) String() string {
 func (*SettleUnitsResponse) ProtoMessage() {}
 
 func (x *SettleUnitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[13]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1030,7 @@ func (x *SettleUnitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleUnitsResponse.ProtoReflect.Descriptor instead.
 func (*SettleUnitsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{13}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SettleUnitsResponse) GetResults() []*SettleResult {
@@ -986,7 +1051,7 @@ type ReleaseUnitsRequest struct {
 
 func (x *ReleaseUnitsRequest) Reset() {
 	*x = ReleaseUnitsRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[14]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1063,7 @@ func (x *ReleaseUnitsRequest) String() string {
 func (*ReleaseUnitsRequest) ProtoMessage() {}
 
 func (x *ReleaseUnitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[14]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1076,7 @@ func (x *ReleaseUnitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseUnitsRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseUnitsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{14}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReleaseUnitsRequest) GetClaims() []*UnitClaim {
@@ -1032,7 +1097,7 @@ type ReleaseUnitsResponse struct {
 
 func (x *ReleaseUnitsResponse) Reset() {
 	*x = ReleaseUnitsResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[15]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1109,7 @@ func (x *ReleaseUnitsResponse) String() string {
 func (*ReleaseUnitsResponse) ProtoMessage() {}
 
 func (x *ReleaseUnitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[15]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1122,7 @@ func (x *ReleaseUnitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseUnitsResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseUnitsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReleaseUnitsResponse) GetFreed() uint32 {
@@ -1080,7 +1145,7 @@ type ListQuarantinedLeasesRequest struct {
 
 func (x *ListQuarantinedLeasesRequest) Reset() {
 	*x = ListQuarantinedLeasesRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1157,7 @@ func (x *ListQuarantinedLeasesRequest) String() string {
 func (*ListQuarantinedLeasesRequest) ProtoMessage() {}
 
 func (x *ListQuarantinedLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1170,7 @@ func (x *ListQuarantinedLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQuarantinedLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListQuarantinedLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListQuarantinedLeasesRequest) GetPageSize() int32 {
@@ -1135,7 +1200,7 @@ type ListQuarantinedLeasesResponse struct {
 
 func (x *ListQuarantinedLeasesResponse) Reset() {
 	*x = ListQuarantinedLeasesResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1212,7 @@ func (x *ListQuarantinedLeasesResponse) String() string {
 func (*ListQuarantinedLeasesResponse) ProtoMessage() {}
 
 func (x *ListQuarantinedLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1225,7 @@ func (x *ListQuarantinedLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQuarantinedLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListQuarantinedLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListQuarantinedLeasesResponse) GetLeases() []*QuarantinedLease {
@@ -1190,7 +1255,7 @@ type CloseLeaseRequest struct {
 
 func (x *CloseLeaseRequest) Reset() {
 	*x = CloseLeaseRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1267,7 @@ func (x *CloseLeaseRequest) String() string {
 func (*CloseLeaseRequest) ProtoMessage() {}
 
 func (x *CloseLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[18]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1280,7 @@ func (x *CloseLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseLeaseRequest.ProtoReflect.Descriptor instead.
 func (*CloseLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{18}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CloseLeaseRequest) GetLeaseId() string {
@@ -1243,7 +1308,7 @@ type CloseLeaseResponse struct {
 
 func (x *CloseLeaseResponse) Reset() {
 	*x = CloseLeaseResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1320,7 @@ func (x *CloseLeaseResponse) String() string {
 func (*CloseLeaseResponse) ProtoMessage() {}
 
 func (x *CloseLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[19]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1333,7 @@ func (x *CloseLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseLeaseResponse.ProtoReflect.Descriptor instead.
 func (*CloseLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{19}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CloseLeaseResponse) GetFreed() uint32 {
@@ -1291,7 +1356,7 @@ type ListNodeKeysRequest struct {
 
 func (x *ListNodeKeysRequest) Reset() {
 	*x = ListNodeKeysRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1368,7 @@ func (x *ListNodeKeysRequest) String() string {
 func (*ListNodeKeysRequest) ProtoMessage() {}
 
 func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[20]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1381,7 @@ func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{20}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListNodeKeysRequest) GetPageSize() int32 {
@@ -1346,7 +1411,7 @@ type ListNodeKeysResponse struct {
 
 func (x *ListNodeKeysResponse) Reset() {
 	*x = ListNodeKeysResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1423,7 @@ func (x *ListNodeKeysResponse) String() string {
 func (*ListNodeKeysResponse) ProtoMessage() {}
 
 func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1436,7 @@ func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{21}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListNodeKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1428,7 +1493,7 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\tHeldLease\x12#\n" +
 	"\blease_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12!\n" +
 	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12\x1c\n" +
-	"\tuntouched\x18\x03 \x01(\rR\tuntouched\"\x89\x02\n" +
+	"\tuntouched\x18\x03 \x01(\rR\tuntouched\"\xd1\x02\n" +
 	"\x10HeartbeatRequest\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12A\n" +
@@ -1437,7 +1502,12 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x10\xe8\a\"\x05r\x03\xb0\x01\x01R\rhungryDropIds\x12\x1d\n" +
 	"\n" +
 	"known_keys\x18\x05 \x01(\x05R\tknownKeys\x12 \n" +
-	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"7\n" +
+	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\x12F\n" +
+	"\x06offers\x18\a \x03(\v2#.rimlight.fulfillment.v1.OffersMadeB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06offers\"P\n" +
+	"\n" +
+	"OffersMade\x12!\n" +
+	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12\x1f\n" +
+	"\x06offers\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offers\"7\n" +
 	"\x06Recall\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\rR\x05units\"\xde\x02\n" +
@@ -1513,7 +1583,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*JoinNodeRequest)(nil),               // 0: rimlight.fulfillment.v1.JoinNodeRequest
 	(*JoinNodeResponse)(nil),              // 1: rimlight.fulfillment.v1.JoinNodeResponse
@@ -1523,64 +1593,66 @@ var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*ReturnUnitsResponse)(nil),           // 5: rimlight.fulfillment.v1.ReturnUnitsResponse
 	(*HeldLease)(nil),                     // 6: rimlight.fulfillment.v1.HeldLease
 	(*HeartbeatRequest)(nil),              // 7: rimlight.fulfillment.v1.HeartbeatRequest
-	(*Recall)(nil),                        // 8: rimlight.fulfillment.v1.Recall
-	(*HeartbeatResponse)(nil),             // 9: rimlight.fulfillment.v1.HeartbeatResponse
-	(*UnitClaim)(nil),                     // 10: rimlight.fulfillment.v1.UnitClaim
-	(*SettleUnitsRequest)(nil),            // 11: rimlight.fulfillment.v1.SettleUnitsRequest
-	(*SettleResult)(nil),                  // 12: rimlight.fulfillment.v1.SettleResult
-	(*SettleUnitsResponse)(nil),           // 13: rimlight.fulfillment.v1.SettleUnitsResponse
-	(*ReleaseUnitsRequest)(nil),           // 14: rimlight.fulfillment.v1.ReleaseUnitsRequest
-	(*ReleaseUnitsResponse)(nil),          // 15: rimlight.fulfillment.v1.ReleaseUnitsResponse
-	(*ListQuarantinedLeasesRequest)(nil),  // 16: rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
-	(*ListQuarantinedLeasesResponse)(nil), // 17: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
-	(*CloseLeaseRequest)(nil),             // 18: rimlight.fulfillment.v1.CloseLeaseRequest
-	(*CloseLeaseResponse)(nil),            // 19: rimlight.fulfillment.v1.CloseLeaseResponse
-	(*ListNodeKeysRequest)(nil),           // 20: rimlight.fulfillment.v1.ListNodeKeysRequest
-	(*ListNodeKeysResponse)(nil),          // 21: rimlight.fulfillment.v1.ListNodeKeysResponse
-	(*v1.SigningKey)(nil),                 // 22: rimlight.offer.v1.SigningKey
-	(*Lease)(nil),                         // 23: rimlight.fulfillment.v1.Lease
-	(*durationpb.Duration)(nil),           // 24: google.protobuf.Duration
-	(v11.Reason)(0),                       // 25: rimlight.errors.v1.Reason
-	(*QuarantinedLease)(nil),              // 26: rimlight.fulfillment.v1.QuarantinedLease
+	(*OffersMade)(nil),                    // 8: rimlight.fulfillment.v1.OffersMade
+	(*Recall)(nil),                        // 9: rimlight.fulfillment.v1.Recall
+	(*HeartbeatResponse)(nil),             // 10: rimlight.fulfillment.v1.HeartbeatResponse
+	(*UnitClaim)(nil),                     // 11: rimlight.fulfillment.v1.UnitClaim
+	(*SettleUnitsRequest)(nil),            // 12: rimlight.fulfillment.v1.SettleUnitsRequest
+	(*SettleResult)(nil),                  // 13: rimlight.fulfillment.v1.SettleResult
+	(*SettleUnitsResponse)(nil),           // 14: rimlight.fulfillment.v1.SettleUnitsResponse
+	(*ReleaseUnitsRequest)(nil),           // 15: rimlight.fulfillment.v1.ReleaseUnitsRequest
+	(*ReleaseUnitsResponse)(nil),          // 16: rimlight.fulfillment.v1.ReleaseUnitsResponse
+	(*ListQuarantinedLeasesRequest)(nil),  // 17: rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	(*ListQuarantinedLeasesResponse)(nil), // 18: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	(*CloseLeaseRequest)(nil),             // 19: rimlight.fulfillment.v1.CloseLeaseRequest
+	(*CloseLeaseResponse)(nil),            // 20: rimlight.fulfillment.v1.CloseLeaseResponse
+	(*ListNodeKeysRequest)(nil),           // 21: rimlight.fulfillment.v1.ListNodeKeysRequest
+	(*ListNodeKeysResponse)(nil),          // 22: rimlight.fulfillment.v1.ListNodeKeysResponse
+	(*v1.SigningKey)(nil),                 // 23: rimlight.offer.v1.SigningKey
+	(*Lease)(nil),                         // 24: rimlight.fulfillment.v1.Lease
+	(*durationpb.Duration)(nil),           // 25: google.protobuf.Duration
+	(v11.Reason)(0),                       // 26: rimlight.errors.v1.Reason
+	(*QuarantinedLease)(nil),              // 27: rimlight.fulfillment.v1.QuarantinedLease
 }
 var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
-	22, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
-	22, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	23, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
+	23, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
+	23, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	24, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
 	6,  // 3: rimlight.fulfillment.v1.HeartbeatRequest.held:type_name -> rimlight.fulfillment.v1.HeldLease
-	23, // 4: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
-	8,  // 5: rimlight.fulfillment.v1.HeartbeatResponse.recalls:type_name -> rimlight.fulfillment.v1.Recall
-	22, // 6: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	24, // 7: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
-	10, // 8: rimlight.fulfillment.v1.SettleUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	25, // 9: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
-	12, // 10: rimlight.fulfillment.v1.SettleUnitsResponse.results:type_name -> rimlight.fulfillment.v1.SettleResult
-	10, // 11: rimlight.fulfillment.v1.ReleaseUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	26, // 12: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
-	22, // 13: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	0,  // 14: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
-	2,  // 15: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
-	4,  // 16: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
-	7,  // 17: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
-	11, // 18: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
-	14, // 19: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
-	16, // 20: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
-	18, // 21: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
-	20, // 22: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
-	1,  // 23: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
-	3,  // 24: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
-	5,  // 25: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
-	9,  // 26: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
-	13, // 27: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
-	15, // 28: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
-	17, // 29: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
-	19, // 30: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
-	21, // 31: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
-	23, // [23:32] is the sub-list for method output_type
-	14, // [14:23] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 4: rimlight.fulfillment.v1.HeartbeatRequest.offers:type_name -> rimlight.fulfillment.v1.OffersMade
+	24, // 5: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
+	9,  // 6: rimlight.fulfillment.v1.HeartbeatResponse.recalls:type_name -> rimlight.fulfillment.v1.Recall
+	23, // 7: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	25, // 8: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
+	11, // 9: rimlight.fulfillment.v1.SettleUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
+	26, // 10: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
+	13, // 11: rimlight.fulfillment.v1.SettleUnitsResponse.results:type_name -> rimlight.fulfillment.v1.SettleResult
+	11, // 12: rimlight.fulfillment.v1.ReleaseUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
+	27, // 13: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
+	23, // 14: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	0,  // 15: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
+	2,  // 16: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
+	4,  // 17: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
+	7,  // 18: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
+	12, // 19: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
+	15, // 20: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
+	17, // 21: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	19, // 22: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
+	21, // 23: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
+	1,  // 24: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
+	3,  // 25: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
+	5,  // 26: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
+	10, // 27: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
+	14, // 28: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
+	16, // 29: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
+	18, // 30: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	20, // 31: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
+	22, // 32: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
+	24, // [24:33] is the sub-list for method output_type
+	15, // [15:24] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_stock_service_proto_init() }
@@ -1595,7 +1667,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

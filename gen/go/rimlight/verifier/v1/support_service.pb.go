@@ -82,6 +82,59 @@ func (RefundState) EnumDescriptor() ([]byte, []int) {
 	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{0}
 }
 
+// How a webhook does.
+type WebhookState int32
+
+const (
+	// Never sent.
+	WebhookState_WEBHOOK_STATE_UNSPECIFIED WebhookState = 0
+	// Events are told.
+	WebhookState_WEBHOOK_STATE_ACTIVE WebhookState = 1
+	// Its endpoint failed for days, or answered 410 Gone: nothing is tried until ReplayWebhook.
+	WebhookState_WEBHOOK_STATE_DISABLED WebhookState = 2
+)
+
+// Enum value maps for WebhookState.
+var (
+	WebhookState_name = map[int32]string{
+		0: "WEBHOOK_STATE_UNSPECIFIED",
+		1: "WEBHOOK_STATE_ACTIVE",
+		2: "WEBHOOK_STATE_DISABLED",
+	}
+	WebhookState_value = map[string]int32{
+		"WEBHOOK_STATE_UNSPECIFIED": 0,
+		"WEBHOOK_STATE_ACTIVE":      1,
+		"WEBHOOK_STATE_DISABLED":    2,
+	}
+)
+
+func (x WebhookState) Enum() *WebhookState {
+	p := new(WebhookState)
+	*p = x
+	return p
+}
+
+func (x WebhookState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WebhookState) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_verifier_v1_support_service_proto_enumTypes[1].Descriptor()
+}
+
+func (WebhookState) Type() protoreflect.EnumType {
+	return &file_rimlight_verifier_v1_support_service_proto_enumTypes[1]
+}
+
+func (x WebhookState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WebhookState.Descriptor instead.
+func (WebhookState) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{1}
+}
+
 // The request of GetAudit.
 type GetAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1430,6 +1483,1429 @@ func (x *ListVouchersResponse) GetNextPageToken() string {
 	return ""
 }
 
+// The request of GetDropReport.
+type GetDropReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	DropId        string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDropReportRequest) Reset() {
+	*x = GetDropReportRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDropReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDropReportRequest) ProtoMessage() {}
+
+func (x *GetDropReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDropReportRequest.ProtoReflect.Descriptor instead.
+func (*GetDropReportRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetDropReportRequest) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+// Money of one drop as one side has it, minor units.
+type DropMoney struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Taken by the provider.
+	CapturedMinorUnits int64 `protobuf:"varint,1,opt,name=captured_minor_units,json=capturedMinorUnits,proto3" json:"captured_minor_units,omitempty"`
+	// Given back through the provider.
+	RefundedMinorUnits int64 `protobuf:"varint,2,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
+	// Turned into stored value.
+	VoucherIssuedMinorUnits int64 `protobuf:"varint,3,opt,name=voucher_issued_minor_units,json=voucherIssuedMinorUnits,proto3" json:"voucher_issued_minor_units,omitempty"`
+	// Paid with stored value, and not returned to the voucher.
+	VoucherSpentMinorUnits int64 `protobuf:"varint,4,opt,name=voucher_spent_minor_units,json=voucherSpentMinorUnits,proto3" json:"voucher_spent_minor_units,omitempty"`
+	// What the channel earned: captured - refunded - vouchers issued + vouchers spent.
+	NetMinorUnits int64 `protobuf:"varint,5,opt,name=net_minor_units,json=netMinorUnits,proto3" json:"net_minor_units,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropMoney) Reset() {
+	*x = DropMoney{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropMoney) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropMoney) ProtoMessage() {}
+
+func (x *DropMoney) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropMoney.ProtoReflect.Descriptor instead.
+func (*DropMoney) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DropMoney) GetCapturedMinorUnits() int64 {
+	if x != nil {
+		return x.CapturedMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetRefundedMinorUnits() int64 {
+	if x != nil {
+		return x.RefundedMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetVoucherIssuedMinorUnits() int64 {
+	if x != nil {
+		return x.VoucherIssuedMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetVoucherSpentMinorUnits() int64 {
+	if x != nil {
+		return x.VoucherSpentMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetNetMinorUnits() int64 {
+	if x != nil {
+		return x.NetMinorUnits
+	}
+	return 0
+}
+
+// The response of GetDropReport.
+type GetDropReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// The channel.
+	ChannelId string `protobuf:"bytes,2,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// What viewers saw.
+	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	// SETTLED: nothing of this report changes any more, but for refunds by the shop.
+	Final bool `protobuf:"varint,4,opt,name=final,proto3" json:"final,omitempty"`
+	// Units for sale.
+	Units uint32 `protobuf:"varint,5,opt,name=units,proto3" json:"units,omitempty"`
+	// Units that no purchase holds.
+	Unsold uint32 `protobuf:"varint,6,opt,name=unsold,proto3" json:"unsold,omitempty"`
+	// Answers with an offer, as far as nodes have told; a repeated request counts again.
+	Offered int64 `protobuf:"varint,7,opt,name=offered,proto3" json:"offered,omitempty"`
+	// Distinct purchases with a receipt: settled + vouchers + refused + refunded + open.
+	Redeemed uint32 `protobuf:"varint,8,opt,name=redeemed,proto3" json:"redeemed,omitempty"`
+	// Paid and handed over.
+	Settled uint32 `protobuf:"varint,9,opt,name=settled,proto3" json:"settled,omitempty"`
+	// Ended with a voucher.
+	Vouchers uint32 `protobuf:"varint,10,opt,name=vouchers,proto3" json:"vouchers,omitempty"`
+	// Ended without voucher and money.
+	Refused uint32 `protobuf:"varint,11,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Could not be delivered and ended with the money given back. Refunds by the shop stay settled.
+	Refunded uint32 `protobuf:"varint,12,opt,name=refunded,proto3" json:"refunded,omitempty"`
+	// On their way.
+	Open uint32 `protobuf:"varint,13,opt,name=open,proto3" json:"open,omitempty"`
+	// Of the vouchers and refused: those whose payment was declined or not finished.
+	Declined uint32 `protobuf:"varint,14,opt,name=declined,proto3" json:"declined,omitempty"`
+	// Of the vouchers: those that lock a price and are worth no money.
+	PriceLocks uint32 `protobuf:"varint,15,opt,name=price_locks,json=priceLocks,proto3" json:"price_locks,omitempty"`
+	// ISO 4217. Empty without purchases.
+	CurrencyCode string `protobuf:"bytes,16,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// The sums of the ledger's postings.
+	Ledger *DropMoney `protobuf:"bytes,17,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	// The sums of purchases, refunds and vouchers, read in the same instant.
+	Purchases *DropMoney `protobuf:"bytes,18,opt,name=purchases,proto3" json:"purchases,omitempty"`
+	// Both are the same to the minor unit.
+	Agrees        bool `protobuf:"varint,19,opt,name=agrees,proto3" json:"agrees,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDropReportResponse) Reset() {
+	*x = GetDropReportResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDropReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDropReportResponse) ProtoMessage() {}
+
+func (x *GetDropReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDropReportResponse.ProtoReflect.Descriptor instead.
+func (*GetDropReportResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetDropReportResponse) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *GetDropReportResponse) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *GetDropReportResponse) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *GetDropReportResponse) GetFinal() bool {
+	if x != nil {
+		return x.Final
+	}
+	return false
+}
+
+func (x *GetDropReportResponse) GetUnits() uint32 {
+	if x != nil {
+		return x.Units
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetUnsold() uint32 {
+	if x != nil {
+		return x.Unsold
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetOffered() int64 {
+	if x != nil {
+		return x.Offered
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetRedeemed() uint32 {
+	if x != nil {
+		return x.Redeemed
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetSettled() uint32 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetVouchers() uint32 {
+	if x != nil {
+		return x.Vouchers
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetRefunded() uint32 {
+	if x != nil {
+		return x.Refunded
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetOpen() uint32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetDeclined() uint32 {
+	if x != nil {
+		return x.Declined
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetPriceLocks() uint32 {
+	if x != nil {
+		return x.PriceLocks
+	}
+	return 0
+}
+
+func (x *GetDropReportResponse) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *GetDropReportResponse) GetLedger() *DropMoney {
+	if x != nil {
+		return x.Ledger
+	}
+	return nil
+}
+
+func (x *GetDropReportResponse) GetPurchases() *DropMoney {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
+func (x *GetDropReportResponse) GetAgrees() bool {
+	if x != nil {
+		return x.Agrees
+	}
+	return false
+}
+
+// The request of FindPurchases. What is not given does not narrow.
+type FindPurchasesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// The state.
+	State v1.PurchaseState `protobuf:"varint,2,opt,name=state,proto3,enum=rimlight.offer.v1.PurchaseState" json:"state,omitempty"`
+	// Why it failed.
+	Reason v11.Reason `protobuf:"varint,3,opt,name=reason,proto3,enum=rimlight.errors.v1.Reason" json:"reason,omitempty"`
+	// The order. UUID.
+	OrderId string `protobuf:"bytes,4,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// How the purchase id begins: 4 to 32 hex digits.
+	PurchaseIdPrefix string `protobuf:"bytes,5,opt,name=purchase_id_prefix,json=purchaseIdPrefix,proto3" json:"purchase_id_prefix,omitempty"`
+	// Accepted then or later.
+	SinceTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	// At most this many; 0 means 50.
+	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPurchasesRequest) Reset() {
+	*x = FindPurchasesRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPurchasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPurchasesRequest) ProtoMessage() {}
+
+func (x *FindPurchasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPurchasesRequest.ProtoReflect.Descriptor instead.
+func (*FindPurchasesRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FindPurchasesRequest) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *FindPurchasesRequest) GetState() v1.PurchaseState {
+	if x != nil {
+		return x.State
+	}
+	return v1.PurchaseState(0)
+}
+
+func (x *FindPurchasesRequest) GetReason() v11.Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v11.Reason(0)
+}
+
+func (x *FindPurchasesRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *FindPurchasesRequest) GetPurchaseIdPrefix() string {
+	if x != nil {
+		return x.PurchaseIdPrefix
+	}
+	return ""
+}
+
+func (x *FindPurchasesRequest) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+func (x *FindPurchasesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *FindPurchasesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A purchase as support sees it: nothing that pays, unlocks or tells who bought.
+type FoundPurchase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 hex digits.
+	PurchaseId string `protobuf:"bytes,1,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
+	// UUID.
+	DropId string `protobuf:"bytes,2,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// Where it is.
+	State v1.PurchaseState `protobuf:"varint,3,opt,name=state,proto3,enum=rimlight.offer.v1.PurchaseState" json:"state,omitempty"`
+	// Why it failed.
+	Reason v11.Reason `protobuf:"varint,4,opt,name=reason,proto3,enum=rimlight.errors.v1.Reason" json:"reason,omitempty"`
+	// The price.
+	Price *v1.Money `protobuf:"bytes,5,opt,name=price,proto3" json:"price,omitempty"`
+	// What the provider took or is asked to take.
+	Charged *v1.Money `protobuf:"bytes,6,opt,name=charged,proto3" json:"charged,omitempty"`
+	// What the shop gave back.
+	Refunded *v1.Money `protobuf:"bytes,7,opt,name=refunded,proto3" json:"refunded,omitempty"`
+	// When a node accepted it.
+	AcceptTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=accept_time,json=acceptTime,proto3" json:"accept_time,omitempty"`
+	// When it came into this state.
+	StateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
+	// UUID; empty before the money was taken.
+	OrderId string `protobuf:"bytes,10,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The voucher that makes it good; empty without.
+	VoucherId string `protobuf:"bytes,11,opt,name=voucher_id,json=voucherId,proto3" json:"voucher_id,omitempty"`
+	// The node that accepted it. UUID.
+	NodeId string `protobuf:"bytes,12,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The unit.
+	Serial        uint32 `protobuf:"varint,13,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundPurchase) Reset() {
+	*x = FoundPurchase{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundPurchase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundPurchase) ProtoMessage() {}
+
+func (x *FoundPurchase) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundPurchase.ProtoReflect.Descriptor instead.
+func (*FoundPurchase) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FoundPurchase) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
+}
+
+func (x *FoundPurchase) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *FoundPurchase) GetState() v1.PurchaseState {
+	if x != nil {
+		return x.State
+	}
+	return v1.PurchaseState(0)
+}
+
+func (x *FoundPurchase) GetReason() v11.Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v11.Reason(0)
+}
+
+func (x *FoundPurchase) GetPrice() *v1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+func (x *FoundPurchase) GetCharged() *v1.Money {
+	if x != nil {
+		return x.Charged
+	}
+	return nil
+}
+
+func (x *FoundPurchase) GetRefunded() *v1.Money {
+	if x != nil {
+		return x.Refunded
+	}
+	return nil
+}
+
+func (x *FoundPurchase) GetAcceptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AcceptTime
+	}
+	return nil
+}
+
+func (x *FoundPurchase) GetStateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateTime
+	}
+	return nil
+}
+
+func (x *FoundPurchase) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *FoundPurchase) GetVoucherId() string {
+	if x != nil {
+		return x.VoucherId
+	}
+	return ""
+}
+
+func (x *FoundPurchase) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FoundPurchase) GetSerial() uint32 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+// The response of FindPurchases.
+type FindPurchasesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Latest arrival first.
+	Purchases []*FoundPurchase `protobuf:"bytes,1,rep,name=purchases,proto3" json:"purchases,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPurchasesResponse) Reset() {
+	*x = FindPurchasesResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPurchasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPurchasesResponse) ProtoMessage() {}
+
+func (x *FindPurchasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPurchasesResponse.ProtoReflect.Descriptor instead.
+func (*FindPurchasesResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FindPurchasesResponse) GetPurchases() []*FoundPurchase {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
+func (x *FindPurchasesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// The request of WatchPurchaseEvents.
+type WatchPurchaseEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last cursor used; 0 begins at the beginning.
+	AfterCursor   int64 `protobuf:"varint,1,opt,name=after_cursor,json=afterCursor,proto3" json:"after_cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPurchaseEventsRequest) Reset() {
+	*x = WatchPurchaseEventsRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPurchaseEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPurchaseEventsRequest) ProtoMessage() {}
+
+func (x *WatchPurchaseEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPurchaseEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchPurchaseEventsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WatchPurchaseEventsRequest) GetAfterCursor() int64 {
+	if x != nil {
+		return x.AfterCursor
+	}
+	return 0
+}
+
+// One message of WatchPurchaseEvents.
+type WatchPurchaseEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Changed purchases, without licence keys. Empty: proof of life.
+	Purchases []*v1.Purchase `protobuf:"bytes,1,rep,name=purchases,proto3" json:"purchases,omitempty"`
+	// Everything up to here has been sent.
+	Cursor        int64 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPurchaseEventsResponse) Reset() {
+	*x = WatchPurchaseEventsResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPurchaseEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPurchaseEventsResponse) ProtoMessage() {}
+
+func (x *WatchPurchaseEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPurchaseEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchPurchaseEventsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WatchPurchaseEventsResponse) GetPurchases() []*v1.Purchase {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
+func (x *WatchPurchaseEventsResponse) GetCursor() int64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+// Where changes of purchases are posted to.
+type Webhook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDv7.
+	WebhookId string `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	// The endpoint.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// The states of purchases that it hears of.
+	States []v1.PurchaseState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=rimlight.offer.v1.PurchaseState" json:"states,omitempty"`
+	// How it does.
+	State WebhookState `protobuf:"varint,4,opt,name=state,proto3,enum=rimlight.verifier.v1.WebhookState" json:"state,omitempty"`
+	// Everything up to here was told.
+	Cursor int64 `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// How many events, of all states, came after it.
+	Behind int64 `protobuf:"varint,6,opt,name=behind,proto3" json:"behind,omitempty"`
+	// Since when the endpoint has been failing; absent: it has not.
+	FailingSinceTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=failing_since_time,json=failingSinceTime,proto3" json:"failing_since_time,omitempty"`
+	// Why, last time; neither the URL nor what the endpoint said.
+	Problem string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When it is tried again; absent: it is not waiting.
+	RetryTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	// When it was made.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Webhook) Reset() {
+	*x = Webhook{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Webhook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Webhook) ProtoMessage() {}
+
+func (x *Webhook) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
+func (*Webhook) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Webhook) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *Webhook) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Webhook) GetStates() []v1.PurchaseState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *Webhook) GetState() WebhookState {
+	if x != nil {
+		return x.State
+	}
+	return WebhookState_WEBHOOK_STATE_UNSPECIFIED
+}
+
+func (x *Webhook) GetCursor() int64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+func (x *Webhook) GetBehind() int64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *Webhook) GetFailingSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailingSinceTime
+	}
+	return nil
+}
+
+func (x *Webhook) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Webhook) GetRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryTime
+	}
+	return nil
+}
+
+func (x *Webhook) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// The request of CreateWebhook.
+type CreateWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made by the caller, random, the same over retries of one intention.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// http or https, without user and fragment.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Which states of purchases to tell. Empty: the final ones, DELIVERED, VOUCHER, REFUSED and REFUNDED.
+	States        []v1.PurchaseState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=rimlight.offer.v1.PurchaseState" json:"states,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebhookRequest) Reset() {
+	*x = CreateWebhookRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebhookRequest) ProtoMessage() {}
+
+func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebhookRequest.ProtoReflect.Descriptor instead.
+func (*CreateWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CreateWebhookRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateWebhookRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *CreateWebhookRequest) GetStates() []v1.PurchaseState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+// The response of CreateWebhook.
+type CreateWebhookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The webhook.
+	Webhook *Webhook `protobuf:"bytes,1,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	// whsec_ and base64: verifies what is posted. Shown this once; a repeat of the request does not have it.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebhookResponse) Reset() {
+	*x = CreateWebhookResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebhookResponse) ProtoMessage() {}
+
+func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebhookResponse.ProtoReflect.Descriptor instead.
+func (*CreateWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CreateWebhookResponse) GetWebhook() *Webhook {
+	if x != nil {
+		return x.Webhook
+	}
+	return nil
+}
+
+func (x *CreateWebhookResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// The request of ListWebhooks.
+type ListWebhooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 50.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the last page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksRequest) Reset() {
+	*x = ListWebhooksRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksRequest) ProtoMessage() {}
+
+func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
+func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListWebhooksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListWebhooksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// The response of ListWebhooks.
+type ListWebhooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Webhooks []*Webhook `protobuf:"bytes,1,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksResponse) Reset() {
+	*x = ListWebhooksResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksResponse) ProtoMessage() {}
+
+func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
+func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListWebhooksResponse) GetWebhooks() []*Webhook {
+	if x != nil {
+		return x.Webhooks
+	}
+	return nil
+}
+
+func (x *ListWebhooksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// The request of DeleteWebhook.
+type DeleteWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made by the caller, random, the same over retries of one intention.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// UUID.
+	WebhookId     string `protobuf:"bytes,2,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteWebhookRequest) Reset() {
+	*x = DeleteWebhookRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteWebhookRequest) ProtoMessage() {}
+
+func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteWebhookRequest.ProtoReflect.Descriptor instead.
+func (*DeleteWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeleteWebhookRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteWebhookRequest) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+// The response of DeleteWebhook: it is gone, whoever removed it.
+type DeleteWebhookResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteWebhookResponse) Reset() {
+	*x = DeleteWebhookResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteWebhookResponse) ProtoMessage() {}
+
+func (x *DeleteWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteWebhookResponse.ProtoReflect.Descriptor instead.
+func (*DeleteWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{30}
+}
+
+// The request of ReplayWebhook.
+type ReplayWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made by the caller, random, the same over retries of one intention.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// UUID.
+	WebhookId string `protobuf:"bytes,2,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	// Tell everything after this cursor again; 0 is from the beginning. Absent: go on where it stopped.
+	AfterCursor   *int64 `protobuf:"varint,3,opt,name=after_cursor,json=afterCursor,proto3,oneof" json:"after_cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayWebhookRequest) Reset() {
+	*x = ReplayWebhookRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayWebhookRequest) ProtoMessage() {}
+
+func (x *ReplayWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayWebhookRequest.ProtoReflect.Descriptor instead.
+func (*ReplayWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReplayWebhookRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReplayWebhookRequest) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *ReplayWebhookRequest) GetAfterCursor() int64 {
+	if x != nil && x.AfterCursor != nil {
+		return *x.AfterCursor
+	}
+	return 0
+}
+
+// The response of ReplayWebhook.
+type ReplayWebhookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The webhook, active.
+	Webhook       *Webhook `protobuf:"bytes,1,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayWebhookResponse) Reset() {
+	*x = ReplayWebhookResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayWebhookResponse) ProtoMessage() {}
+
+func (x *ReplayWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayWebhookResponse.ProtoReflect.Descriptor instead.
+func (*ReplayWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReplayWebhookResponse) GetWebhook() *Webhook {
+	if x != nil {
+		return x.Webhook
+	}
+	return nil
+}
+
+// The request of RotateWebhookSecret.
+type RotateWebhookSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made by the caller, random, the same over retries of one intention.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// UUID.
+	WebhookId     string `protobuf:"bytes,2,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateWebhookSecretRequest) Reset() {
+	*x = RotateWebhookSecretRequest{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateWebhookSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateWebhookSecretRequest) ProtoMessage() {}
+
+func (x *RotateWebhookSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateWebhookSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateWebhookSecretRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RotateWebhookSecretRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RotateWebhookSecretRequest) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+// The response of RotateWebhookSecret.
+type RotateWebhookSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The webhook.
+	Webhook *Webhook `protobuf:"bytes,1,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	// As in CreateWebhookResponse.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateWebhookSecretResponse) Reset() {
+	*x = RotateWebhookSecretResponse{}
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateWebhookSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateWebhookSecretResponse) ProtoMessage() {}
+
+func (x *RotateWebhookSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateWebhookSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateWebhookSecretResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RotateWebhookSecretResponse) GetWebhook() *Webhook {
+	if x != nil {
+		return x.Webhook
+	}
+	return nil
+}
+
+func (x *RotateWebhookSecretResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
 var File_rimlight_verifier_v1_support_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
@@ -1561,17 +3037,155 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\x7f\n" +
 	"\x14ListVouchersResponse\x12?\n" +
 	"\bvouchers\x18\x01 \x03(\v2#.rimlight.verifier.v1.VoucherRecordR\bvouchers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*u\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"9\n" +
+	"\x14GetDropReportRequest\x12!\n" +
+	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"\x8f\x02\n" +
+	"\tDropMoney\x120\n" +
+	"\x14captured_minor_units\x18\x01 \x01(\x03R\x12capturedMinorUnits\x120\n" +
+	"\x14refunded_minor_units\x18\x02 \x01(\x03R\x12refundedMinorUnits\x12;\n" +
+	"\x1avoucher_issued_minor_units\x18\x03 \x01(\x03R\x17voucherIssuedMinorUnits\x129\n" +
+	"\x19voucher_spent_minor_units\x18\x04 \x01(\x03R\x16voucherSpentMinorUnits\x12&\n" +
+	"\x0fnet_minor_units\x18\x05 \x01(\x03R\rnetMinorUnits\"\xd1\x04\n" +
+	"\x15GetDropReportResponse\x12\x17\n" +
+	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x02 \x01(\tR\tchannelId\x12\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title\x12\x14\n" +
+	"\x05final\x18\x04 \x01(\bR\x05final\x12\x14\n" +
+	"\x05units\x18\x05 \x01(\rR\x05units\x12\x16\n" +
+	"\x06unsold\x18\x06 \x01(\rR\x06unsold\x12\x18\n" +
+	"\aoffered\x18\a \x01(\x03R\aoffered\x12\x1a\n" +
+	"\bredeemed\x18\b \x01(\rR\bredeemed\x12\x18\n" +
+	"\asettled\x18\t \x01(\rR\asettled\x12\x1a\n" +
+	"\bvouchers\x18\n" +
+	" \x01(\rR\bvouchers\x12\x18\n" +
+	"\arefused\x18\v \x01(\rR\arefused\x12\x1a\n" +
+	"\brefunded\x18\f \x01(\rR\brefunded\x12\x12\n" +
+	"\x04open\x18\r \x01(\rR\x04open\x12\x1a\n" +
+	"\bdeclined\x18\x0e \x01(\rR\bdeclined\x12\x1f\n" +
+	"\vprice_locks\x18\x0f \x01(\rR\n" +
+	"priceLocks\x12#\n" +
+	"\rcurrency_code\x18\x10 \x01(\tR\fcurrencyCode\x127\n" +
+	"\x06ledger\x18\x11 \x01(\v2\x1f.rimlight.verifier.v1.DropMoneyR\x06ledger\x12=\n" +
+	"\tpurchases\x18\x12 \x01(\v2\x1f.rimlight.verifier.v1.DropMoneyR\tpurchases\x12\x16\n" +
+	"\x06agrees\x18\x13 \x01(\bR\x06agrees\"\xb3\x03\n" +
+	"\x14FindPurchasesRequest\x12 \n" +
+	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12@\n" +
+	"\x05state\x18\x02 \x01(\x0e2 .rimlight.offer.v1.PurchaseStateB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12<\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1a.rimlight.errors.v1.ReasonB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06reason\x12\"\n" +
+	"\border_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18$R\aorderId\x12H\n" +
+	"\x12purchase_id_prefix\x18\x05 \x01(\tB\x1a\xbaH\x17r\x152\x13^([0-9a-f]{4,32})?$R\x10purchaseIdPrefix\x129\n" +
+	"\n" +
+	"since_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12'\n" +
+	"\tpage_size\x18\a \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xb2\x04\n" +
+	"\rFoundPurchase\x12\x1f\n" +
+	"\vpurchase_id\x18\x01 \x01(\tR\n" +
+	"purchaseId\x12\x17\n" +
+	"\adrop_id\x18\x02 \x01(\tR\x06dropId\x126\n" +
+	"\x05state\x18\x03 \x01(\x0e2 .rimlight.offer.v1.PurchaseStateR\x05state\x122\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1a.rimlight.errors.v1.ReasonR\x06reason\x12.\n" +
+	"\x05price\x18\x05 \x01(\v2\x18.rimlight.offer.v1.MoneyR\x05price\x122\n" +
+	"\acharged\x18\x06 \x01(\v2\x18.rimlight.offer.v1.MoneyR\acharged\x124\n" +
+	"\brefunded\x18\a \x01(\v2\x18.rimlight.offer.v1.MoneyR\brefunded\x12;\n" +
+	"\vaccept_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"acceptTime\x129\n" +
+	"\n" +
+	"state_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\x12\x19\n" +
+	"\border_id\x18\n" +
+	" \x01(\tR\aorderId\x12\x1d\n" +
+	"\n" +
+	"voucher_id\x18\v \x01(\tR\tvoucherId\x12\x17\n" +
+	"\anode_id\x18\f \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06serial\x18\r \x01(\rR\x06serial\"\x82\x01\n" +
+	"\x15FindPurchasesResponse\x12A\n" +
+	"\tpurchases\x18\x01 \x03(\v2#.rimlight.verifier.v1.FoundPurchaseR\tpurchases\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"H\n" +
+	"\x1aWatchPurchaseEventsRequest\x12*\n" +
+	"\fafter_cursor\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\vafterCursor\"p\n" +
+	"\x1bWatchPurchaseEventsResponse\x129\n" +
+	"\tpurchases\x18\x01 \x03(\v2\x1b.rimlight.offer.v1.PurchaseR\tpurchases\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\x03R\x06cursor\"\xba\x03\n" +
+	"\aWebhook\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x128\n" +
+	"\x06states\x18\x03 \x03(\x0e2 .rimlight.offer.v1.PurchaseStateR\x06states\x128\n" +
+	"\x05state\x18\x04 \x01(\x0e2\".rimlight.verifier.v1.WebhookStateR\x05state\x12\x16\n" +
+	"\x06cursor\x18\x05 \x01(\x03R\x06cursor\x12\x16\n" +
+	"\x06behind\x18\x06 \x01(\x03R\x06behind\x12H\n" +
+	"\x12failing_since_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10failingSinceTime\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\x129\n" +
+	"\n" +
+	"retry_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x12;\n" +
+	"\vcreate_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\xad\x01\n" +
+	"\x14CreateWebhookRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12\x1c\n" +
+	"\x03url\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x03url\x12M\n" +
+	"\x06states\x18\x03 \x03(\x0e2 .rimlight.offer.v1.PurchaseStateB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\"h\n" +
+	"\x15CreateWebhookResponse\x127\n" +
+	"\awebhook\x18\x01 \x01(\v2\x1d.rimlight.verifier.v1.WebhookR\awebhook\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"g\n" +
+	"\x13ListWebhooksRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"y\n" +
+	"\x14ListWebhooksResponse\x129\n" +
+	"\bwebhooks\x18\x01 \x03(\v2\x1d.rimlight.verifier.v1.WebhookR\bwebhooks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
+	"\x14DeleteWebhookRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12'\n" +
+	"\n" +
+	"webhook_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"\x17\n" +
+	"\x15DeleteWebhookResponse\"\xab\x01\n" +
+	"\x14ReplayWebhookRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12'\n" +
+	"\n" +
+	"webhook_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12/\n" +
+	"\fafter_cursor\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\vafterCursor\x88\x01\x01B\x0f\n" +
+	"\r_after_cursor\"P\n" +
+	"\x15ReplayWebhookResponse\x127\n" +
+	"\awebhook\x18\x01 \x01(\v2\x1d.rimlight.verifier.v1.WebhookR\awebhook\"o\n" +
+	"\x1aRotateWebhookSecretRequest\x12(\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12'\n" +
+	"\n" +
+	"webhook_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"n\n" +
+	"\x1bRotateWebhookSecretResponse\x127\n" +
+	"\awebhook\x18\x01 \x01(\v2\x1d.rimlight.verifier.v1.WebhookR\awebhook\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret*u\n" +
 	"\vRefundState\x12\x1c\n" +
 	"\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REFUND_STATE_PENDING\x10\x01\x12\x15\n" +
 	"\x11REFUND_STATE_DONE\x10\x02\x12\x17\n" +
-	"\x13REFUND_STATE_FAILED\x10\x032\xb7\x03\n" +
+	"\x13REFUND_STATE_FAILED\x10\x03*c\n" +
+	"\fWebhookState\x12\x1d\n" +
+	"\x19WEBHOOK_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14WEBHOOK_STATE_ACTIVE\x10\x01\x12\x1a\n" +
+	"\x16WEBHOOK_STATE_DISABLED\x10\x022\xd3\n" +
+	"\n" +
 	"\x0eSupportService\x12^\n" +
 	"\bGetAudit\x12%.rimlight.verifier.v1.GetAuditRequest\x1a&.rimlight.verifier.v1.GetAuditResponse\"\x03\x90\x02\x01\x12p\n" +
 	"\x0eRefundPurchase\x12+.rimlight.verifier.v1.RefundPurchaseRequest\x1a,.rimlight.verifier.v1.RefundPurchaseResponse\"\x03\x90\x02\x02\x12g\n" +
 	"\vListRefunds\x12(.rimlight.verifier.v1.ListRefundsRequest\x1a).rimlight.verifier.v1.ListRefundsResponse\"\x03\x90\x02\x01\x12j\n" +
-	"\fListVouchers\x12).rimlight.verifier.v1.ListVouchersRequest\x1a*.rimlight.verifier.v1.ListVouchersResponse\"\x03\x90\x02\x01BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1b\x06proto3"
+	"\fListVouchers\x12).rimlight.verifier.v1.ListVouchersRequest\x1a*.rimlight.verifier.v1.ListVouchersResponse\"\x03\x90\x02\x01\x12m\n" +
+	"\rGetDropReport\x12*.rimlight.verifier.v1.GetDropReportRequest\x1a+.rimlight.verifier.v1.GetDropReportResponse\"\x03\x90\x02\x01\x12m\n" +
+	"\rFindPurchases\x12*.rimlight.verifier.v1.FindPurchasesRequest\x1a+.rimlight.verifier.v1.FindPurchasesResponse\"\x03\x90\x02\x01\x12\x81\x01\n" +
+	"\x13WatchPurchaseEvents\x120.rimlight.verifier.v1.WatchPurchaseEventsRequest\x1a1.rimlight.verifier.v1.WatchPurchaseEventsResponse\"\x03\x90\x02\x010\x01\x12m\n" +
+	"\rCreateWebhook\x12*.rimlight.verifier.v1.CreateWebhookRequest\x1a+.rimlight.verifier.v1.CreateWebhookResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\fListWebhooks\x12).rimlight.verifier.v1.ListWebhooksRequest\x1a*.rimlight.verifier.v1.ListWebhooksResponse\"\x03\x90\x02\x01\x12m\n" +
+	"\rDeleteWebhook\x12*.rimlight.verifier.v1.DeleteWebhookRequest\x1a+.rimlight.verifier.v1.DeleteWebhookResponse\"\x03\x90\x02\x02\x12m\n" +
+	"\rReplayWebhook\x12*.rimlight.verifier.v1.ReplayWebhookRequest\x1a+.rimlight.verifier.v1.ReplayWebhookResponse\"\x03\x90\x02\x02\x12\x7f\n" +
+	"\x13RotateWebhookSecret\x120.rimlight.verifier.v1.RotateWebhookSecretRequest\x1a1.rimlight.verifier.v1.RotateWebhookSecretResponse\"\x03\x90\x02\x02BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1b\x06proto3"
 
 var (
 	file_rimlight_verifier_v1_support_service_proto_rawDescOnce sync.Once
@@ -1585,65 +3199,127 @@ func file_rimlight_verifier_v1_support_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_verifier_v1_support_service_proto_rawDescData
 }
 
-var file_rimlight_verifier_v1_support_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_rimlight_verifier_v1_support_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_rimlight_verifier_v1_support_service_proto_goTypes = []any{
-	(RefundState)(0),               // 0: rimlight.verifier.v1.RefundState
-	(*GetAuditRequest)(nil),        // 1: rimlight.verifier.v1.GetAuditRequest
-	(*DropPurchases)(nil),          // 2: rimlight.verifier.v1.DropPurchases
-	(*NodeRedemptions)(nil),        // 3: rimlight.verifier.v1.NodeRedemptions
-	(*ChannelBalance)(nil),         // 4: rimlight.verifier.v1.ChannelBalance
-	(*VoucherBalance)(nil),         // 5: rimlight.verifier.v1.VoucherBalance
-	(*AccountBalance)(nil),         // 6: rimlight.verifier.v1.AccountBalance
-	(*ProviderBalance)(nil),        // 7: rimlight.verifier.v1.ProviderBalance
-	(*GetAuditResponse)(nil),       // 8: rimlight.verifier.v1.GetAuditResponse
-	(*Refund)(nil),                 // 9: rimlight.verifier.v1.Refund
-	(*RefundPurchaseRequest)(nil),  // 10: rimlight.verifier.v1.RefundPurchaseRequest
-	(*RefundPurchaseResponse)(nil), // 11: rimlight.verifier.v1.RefundPurchaseResponse
-	(*ListRefundsRequest)(nil),     // 12: rimlight.verifier.v1.ListRefundsRequest
-	(*ListRefundsResponse)(nil),    // 13: rimlight.verifier.v1.ListRefundsResponse
-	(*VoucherRecord)(nil),          // 14: rimlight.verifier.v1.VoucherRecord
-	(*ListVouchersRequest)(nil),    // 15: rimlight.verifier.v1.ListVouchersRequest
-	(*ListVouchersResponse)(nil),   // 16: rimlight.verifier.v1.ListVouchersResponse
-	(*v1.Money)(nil),               // 17: rimlight.offer.v1.Money
-	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
-	(*v1.Voucher)(nil),             // 19: rimlight.offer.v1.Voucher
-	(v11.Reason)(0),                // 20: rimlight.errors.v1.Reason
+	(RefundState)(0),                    // 0: rimlight.verifier.v1.RefundState
+	(WebhookState)(0),                   // 1: rimlight.verifier.v1.WebhookState
+	(*GetAuditRequest)(nil),             // 2: rimlight.verifier.v1.GetAuditRequest
+	(*DropPurchases)(nil),               // 3: rimlight.verifier.v1.DropPurchases
+	(*NodeRedemptions)(nil),             // 4: rimlight.verifier.v1.NodeRedemptions
+	(*ChannelBalance)(nil),              // 5: rimlight.verifier.v1.ChannelBalance
+	(*VoucherBalance)(nil),              // 6: rimlight.verifier.v1.VoucherBalance
+	(*AccountBalance)(nil),              // 7: rimlight.verifier.v1.AccountBalance
+	(*ProviderBalance)(nil),             // 8: rimlight.verifier.v1.ProviderBalance
+	(*GetAuditResponse)(nil),            // 9: rimlight.verifier.v1.GetAuditResponse
+	(*Refund)(nil),                      // 10: rimlight.verifier.v1.Refund
+	(*RefundPurchaseRequest)(nil),       // 11: rimlight.verifier.v1.RefundPurchaseRequest
+	(*RefundPurchaseResponse)(nil),      // 12: rimlight.verifier.v1.RefundPurchaseResponse
+	(*ListRefundsRequest)(nil),          // 13: rimlight.verifier.v1.ListRefundsRequest
+	(*ListRefundsResponse)(nil),         // 14: rimlight.verifier.v1.ListRefundsResponse
+	(*VoucherRecord)(nil),               // 15: rimlight.verifier.v1.VoucherRecord
+	(*ListVouchersRequest)(nil),         // 16: rimlight.verifier.v1.ListVouchersRequest
+	(*ListVouchersResponse)(nil),        // 17: rimlight.verifier.v1.ListVouchersResponse
+	(*GetDropReportRequest)(nil),        // 18: rimlight.verifier.v1.GetDropReportRequest
+	(*DropMoney)(nil),                   // 19: rimlight.verifier.v1.DropMoney
+	(*GetDropReportResponse)(nil),       // 20: rimlight.verifier.v1.GetDropReportResponse
+	(*FindPurchasesRequest)(nil),        // 21: rimlight.verifier.v1.FindPurchasesRequest
+	(*FoundPurchase)(nil),               // 22: rimlight.verifier.v1.FoundPurchase
+	(*FindPurchasesResponse)(nil),       // 23: rimlight.verifier.v1.FindPurchasesResponse
+	(*WatchPurchaseEventsRequest)(nil),  // 24: rimlight.verifier.v1.WatchPurchaseEventsRequest
+	(*WatchPurchaseEventsResponse)(nil), // 25: rimlight.verifier.v1.WatchPurchaseEventsResponse
+	(*Webhook)(nil),                     // 26: rimlight.verifier.v1.Webhook
+	(*CreateWebhookRequest)(nil),        // 27: rimlight.verifier.v1.CreateWebhookRequest
+	(*CreateWebhookResponse)(nil),       // 28: rimlight.verifier.v1.CreateWebhookResponse
+	(*ListWebhooksRequest)(nil),         // 29: rimlight.verifier.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),        // 30: rimlight.verifier.v1.ListWebhooksResponse
+	(*DeleteWebhookRequest)(nil),        // 31: rimlight.verifier.v1.DeleteWebhookRequest
+	(*DeleteWebhookResponse)(nil),       // 32: rimlight.verifier.v1.DeleteWebhookResponse
+	(*ReplayWebhookRequest)(nil),        // 33: rimlight.verifier.v1.ReplayWebhookRequest
+	(*ReplayWebhookResponse)(nil),       // 34: rimlight.verifier.v1.ReplayWebhookResponse
+	(*RotateWebhookSecretRequest)(nil),  // 35: rimlight.verifier.v1.RotateWebhookSecretRequest
+	(*RotateWebhookSecretResponse)(nil), // 36: rimlight.verifier.v1.RotateWebhookSecretResponse
+	(*v1.Money)(nil),                    // 37: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil),       // 38: google.protobuf.Timestamp
+	(*v1.Voucher)(nil),                  // 39: rimlight.offer.v1.Voucher
+	(v11.Reason)(0),                     // 40: rimlight.errors.v1.Reason
+	(v1.PurchaseState)(0),               // 41: rimlight.offer.v1.PurchaseState
+	(*v1.Purchase)(nil),                 // 42: rimlight.offer.v1.Purchase
 }
 var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
-	2,  // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
-	6,  // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
-	7,  // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
-	3,  // 3: rimlight.verifier.v1.GetAuditResponse.nodes:type_name -> rimlight.verifier.v1.NodeRedemptions
-	4,  // 4: rimlight.verifier.v1.GetAuditResponse.channels:type_name -> rimlight.verifier.v1.ChannelBalance
-	5,  // 5: rimlight.verifier.v1.GetAuditResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherBalance
-	17, // 6: rimlight.verifier.v1.Refund.amount:type_name -> rimlight.offer.v1.Money
+	3,  // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
+	7,  // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
+	8,  // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
+	4,  // 3: rimlight.verifier.v1.GetAuditResponse.nodes:type_name -> rimlight.verifier.v1.NodeRedemptions
+	5,  // 4: rimlight.verifier.v1.GetAuditResponse.channels:type_name -> rimlight.verifier.v1.ChannelBalance
+	6,  // 5: rimlight.verifier.v1.GetAuditResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherBalance
+	37, // 6: rimlight.verifier.v1.Refund.amount:type_name -> rimlight.offer.v1.Money
 	0,  // 7: rimlight.verifier.v1.Refund.state:type_name -> rimlight.verifier.v1.RefundState
-	18, // 8: rimlight.verifier.v1.Refund.create_time:type_name -> google.protobuf.Timestamp
-	18, // 9: rimlight.verifier.v1.Refund.state_time:type_name -> google.protobuf.Timestamp
-	17, // 10: rimlight.verifier.v1.RefundPurchaseRequest.amount:type_name -> rimlight.offer.v1.Money
-	9,  // 11: rimlight.verifier.v1.RefundPurchaseResponse.refund:type_name -> rimlight.verifier.v1.Refund
-	17, // 12: rimlight.verifier.v1.RefundPurchaseResponse.captured:type_name -> rimlight.offer.v1.Money
-	17, // 13: rimlight.verifier.v1.RefundPurchaseResponse.refundable:type_name -> rimlight.offer.v1.Money
-	9,  // 14: rimlight.verifier.v1.ListRefundsResponse.refunds:type_name -> rimlight.verifier.v1.Refund
-	19, // 15: rimlight.verifier.v1.VoucherRecord.voucher:type_name -> rimlight.offer.v1.Voucher
-	20, // 16: rimlight.verifier.v1.VoucherRecord.reason:type_name -> rimlight.errors.v1.Reason
-	18, // 17: rimlight.verifier.v1.VoucherRecord.issue_time:type_name -> google.protobuf.Timestamp
-	17, // 18: rimlight.verifier.v1.VoucherRecord.remaining:type_name -> rimlight.offer.v1.Money
-	14, // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
-	1,  // 20: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
-	10, // 21: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
-	12, // 22: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
-	15, // 23: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
-	8,  // 24: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
-	11, // 25: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
-	13, // 26: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
-	16, // 27: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
-	24, // [24:28] is the sub-list for method output_type
-	20, // [20:24] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	38, // 8: rimlight.verifier.v1.Refund.create_time:type_name -> google.protobuf.Timestamp
+	38, // 9: rimlight.verifier.v1.Refund.state_time:type_name -> google.protobuf.Timestamp
+	37, // 10: rimlight.verifier.v1.RefundPurchaseRequest.amount:type_name -> rimlight.offer.v1.Money
+	10, // 11: rimlight.verifier.v1.RefundPurchaseResponse.refund:type_name -> rimlight.verifier.v1.Refund
+	37, // 12: rimlight.verifier.v1.RefundPurchaseResponse.captured:type_name -> rimlight.offer.v1.Money
+	37, // 13: rimlight.verifier.v1.RefundPurchaseResponse.refundable:type_name -> rimlight.offer.v1.Money
+	10, // 14: rimlight.verifier.v1.ListRefundsResponse.refunds:type_name -> rimlight.verifier.v1.Refund
+	39, // 15: rimlight.verifier.v1.VoucherRecord.voucher:type_name -> rimlight.offer.v1.Voucher
+	40, // 16: rimlight.verifier.v1.VoucherRecord.reason:type_name -> rimlight.errors.v1.Reason
+	38, // 17: rimlight.verifier.v1.VoucherRecord.issue_time:type_name -> google.protobuf.Timestamp
+	37, // 18: rimlight.verifier.v1.VoucherRecord.remaining:type_name -> rimlight.offer.v1.Money
+	15, // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
+	19, // 20: rimlight.verifier.v1.GetDropReportResponse.ledger:type_name -> rimlight.verifier.v1.DropMoney
+	19, // 21: rimlight.verifier.v1.GetDropReportResponse.purchases:type_name -> rimlight.verifier.v1.DropMoney
+	41, // 22: rimlight.verifier.v1.FindPurchasesRequest.state:type_name -> rimlight.offer.v1.PurchaseState
+	40, // 23: rimlight.verifier.v1.FindPurchasesRequest.reason:type_name -> rimlight.errors.v1.Reason
+	38, // 24: rimlight.verifier.v1.FindPurchasesRequest.since_time:type_name -> google.protobuf.Timestamp
+	41, // 25: rimlight.verifier.v1.FoundPurchase.state:type_name -> rimlight.offer.v1.PurchaseState
+	40, // 26: rimlight.verifier.v1.FoundPurchase.reason:type_name -> rimlight.errors.v1.Reason
+	37, // 27: rimlight.verifier.v1.FoundPurchase.price:type_name -> rimlight.offer.v1.Money
+	37, // 28: rimlight.verifier.v1.FoundPurchase.charged:type_name -> rimlight.offer.v1.Money
+	37, // 29: rimlight.verifier.v1.FoundPurchase.refunded:type_name -> rimlight.offer.v1.Money
+	38, // 30: rimlight.verifier.v1.FoundPurchase.accept_time:type_name -> google.protobuf.Timestamp
+	38, // 31: rimlight.verifier.v1.FoundPurchase.state_time:type_name -> google.protobuf.Timestamp
+	22, // 32: rimlight.verifier.v1.FindPurchasesResponse.purchases:type_name -> rimlight.verifier.v1.FoundPurchase
+	42, // 33: rimlight.verifier.v1.WatchPurchaseEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
+	41, // 34: rimlight.verifier.v1.Webhook.states:type_name -> rimlight.offer.v1.PurchaseState
+	1,  // 35: rimlight.verifier.v1.Webhook.state:type_name -> rimlight.verifier.v1.WebhookState
+	38, // 36: rimlight.verifier.v1.Webhook.failing_since_time:type_name -> google.protobuf.Timestamp
+	38, // 37: rimlight.verifier.v1.Webhook.retry_time:type_name -> google.protobuf.Timestamp
+	38, // 38: rimlight.verifier.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
+	41, // 39: rimlight.verifier.v1.CreateWebhookRequest.states:type_name -> rimlight.offer.v1.PurchaseState
+	26, // 40: rimlight.verifier.v1.CreateWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	26, // 41: rimlight.verifier.v1.ListWebhooksResponse.webhooks:type_name -> rimlight.verifier.v1.Webhook
+	26, // 42: rimlight.verifier.v1.ReplayWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	26, // 43: rimlight.verifier.v1.RotateWebhookSecretResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	2,  // 44: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
+	11, // 45: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
+	13, // 46: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
+	16, // 47: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
+	18, // 48: rimlight.verifier.v1.SupportService.GetDropReport:input_type -> rimlight.verifier.v1.GetDropReportRequest
+	21, // 49: rimlight.verifier.v1.SupportService.FindPurchases:input_type -> rimlight.verifier.v1.FindPurchasesRequest
+	24, // 50: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:input_type -> rimlight.verifier.v1.WatchPurchaseEventsRequest
+	27, // 51: rimlight.verifier.v1.SupportService.CreateWebhook:input_type -> rimlight.verifier.v1.CreateWebhookRequest
+	29, // 52: rimlight.verifier.v1.SupportService.ListWebhooks:input_type -> rimlight.verifier.v1.ListWebhooksRequest
+	31, // 53: rimlight.verifier.v1.SupportService.DeleteWebhook:input_type -> rimlight.verifier.v1.DeleteWebhookRequest
+	33, // 54: rimlight.verifier.v1.SupportService.ReplayWebhook:input_type -> rimlight.verifier.v1.ReplayWebhookRequest
+	35, // 55: rimlight.verifier.v1.SupportService.RotateWebhookSecret:input_type -> rimlight.verifier.v1.RotateWebhookSecretRequest
+	9,  // 56: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
+	12, // 57: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
+	14, // 58: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
+	17, // 59: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
+	20, // 60: rimlight.verifier.v1.SupportService.GetDropReport:output_type -> rimlight.verifier.v1.GetDropReportResponse
+	23, // 61: rimlight.verifier.v1.SupportService.FindPurchases:output_type -> rimlight.verifier.v1.FindPurchasesResponse
+	25, // 62: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:output_type -> rimlight.verifier.v1.WatchPurchaseEventsResponse
+	28, // 63: rimlight.verifier.v1.SupportService.CreateWebhook:output_type -> rimlight.verifier.v1.CreateWebhookResponse
+	30, // 64: rimlight.verifier.v1.SupportService.ListWebhooks:output_type -> rimlight.verifier.v1.ListWebhooksResponse
+	32, // 65: rimlight.verifier.v1.SupportService.DeleteWebhook:output_type -> rimlight.verifier.v1.DeleteWebhookResponse
+	34, // 66: rimlight.verifier.v1.SupportService.ReplayWebhook:output_type -> rimlight.verifier.v1.ReplayWebhookResponse
+	36, // 67: rimlight.verifier.v1.SupportService.RotateWebhookSecret:output_type -> rimlight.verifier.v1.RotateWebhookSecretResponse
+	56, // [56:68] is the sub-list for method output_type
+	44, // [44:56] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_support_service_proto_init() }
@@ -1651,13 +3327,14 @@ func file_rimlight_verifier_v1_support_service_proto_init() {
 	if File_rimlight_verifier_v1_support_service_proto != nil {
 		return
 	}
+	file_rimlight_verifier_v1_support_service_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_support_service_proto_rawDesc), len(file_rimlight_verifier_v1_support_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   16,
+			NumEnums:      2,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

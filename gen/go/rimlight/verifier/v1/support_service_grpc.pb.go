@@ -19,10 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SupportService_GetAudit_FullMethodName       = "/rimlight.verifier.v1.SupportService/GetAudit"
-	SupportService_RefundPurchase_FullMethodName = "/rimlight.verifier.v1.SupportService/RefundPurchase"
-	SupportService_ListRefunds_FullMethodName    = "/rimlight.verifier.v1.SupportService/ListRefunds"
-	SupportService_ListVouchers_FullMethodName   = "/rimlight.verifier.v1.SupportService/ListVouchers"
+	SupportService_GetAudit_FullMethodName            = "/rimlight.verifier.v1.SupportService/GetAudit"
+	SupportService_RefundPurchase_FullMethodName      = "/rimlight.verifier.v1.SupportService/RefundPurchase"
+	SupportService_ListRefunds_FullMethodName         = "/rimlight.verifier.v1.SupportService/ListRefunds"
+	SupportService_ListVouchers_FullMethodName        = "/rimlight.verifier.v1.SupportService/ListVouchers"
+	SupportService_GetDropReport_FullMethodName       = "/rimlight.verifier.v1.SupportService/GetDropReport"
+	SupportService_FindPurchases_FullMethodName       = "/rimlight.verifier.v1.SupportService/FindPurchases"
+	SupportService_WatchPurchaseEvents_FullMethodName = "/rimlight.verifier.v1.SupportService/WatchPurchaseEvents"
+	SupportService_CreateWebhook_FullMethodName       = "/rimlight.verifier.v1.SupportService/CreateWebhook"
+	SupportService_ListWebhooks_FullMethodName        = "/rimlight.verifier.v1.SupportService/ListWebhooks"
+	SupportService_DeleteWebhook_FullMethodName       = "/rimlight.verifier.v1.SupportService/DeleteWebhook"
+	SupportService_ReplayWebhook_FullMethodName       = "/rimlight.verifier.v1.SupportService/ReplayWebhook"
+	SupportService_RotateWebhookSecret_FullMethodName = "/rimlight.verifier.v1.SupportService/RotateWebhookSecret"
 )
 
 // SupportServiceClient is the client API for SupportService service.
@@ -39,6 +47,25 @@ type SupportServiceClient interface {
 	ListRefunds(ctx context.Context, in *ListRefundsRequest, opts ...grpc.CallOption) (*ListRefundsResponse, error)
 	// Vouchers with what is left on them, newest first; never their texts. Role: finance.
 	ListVouchers(ctx context.Context, in *ListVouchersRequest, opts ...grpc.CallOption) (*ListVouchersResponse, error)
+	// What a drop came to: offers, purchases and money, the purchases' own sums beside the ledger's. Roles: finance,
+	// producer, community manager.
+	GetDropReport(ctx context.Context, in *GetDropReportRequest, opts ...grpc.CallOption) (*GetDropReportResponse, error)
+	// Purchases by what support knows of them, latest first. Roles: finance, community manager.
+	FindPurchases(ctx context.Context, in *FindPurchasesRequest, opts ...grpc.CallOption) (*FindPurchasesResponse, error)
+	// Every change of every purchase, in the order of their commit: what VerifierService.WatchEvents tells, for whoever
+	// comes through a router. Resumable, at least once. Roles: finance, service.
+	WatchPurchaseEvents(ctx context.Context, in *WatchPurchaseEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPurchaseEventsResponse], error)
+	// Has changes of purchases posted to a URL from now on, as Standard Webhooks: each at least once and in their order.
+	// Idempotent by request_id. Role: finance.
+	CreateWebhook(ctx context.Context, in *CreateWebhookRequest, opts ...grpc.CallOption) (*CreateWebhookResponse, error)
+	// All webhooks and how they do, oldest first. Role: finance.
+	ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error)
+	// Forgets a webhook. Role: finance.
+	DeleteWebhook(ctx context.Context, in *DeleteWebhookRequest, opts ...grpc.CallOption) (*DeleteWebhookResponse, error)
+	// Tells events again from a cursor, or goes on at once where a failing or disabled webhook stopped. Role: finance.
+	ReplayWebhook(ctx context.Context, in *ReplayWebhookRequest, opts ...grpc.CallOption) (*ReplayWebhookResponse, error)
+	// Makes another secret. The old one signs as well for a day. Idempotent by request_id. Role: finance.
+	RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error)
 }
 
 type supportServiceClient struct {
@@ -89,6 +116,95 @@ func (c *supportServiceClient) ListVouchers(ctx context.Context, in *ListVoucher
 	return out, nil
 }
 
+func (c *supportServiceClient) GetDropReport(ctx context.Context, in *GetDropReportRequest, opts ...grpc.CallOption) (*GetDropReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetDropReportResponse)
+	err := c.cc.Invoke(ctx, SupportService_GetDropReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) FindPurchases(ctx context.Context, in *FindPurchasesRequest, opts ...grpc.CallOption) (*FindPurchasesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindPurchasesResponse)
+	err := c.cc.Invoke(ctx, SupportService_FindPurchases_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) WatchPurchaseEvents(ctx context.Context, in *WatchPurchaseEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPurchaseEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SupportService_ServiceDesc.Streams[0], SupportService_WatchPurchaseEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchPurchaseEventsRequest, WatchPurchaseEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SupportService_WatchPurchaseEventsClient = grpc.ServerStreamingClient[WatchPurchaseEventsResponse]
+
+func (c *supportServiceClient) CreateWebhook(ctx context.Context, in *CreateWebhookRequest, opts ...grpc.CallOption) (*CreateWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateWebhookResponse)
+	err := c.cc.Invoke(ctx, SupportService_CreateWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWebhooksResponse)
+	err := c.cc.Invoke(ctx, SupportService_ListWebhooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) DeleteWebhook(ctx context.Context, in *DeleteWebhookRequest, opts ...grpc.CallOption) (*DeleteWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteWebhookResponse)
+	err := c.cc.Invoke(ctx, SupportService_DeleteWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) ReplayWebhook(ctx context.Context, in *ReplayWebhookRequest, opts ...grpc.CallOption) (*ReplayWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayWebhookResponse)
+	err := c.cc.Invoke(ctx, SupportService_ReplayWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *supportServiceClient) RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateWebhookSecretResponse)
+	err := c.cc.Invoke(ctx, SupportService_RotateWebhookSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SupportServiceServer is the server API for SupportService service.
 // All implementations must embed UnimplementedSupportServiceServer
 // for forward compatibility.
@@ -103,6 +219,25 @@ type SupportServiceServer interface {
 	ListRefunds(context.Context, *ListRefundsRequest) (*ListRefundsResponse, error)
 	// Vouchers with what is left on them, newest first; never their texts. Role: finance.
 	ListVouchers(context.Context, *ListVouchersRequest) (*ListVouchersResponse, error)
+	// What a drop came to: offers, purchases and money, the purchases' own sums beside the ledger's. Roles: finance,
+	// producer, community manager.
+	GetDropReport(context.Context, *GetDropReportRequest) (*GetDropReportResponse, error)
+	// Purchases by what support knows of them, latest first. Roles: finance, community manager.
+	FindPurchases(context.Context, *FindPurchasesRequest) (*FindPurchasesResponse, error)
+	// Every change of every purchase, in the order of their commit: what VerifierService.WatchEvents tells, for whoever
+	// comes through a router. Resumable, at least once. Roles: finance, service.
+	WatchPurchaseEvents(*WatchPurchaseEventsRequest, grpc.ServerStreamingServer[WatchPurchaseEventsResponse]) error
+	// Has changes of purchases posted to a URL from now on, as Standard Webhooks: each at least once and in their order.
+	// Idempotent by request_id. Role: finance.
+	CreateWebhook(context.Context, *CreateWebhookRequest) (*CreateWebhookResponse, error)
+	// All webhooks and how they do, oldest first. Role: finance.
+	ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error)
+	// Forgets a webhook. Role: finance.
+	DeleteWebhook(context.Context, *DeleteWebhookRequest) (*DeleteWebhookResponse, error)
+	// Tells events again from a cursor, or goes on at once where a failing or disabled webhook stopped. Role: finance.
+	ReplayWebhook(context.Context, *ReplayWebhookRequest) (*ReplayWebhookResponse, error)
+	// Makes another secret. The old one signs as well for a day. Idempotent by request_id. Role: finance.
+	RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error)
 	mustEmbedUnimplementedSupportServiceServer()
 }
 
@@ -124,6 +259,30 @@ func (UnimplementedSupportServiceServer) ListRefunds(context.Context, *ListRefun
 }
 func (UnimplementedSupportServiceServer) ListVouchers(context.Context, *ListVouchersRequest) (*ListVouchersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListVouchers not implemented")
+}
+func (UnimplementedSupportServiceServer) GetDropReport(context.Context, *GetDropReportRequest) (*GetDropReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDropReport not implemented")
+}
+func (UnimplementedSupportServiceServer) FindPurchases(context.Context, *FindPurchasesRequest) (*FindPurchasesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindPurchases not implemented")
+}
+func (UnimplementedSupportServiceServer) WatchPurchaseEvents(*WatchPurchaseEventsRequest, grpc.ServerStreamingServer[WatchPurchaseEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPurchaseEvents not implemented")
+}
+func (UnimplementedSupportServiceServer) CreateWebhook(context.Context, *CreateWebhookRequest) (*CreateWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateWebhook not implemented")
+}
+func (UnimplementedSupportServiceServer) ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWebhooks not implemented")
+}
+func (UnimplementedSupportServiceServer) DeleteWebhook(context.Context, *DeleteWebhookRequest) (*DeleteWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteWebhook not implemented")
+}
+func (UnimplementedSupportServiceServer) ReplayWebhook(context.Context, *ReplayWebhookRequest) (*ReplayWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayWebhook not implemented")
+}
+func (UnimplementedSupportServiceServer) RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateWebhookSecret not implemented")
 }
 func (UnimplementedSupportServiceServer) mustEmbedUnimplementedSupportServiceServer() {}
 func (UnimplementedSupportServiceServer) testEmbeddedByValue()                        {}
@@ -218,6 +377,143 @@ func _SupportService_ListVouchers_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SupportService_GetDropReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDropReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).GetDropReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_GetDropReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).GetDropReport(ctx, req.(*GetDropReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_FindPurchases_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindPurchasesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).FindPurchases(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_FindPurchases_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).FindPurchases(ctx, req.(*FindPurchasesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_WatchPurchaseEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchPurchaseEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SupportServiceServer).WatchPurchaseEvents(m, &grpc.GenericServerStream[WatchPurchaseEventsRequest, WatchPurchaseEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SupportService_WatchPurchaseEventsServer = grpc.ServerStreamingServer[WatchPurchaseEventsResponse]
+
+func _SupportService_CreateWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).CreateWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_CreateWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).CreateWebhook(ctx, req.(*CreateWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_ListWebhooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWebhooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).ListWebhooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_ListWebhooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).ListWebhooks(ctx, req.(*ListWebhooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_DeleteWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).DeleteWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_DeleteWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).DeleteWebhook(ctx, req.(*DeleteWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_ReplayWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).ReplayWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_ReplayWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).ReplayWebhook(ctx, req.(*ReplayWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SupportService_RotateWebhookSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateWebhookSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SupportServiceServer).RotateWebhookSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SupportService_RotateWebhookSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SupportServiceServer).RotateWebhookSecret(ctx, req.(*RotateWebhookSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SupportService_ServiceDesc is the grpc.ServiceDesc for SupportService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -241,7 +537,41 @@ var SupportService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListVouchers",
 			Handler:    _SupportService_ListVouchers_Handler,
 		},
+		{
+			MethodName: "GetDropReport",
+			Handler:    _SupportService_GetDropReport_Handler,
+		},
+		{
+			MethodName: "FindPurchases",
+			Handler:    _SupportService_FindPurchases_Handler,
+		},
+		{
+			MethodName: "CreateWebhook",
+			Handler:    _SupportService_CreateWebhook_Handler,
+		},
+		{
+			MethodName: "ListWebhooks",
+			Handler:    _SupportService_ListWebhooks_Handler,
+		},
+		{
+			MethodName: "DeleteWebhook",
+			Handler:    _SupportService_DeleteWebhook_Handler,
+		},
+		{
+			MethodName: "ReplayWebhook",
+			Handler:    _SupportService_ReplayWebhook_Handler,
+		},
+		{
+			MethodName: "RotateWebhookSecret",
+			Handler:    _SupportService_RotateWebhookSecret_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchPurchaseEvents",
+			Handler:       _SupportService_WatchPurchaseEvents_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "rimlight/verifier/v1/support_service.proto",
 }

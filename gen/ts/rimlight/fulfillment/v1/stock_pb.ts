@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/stock.proto.
  */
 export const file_rimlight_fulfillment_v1_stock: GenFile = /*@__PURE__*/
-  fileDesc("CiNyaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9jay5wcm90bxIXcmltbGlnaHQuZnVsZmlsbG1lbnQudjEiWwoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg8KB3NlcmlhbHMYBSADKA0izgEKEFF1YXJhbnRpbmVkTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg0KBXVuaXRzGAUgASgNEjMKD3F1YXJhbnRpbmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPY2xhaW1zX2VuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJtCgpTdG9ja0xldmVsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0SDAoEZnJlZRgDIAEoDRIOCgZsZWFzZWQYBCABKA0SEwoLcXVhcmFudGluZWQYBSABKA0SDAoEc29sZBgGIAEoDSpxCglTdG9ja0tpbmQSGgoWU1RPQ0tfS0lORF9VTlNQRUNJRklFRBAAEhcKE1NUT0NLX0tJTkRfUkVVU0FCTEUQARIXChNTVE9DS19LSU5EX1BIWVNJQ0FMEAISFgoSU1RPQ0tfS0lORF9ESUdJVEFMEANCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiNyaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9jay5wcm90bxIXcmltbGlnaHQuZnVsZmlsbG1lbnQudjEiWwoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg8KB3NlcmlhbHMYBSADKA0izgEKEFF1YXJhbnRpbmVkTGVhc2USEAoIbGVhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIPCgdub2RlX2lkGAMgASgJEg0KBWVwb2NoGAQgASgDEg0KBXVuaXRzGAUgASgNEjMKD3F1YXJhbnRpbmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPY2xhaW1zX2VuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ9CgpTdG9ja0xldmVsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0SDAoEZnJlZRgDIAEoDRIOCgZsZWFzZWQYBCABKA0SEwoLcXVhcmFudGluZWQYBSABKA0SDAoEc29sZBgGIAEoDRIOCgZvZmZlcnMYByABKAMqcQoJU3RvY2tLaW5kEhoKFlNUT0NLX0tJTkRfVU5TUEVDSUZJRUQQABIXChNTVE9DS19LSU5EX1JFVVNBQkxFEAESFwoTU1RPQ0tfS0lORF9QSFlTSUNBTBACEhYKElNUT0NLX0tJTkRfRElHSVRBTBADQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * Some serials of one drop, lent to one node. Immutable: more stock is another lease, and ids are never reused.
@@ -173,6 +173,13 @@ export type StockLevel = Message<"rimlight.fulfillment.v1.StockLevel"> & {
    * @generated from field: uint32 sold = 6;
    */
   sold: number;
+
+  /**
+   * Offers that nodes made of it, as far as they have told: a node that died took its last second's with it.
+   *
+   * @generated from field: int64 offers = 7;
+   */
+  offers: bigint;
 };
 
 /**

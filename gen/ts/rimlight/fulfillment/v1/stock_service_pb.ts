@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/stock_service.proto.
  */
 export const file_rimlight_fulfillment_v1_stock_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKWAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCSJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSKiAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCSIoCgZSZWNhbGwSDwoHZHJvcF9pZBgBIAEoCRINCgV1bml0cxgCIAEoDSKVAgoRSGVhcnRiZWF0UmVzcG9uc2USLwoHbWlzc2luZxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEjAKB3JlY2FsbHMYAiADKAsyHy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWNhbGwSGQoRc29sZF9vdXRfZHJvcF9pZHMYAyADKAkSGgoSYXZhaWxhYmxlX2Ryb3BfaWRzGAQgAygJEisKBGtleXMYBSADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EioKB25leHRfaW4YBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFZXBvY2gYByABKAMiUAoJVW5pdENsYWltEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAkSDgoGc2VyaWFsGAMgASgNEhAKCGxlYXNlX2lkGAQgASgJIkgKElNldHRsZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iSwoMU2V0dGxlUmVzdWx0Eg8KB3NldHRsZWQYASABKAgSKgoGcmVhc29uGAIgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbiJNChNTZXR0bGVVbml0c1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVSZXN1bHQiSQoTUmVsZWFzZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iJQoUUmVsZWFzZVVuaXRzUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRQocTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJzCh1MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZRI5CgZsZWFzZXMYASADKAsyKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5RdWFyYW50aW5lZExlYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9ChFDbG9zZUxlYXNlUmVxdWVzdBIQCghsZWFzZV9pZBgBIAEoCRIWCg5qb3VybmFsX3NlYWxlZBgCIAEoCCIjChJDbG9zZUxlYXNlUmVzcG9uc2USDQoFZnJlZWQYASABKA0iPAoTTGlzdE5vZGVLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChRMaXN0Tm9kZUtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyhQgKDFN0b2NrU2VydmljZRJkCghKb2luTm9kZRIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVzcG9uc2UiA5ACAhJqCgpHcmFudExlYXNlEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HcmFudExlYXNlUmVzcG9uc2UiA5ACAhJtCgtSZXR1cm5Vbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVzcG9uc2UiA5ACAhJnCglIZWFydGJlYXQSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWFydGJlYXRSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVzcG9uc2UiA5ACAhJtCgtTZXR0bGVVbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVzcG9uc2UiA5ACAhJwCgxSZWxlYXNlVW5pdHMSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWxlYXNlVW5pdHNSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVzcG9uc2UiA5ACAhKLAQoVTGlzdFF1YXJhbnRpbmVkTGVhc2VzEjUucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBo2LnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RRdWFyYW50aW5lZExlYXNlc1Jlc3BvbnNlIgOQAgESagoKQ2xvc2VMZWFzZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNsb3NlTGVhc2VSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2xvc2VMZWFzZVJlc3BvbnNlIgOQAgIScAoMTGlzdE5vZGVLZXlzEiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE5vZGVLZXlzUmVxdWVzdBotLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3ROb2RlS2V5c1Jlc3BvbnNlIgOQAgFCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKWAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCSJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSLXAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCRIzCgZvZmZlcnMYByADKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlcnNNYWRlIi0KCk9mZmVyc01hZGUSDwoHZHJvcF9pZBgBIAEoCRIOCgZvZmZlcnMYAiABKAMiKAoGUmVjYWxsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0ilQIKEUhlYXJ0YmVhdFJlc3BvbnNlEi8KB21pc3NpbmcYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZRIwCgdyZWNhbGxzGAIgAygLMh8ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVjYWxsEhkKEXNvbGRfb3V0X2Ryb3BfaWRzGAMgAygJEhoKEmF2YWlsYWJsZV9kcm9wX2lkcxgEIAMoCRIrCgRrZXlzGAUgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIqCgduZXh0X2luGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWVwb2NoGAcgASgDIlAKCVVuaXRDbGFpbRIQCgh0b2tlbl9pZBgBIAEoDBIPCgdkcm9wX2lkGAIgASgJEg4KBnNlcmlhbBgDIAEoDRIQCghsZWFzZV9pZBgEIAEoCSJIChJTZXR0bGVVbml0c1JlcXVlc3QSMgoGY2xhaW1zGAEgAygLMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuVW5pdENsYWltIksKDFNldHRsZVJlc3VsdBIPCgdzZXR0bGVkGAEgASgIEioKBnJlYXNvbhgCIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24iTQoTU2V0dGxlVW5pdHNSZXNwb25zZRI2CgdyZXN1bHRzGAEgAygLMiUucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU2V0dGxlUmVzdWx0IkkKE1JlbGVhc2VVbml0c1JlcXVlc3QSMgoGY2xhaW1zGAEgAygLMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuVW5pdENsYWltIiUKFFJlbGVhc2VVbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkUKHExpc3RRdWFyYW50aW5lZExlYXNlc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkicwodTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVzcG9uc2USOQoGbGVhc2VzGAEgAygLMikucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUXVhcmFudGluZWRMZWFzZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiPQoRQ2xvc2VMZWFzZVJlcXVlc3QSEAoIbGVhc2VfaWQYASABKAkSFgoOam91cm5hbF9zZWFsZWQYAiABKAgiIwoSQ2xvc2VMZWFzZVJlc3BvbnNlEg0KBWZyZWVkGAEgASgNIjwKE0xpc3ROb2RlS2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiXAoUTGlzdE5vZGVLZXlzUmVzcG9uc2USKwoEa2V5cxgBIAMoCzIdLnJpbWxpZ2h0Lm9mZmVyLnYxLlNpZ25pbmdLZXkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMoUICgxTdG9ja1NlcnZpY2USZAoISm9pbk5vZGUSKC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Kb2luTm9kZVJlcXVlc3QaKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Kb2luTm9kZVJlc3BvbnNlIgOQAgISagoKR3JhbnRMZWFzZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdyYW50TGVhc2VSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlc3BvbnNlIgOQAgISbQoLUmV0dXJuVW5pdHMSKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXR1cm5Vbml0c1JlcXVlc3QaLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXR1cm5Vbml0c1Jlc3BvbnNlIgOQAgISZwoJSGVhcnRiZWF0EikucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVxdWVzdBoqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkhlYXJ0YmVhdFJlc3BvbnNlIgOQAgISbQoLU2V0dGxlVW5pdHMSKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVVbml0c1JlcXVlc3QaLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVVbml0c1Jlc3BvbnNlIgOQAgIScAoMUmVsZWFzZVVuaXRzEiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVxdWVzdBotLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlbGVhc2VVbml0c1Jlc3BvbnNlIgOQAgISiwEKFUxpc3RRdWFyYW50aW5lZExlYXNlcxI1LnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RRdWFyYW50aW5lZExlYXNlc1JlcXVlc3QaNi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZSIDkAIBEmoKCkNsb3NlTGVhc2USKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DbG9zZUxlYXNlUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNsb3NlTGVhc2VSZXNwb25zZSIDkAICEnAKDExpc3ROb2RlS2V5cxIsLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3ROb2RlS2V5c1JlcXVlc3QaLS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0Tm9kZUtleXNSZXNwb25zZSIDkAIBQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
 
 /**
  * The request of JoinNode.
@@ -340,6 +340,13 @@ export type HeartbeatRequest = Message<"rimlight.fulfillment.v1.HeartbeatRequest
    * @generated from field: string boot_id = 6;
    */
   bootId: string;
+
+  /**
+   * What changed of the offers that this process life made.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.OffersMade offers = 7;
+   */
+  offers: OffersMade[];
 };
 
 /**
@@ -348,6 +355,35 @@ export type HeartbeatRequest = Message<"rimlight.fulfillment.v1.HeartbeatRequest
  */
 export const HeartbeatRequestSchema: GenMessage<HeartbeatRequest> = /*@__PURE__*/
   messageDesc(file_rimlight_fulfillment_v1_stock_service, 7);
+
+/**
+ * How many offers a node made of one drop.
+ *
+ * @generated from message rimlight.fulfillment.v1.OffersMade
+ */
+export type OffersMade = Message<"rimlight.fulfillment.v1.OffersMade"> & {
+  /**
+   * The drop. UUID.
+   *
+   * @generated from field: string drop_id = 1;
+   */
+  dropId: string;
+
+  /**
+   * Answers with an offer since the process began, so that a lost or repeated heartbeat changes nothing. A viewer's
+   * repeated request counts again.
+   *
+   * @generated from field: int64 offers = 2;
+   */
+  offers: bigint;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.OffersMade.
+ * Use `create(OffersMadeSchema)` to create a new message.
+ */
+export const OffersMadeSchema: GenMessage<OffersMade> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 8);
 
 /**
  * A wish, not an order: fulfillment takes nothing back by itself.
@@ -375,7 +411,7 @@ export type Recall = Message<"rimlight.fulfillment.v1.Recall"> & {
  * Use `create(RecallSchema)` to create a new message.
  */
 export const RecallSchema: GenMessage<Recall> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 8);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 9);
 
 /**
  * The response of Heartbeat.
@@ -438,7 +474,7 @@ export type HeartbeatResponse = Message<"rimlight.fulfillment.v1.HeartbeatRespon
  * Use `create(HeartbeatResponseSchema)` to create a new message.
  */
 export const HeartbeatResponseSchema: GenMessage<HeartbeatResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 9);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 10);
 
 /**
  * One purchase's claim on a unit.
@@ -480,7 +516,7 @@ export type UnitClaim = Message<"rimlight.fulfillment.v1.UnitClaim"> & {
  * Use `create(UnitClaimSchema)` to create a new message.
  */
 export const UnitClaimSchema: GenMessage<UnitClaim> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 10);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 11);
 
 /**
  * The request of SettleUnits.
@@ -501,7 +537,7 @@ export type SettleUnitsRequest = Message<"rimlight.fulfillment.v1.SettleUnitsReq
  * Use `create(SettleUnitsRequestSchema)` to create a new message.
  */
 export const SettleUnitsRequestSchema: GenMessage<SettleUnitsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 11);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 12);
 
 /**
  * One claim's answer.
@@ -529,7 +565,7 @@ export type SettleResult = Message<"rimlight.fulfillment.v1.SettleResult"> & {
  * Use `create(SettleResultSchema)` to create a new message.
  */
 export const SettleResultSchema: GenMessage<SettleResult> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 12);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 13);
 
 /**
  * The response of SettleUnits.
@@ -550,7 +586,7 @@ export type SettleUnitsResponse = Message<"rimlight.fulfillment.v1.SettleUnitsRe
  * Use `create(SettleUnitsResponseSchema)` to create a new message.
  */
 export const SettleUnitsResponseSchema: GenMessage<SettleUnitsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 13);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 14);
 
 /**
  * The request of ReleaseUnits.
@@ -571,7 +607,7 @@ export type ReleaseUnitsRequest = Message<"rimlight.fulfillment.v1.ReleaseUnitsR
  * Use `create(ReleaseUnitsRequestSchema)` to create a new message.
  */
 export const ReleaseUnitsRequestSchema: GenMessage<ReleaseUnitsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 14);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 15);
 
 /**
  * The response of ReleaseUnits.
@@ -592,7 +628,7 @@ export type ReleaseUnitsResponse = Message<"rimlight.fulfillment.v1.ReleaseUnits
  * Use `create(ReleaseUnitsResponseSchema)` to create a new message.
  */
 export const ReleaseUnitsResponseSchema: GenMessage<ReleaseUnitsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 15);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 16);
 
 /**
  * The request of ListQuarantinedLeases.
@@ -620,7 +656,7 @@ export type ListQuarantinedLeasesRequest = Message<"rimlight.fulfillment.v1.List
  * Use `create(ListQuarantinedLeasesRequestSchema)` to create a new message.
  */
 export const ListQuarantinedLeasesRequestSchema: GenMessage<ListQuarantinedLeasesRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 16);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 17);
 
 /**
  * The response of ListQuarantinedLeases.
@@ -648,7 +684,7 @@ export type ListQuarantinedLeasesResponse = Message<"rimlight.fulfillment.v1.Lis
  * Use `create(ListQuarantinedLeasesResponseSchema)` to create a new message.
  */
 export const ListQuarantinedLeasesResponseSchema: GenMessage<ListQuarantinedLeasesResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 17);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 18);
 
 /**
  * The request of CloseLease.
@@ -676,7 +712,7 @@ export type CloseLeaseRequest = Message<"rimlight.fulfillment.v1.CloseLeaseReque
  * Use `create(CloseLeaseRequestSchema)` to create a new message.
  */
 export const CloseLeaseRequestSchema: GenMessage<CloseLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 18);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 19);
 
 /**
  * The response of CloseLease.
@@ -697,7 +733,7 @@ export type CloseLeaseResponse = Message<"rimlight.fulfillment.v1.CloseLeaseResp
  * Use `create(CloseLeaseResponseSchema)` to create a new message.
  */
 export const CloseLeaseResponseSchema: GenMessage<CloseLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 19);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 20);
 
 /**
  * The request of ListNodeKeys.
@@ -725,7 +761,7 @@ export type ListNodeKeysRequest = Message<"rimlight.fulfillment.v1.ListNodeKeysR
  * Use `create(ListNodeKeysRequestSchema)` to create a new message.
  */
 export const ListNodeKeysRequestSchema: GenMessage<ListNodeKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 20);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 21);
 
 /**
  * The response of ListNodeKeys.
@@ -753,7 +789,7 @@ export type ListNodeKeysResponse = Message<"rimlight.fulfillment.v1.ListNodeKeys
  * Use `create(ListNodeKeysResponseSchema)` to create a new message.
  */
 export const ListNodeKeysResponseSchema: GenMessage<ListNodeKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_stock_service, 21);
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 22);
 
 /**
  * The escrow of serial-numbered stock: docs/settlement.md, section 2. Called by nodes and the verifier only (role: service).

@@ -10,7 +10,7 @@ import type { Reason } from "../../errors/v1/reason_pb.js";
 import { file_rimlight_errors_v1_reason } from "../../errors/v1/reason_pb.js";
 import type { Money } from "../../offer/v1/money_pb.js";
 import { file_rimlight_offer_v1_money } from "../../offer/v1/money_pb.js";
-import type { Voucher } from "../../offer/v1/purchase_pb.js";
+import type { Purchase, PurchaseState, Voucher } from "../../offer/v1/purchase_pb.js";
 import { file_rimlight_offer_v1_purchase } from "../../offer/v1/purchase_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/verifier/v1/support_service.proto.
  */
 export const file_rimlight_verifier_v1_support_service: GenFile = /*@__PURE__*/
-  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIkkKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIp0CCg1Ecm9wUHVyY2hhc2VzEg8KB2Ryb3BfaWQYASABKAkSEAoIcmVjZWl2ZWQYAiABKA0SDAoEb3BlbhgDIAEoDRIRCglkZWxpdmVyZWQYBCABKA0SEAoIdm91Y2hlcnMYBSABKA0SDwoHcmVmdXNlZBgGIAEoDRISCgp1bml0c19oZWxkGAcgASgNEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAggASgDEhIKCmR1cGxpY2F0ZXMYCSABKA0SEgoKY2hhbm5lbF9pZBgKIAEoCRIQCghyZWZ1bmRlZBgLIAEoDRIbChNjaGFyZ2VkX21pbm9yX3VuaXRzGAwgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGA0gASgDIogBCg9Ob2RlUmVkZW1wdGlvbnMSDwoHbm9kZV9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoDRIPCgdob2xkaW5nGAMgASgNEgwKBG9wZW4YBCABKA0SDgoGZGVuaWVkGAUgASgNEhAKCHJlbGVhc2VkGAYgASgNEhEKCXJlZHVuZGFudBgHIAEoDSLbAQoOQ2hhbm5lbEJhbGFuY2USEgoKY2hhbm5lbF9pZBgBIAEoCRIVCg1jdXJyZW5jeV9jb2RlGAIgASgJEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAMgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGAQgASgDEiIKGnZvdWNoZXJfaXNzdWVkX21pbm9yX3VuaXRzGAUgASgDEiEKGXZvdWNoZXJfc3BlbnRfbWlub3JfdW5pdHMYBiABKAMSGwoTcmV2ZW51ZV9taW5vcl91bml0cxgHIAEoAyJgCg5Wb3VjaGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhgKEG9wZW5fbWlub3JfdW5pdHMYAiABKAMSHQoVbGlhYmlsaXR5X21pbm9yX3VuaXRzGAMgASgDIlUKDkFjY291bnRCYWxhbmNlEg8KB2FjY291bnQYASABKAkSFQoNY3VycmVuY3lfY29kZRgCIAEoCRIbChNiYWxhbmNlX21pbm9yX3VuaXRzGAMgASgDImIKD1Byb3ZpZGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhoKEmxlZGdlcl9taW5vcl91bml0cxgCIAEoAxIcChRwcm92aWRlcl9taW5vcl91bml0cxgDIAEoAyLDAwoQR2V0QXVkaXRSZXNwb25zZRIyCgVkcm9wcxgBIAMoCzIjLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRyb3BQdXJjaGFzZXMSNgoIYWNjb3VudHMYAiADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5BY2NvdW50QmFsYW5jZRI3Cghwcm92aWRlchgDIAMoCzIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByb3ZpZGVyQmFsYW5jZRIfChd1bmJhbGFuY2VkX3RyYW5zYWN0aW9ucxgEIAEoDRIXCg9kb3VibGVfY2FwdHVyZXMYBSABKA0SEQoJam9ic19vcGVuGAYgASgNEjQKBW5vZGVzGAcgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuTm9kZVJlZGVtcHRpb25zEjYKCGNoYW5uZWxzGAggAygLMiQucmltbGlnaHQudmVyaWZpZXIudjEuQ2hhbm5lbEJhbGFuY2USNgoIdm91Y2hlcnMYCSADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YCiABKAkikAIKBlJlZnVuZBIRCglyZWZ1bmRfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEjAKBXN0YXRlGAUgASgOMiEucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kU3RhdGUSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW1ha2VfZ29vZBgIIAEoCCKLAQoVUmVmdW5kUHVyY2hhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEg8KB2RyeV9ydW4YBSABKAgioAEKFlJlZnVuZFB1cmNoYXNlUmVzcG9uc2USLAoGcmVmdW5kGAEgASgLMhwucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kEioKCGNhcHR1cmVkGAIgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSLAoKcmVmdW5kYWJsZRgDIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5IlAKEkxpc3RSZWZ1bmRzUmVxdWVzdBITCgtwdXJjaGFzZV9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJdChNMaXN0UmVmdW5kc1Jlc3BvbnNlEi0KB3JlZnVuZHMYASADKAsyHC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIv8BCg1Wb3VjaGVyUmVjb3JkEisKB3ZvdWNoZXIYASABKAsyGi5yaW1saWdodC5vZmZlci52MS5Wb3VjaGVyEhMKC3B1cmNoYXNlX2lkGAIgASgJEhIKCmNoYW5uZWxfaWQYAyABKAkSKgoGcmVhc29uGAQgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhIuCgppc3N1ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCglyZW1haW5pbmcYBiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIPCgd1c2VkX2J5GAcgAygJIngKE0xpc3RWb3VjaGVyc1JlcXVlc3QSEgoKdm91Y2hlcl9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIRCglvcGVuX29ubHkYAyABKAgSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkiZgoUTGlzdFZvdWNoZXJzUmVzcG9uc2USNQoIdm91Y2hlcnMYASADKAsyIy5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyUmVjb3JkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSp1CgtSZWZ1bmRTdGF0ZRIcChhSRUZVTkRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRSRUZVTkRfU1RBVEVfUEVORElORxABEhUKEVJFRlVORF9TVEFURV9ET05FEAISFwoTUkVGVU5EX1NUQVRFX0ZBSUxFRBADMrcDCg5TdXBwb3J0U2VydmljZRJeCghHZXRBdWRpdBIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldEF1ZGl0UmVxdWVzdBomLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldEF1ZGl0UmVzcG9uc2UiA5ACARJwCg5SZWZ1bmRQdXJjaGFzZRIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZFB1cmNoYXNlUmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZFB1cmNoYXNlUmVzcG9uc2UiA5ACAhJnCgtMaXN0UmVmdW5kcxIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RSZWZ1bmRzUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RSZWZ1bmRzUmVzcG9uc2UiA5ACARJqCgxMaXN0Vm91Y2hlcnMSKS5yaW1saWdodC52ZXJpZmllci52MS5MaXN0Vm91Y2hlcnNSZXF1ZXN0GioucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFZvdWNoZXJzUmVzcG9uc2UiA5ACAUJFWkNnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC92ZXJpZmllci92MTt2ZXJpZmllcnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
+  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIkkKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIp0CCg1Ecm9wUHVyY2hhc2VzEg8KB2Ryb3BfaWQYASABKAkSEAoIcmVjZWl2ZWQYAiABKA0SDAoEb3BlbhgDIAEoDRIRCglkZWxpdmVyZWQYBCABKA0SEAoIdm91Y2hlcnMYBSABKA0SDwoHcmVmdXNlZBgGIAEoDRISCgp1bml0c19oZWxkGAcgASgNEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAggASgDEhIKCmR1cGxpY2F0ZXMYCSABKA0SEgoKY2hhbm5lbF9pZBgKIAEoCRIQCghyZWZ1bmRlZBgLIAEoDRIbChNjaGFyZ2VkX21pbm9yX3VuaXRzGAwgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGA0gASgDIogBCg9Ob2RlUmVkZW1wdGlvbnMSDwoHbm9kZV9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoDRIPCgdob2xkaW5nGAMgASgNEgwKBG9wZW4YBCABKA0SDgoGZGVuaWVkGAUgASgNEhAKCHJlbGVhc2VkGAYgASgNEhEKCXJlZHVuZGFudBgHIAEoDSLbAQoOQ2hhbm5lbEJhbGFuY2USEgoKY2hhbm5lbF9pZBgBIAEoCRIVCg1jdXJyZW5jeV9jb2RlGAIgASgJEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAMgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGAQgASgDEiIKGnZvdWNoZXJfaXNzdWVkX21pbm9yX3VuaXRzGAUgASgDEiEKGXZvdWNoZXJfc3BlbnRfbWlub3JfdW5pdHMYBiABKAMSGwoTcmV2ZW51ZV9taW5vcl91bml0cxgHIAEoAyJgCg5Wb3VjaGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhgKEG9wZW5fbWlub3JfdW5pdHMYAiABKAMSHQoVbGlhYmlsaXR5X21pbm9yX3VuaXRzGAMgASgDIlUKDkFjY291bnRCYWxhbmNlEg8KB2FjY291bnQYASABKAkSFQoNY3VycmVuY3lfY29kZRgCIAEoCRIbChNiYWxhbmNlX21pbm9yX3VuaXRzGAMgASgDImIKD1Byb3ZpZGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhoKEmxlZGdlcl9taW5vcl91bml0cxgCIAEoAxIcChRwcm92aWRlcl9taW5vcl91bml0cxgDIAEoAyLDAwoQR2V0QXVkaXRSZXNwb25zZRIyCgVkcm9wcxgBIAMoCzIjLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRyb3BQdXJjaGFzZXMSNgoIYWNjb3VudHMYAiADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5BY2NvdW50QmFsYW5jZRI3Cghwcm92aWRlchgDIAMoCzIlLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlByb3ZpZGVyQmFsYW5jZRIfChd1bmJhbGFuY2VkX3RyYW5zYWN0aW9ucxgEIAEoDRIXCg9kb3VibGVfY2FwdHVyZXMYBSABKA0SEQoJam9ic19vcGVuGAYgASgNEjQKBW5vZGVzGAcgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuTm9kZVJlZGVtcHRpb25zEjYKCGNoYW5uZWxzGAggAygLMiQucmltbGlnaHQudmVyaWZpZXIudjEuQ2hhbm5lbEJhbGFuY2USNgoIdm91Y2hlcnMYCSADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YCiABKAkikAIKBlJlZnVuZBIRCglyZWZ1bmRfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEjAKBXN0YXRlGAUgASgOMiEucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kU3RhdGUSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW1ha2VfZ29vZBgIIAEoCCKLAQoVUmVmdW5kUHVyY2hhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSKAoGYW1vdW50GAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSDgoGcmVhc29uGAQgASgJEg8KB2RyeV9ydW4YBSABKAgioAEKFlJlZnVuZFB1cmNoYXNlUmVzcG9uc2USLAoGcmVmdW5kGAEgASgLMhwucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kEioKCGNhcHR1cmVkGAIgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSLAoKcmVmdW5kYWJsZRgDIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5IlAKEkxpc3RSZWZ1bmRzUmVxdWVzdBITCgtwdXJjaGFzZV9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJdChNMaXN0UmVmdW5kc1Jlc3BvbnNlEi0KB3JlZnVuZHMYASADKAsyHC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIv8BCg1Wb3VjaGVyUmVjb3JkEisKB3ZvdWNoZXIYASABKAsyGi5yaW1saWdodC5vZmZlci52MS5Wb3VjaGVyEhMKC3B1cmNoYXNlX2lkGAIgASgJEhIKCmNoYW5uZWxfaWQYAyABKAkSKgoGcmVhc29uGAQgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhIuCgppc3N1ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCglyZW1haW5pbmcYBiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIPCgd1c2VkX2J5GAcgAygJIngKE0xpc3RWb3VjaGVyc1JlcXVlc3QSEgoKdm91Y2hlcl9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIRCglvcGVuX29ubHkYAyABKAgSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkiZgoUTGlzdFZvdWNoZXJzUmVzcG9uc2USNQoIdm91Y2hlcnMYASADKAsyIy5yaW1saWdodC52ZXJpZmllci52MS5Wb3VjaGVyUmVjb3JkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSInChRHZXREcm9wUmVwb3J0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJIqcBCglEcm9wTW9uZXkSHAoUY2FwdHVyZWRfbWlub3JfdW5pdHMYASABKAMSHAoUcmVmdW5kZWRfbWlub3JfdW5pdHMYAiABKAMSIgoadm91Y2hlcl9pc3N1ZWRfbWlub3JfdW5pdHMYAyABKAMSIQoZdm91Y2hlcl9zcGVudF9taW5vcl91bml0cxgEIAEoAxIXCg9uZXRfbWlub3JfdW5pdHMYBSABKAMiowMKFUdldERyb3BSZXBvcnRSZXNwb25zZRIPCgdkcm9wX2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSDQoFZmluYWwYBCABKAgSDQoFdW5pdHMYBSABKA0SDgoGdW5zb2xkGAYgASgNEg8KB29mZmVyZWQYByABKAMSEAoIcmVkZWVtZWQYCCABKA0SDwoHc2V0dGxlZBgJIAEoDRIQCgh2b3VjaGVycxgKIAEoDRIPCgdyZWZ1c2VkGAsgASgNEhAKCHJlZnVuZGVkGAwgASgNEgwKBG9wZW4YDSABKA0SEAoIZGVjbGluZWQYDiABKA0SEwoLcHJpY2VfbG9ja3MYDyABKA0SFQoNY3VycmVuY3lfY29kZRgQIAEoCRIvCgZsZWRnZXIYESABKAsyHy5yaW1saWdodC52ZXJpZmllci52MS5Ecm9wTW9uZXkSMgoJcHVyY2hhc2VzGBIgASgLMh8ucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcE1vbmV5Eg4KBmFncmVlcxgTIAEoCCKJAgoURmluZFB1cmNoYXNlc1JlcXVlc3QSDwoHZHJvcF9pZBgBIAEoCRIvCgVzdGF0ZRgCIAEoDjIgLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlU3RhdGUSKgoGcmVhc29uGAMgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhIQCghvcmRlcl9pZBgEIAEoCRIaChJwdXJjaGFzZV9pZF9wcmVmaXgYBSABKAkSLgoKc2luY2VfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAcgASgFEhIKCnBhZ2VfdG9rZW4YCCABKAkiugMKDUZvdW5kUHVyY2hhc2USEwoLcHVyY2hhc2VfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIvCgVzdGF0ZRgDIAEoDjIgLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlU3RhdGUSKgoGcmVhc29uGAQgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbhInCgVwcmljZRgFIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5EikKB2NoYXJnZWQYBiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIqCghyZWZ1bmRlZBgHIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5Ei8KC2FjY2VwdF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghvcmRlcl9pZBgKIAEoCRISCgp2b3VjaGVyX2lkGAsgASgJEg8KB25vZGVfaWQYDCABKAkSDgoGc2VyaWFsGA0gASgNImgKFUZpbmRQdXJjaGFzZXNSZXNwb25zZRI2CglwdXJjaGFzZXMYASADKAsyIy5yaW1saWdodC52ZXJpZmllci52MS5Gb3VuZFB1cmNoYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIyChpXYXRjaFB1cmNoYXNlRXZlbnRzUmVxdWVzdBIUCgxhZnRlcl9jdXJzb3IYASABKAMiXQobV2F0Y2hQdXJjaGFzZUV2ZW50c1Jlc3BvbnNlEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyLZAgoHV2ViaG9vaxISCgp3ZWJob29rX2lkGAEgASgJEgsKA3VybBgCIAEoCRIwCgZzdGF0ZXMYAyADKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEjEKBXN0YXRlGAQgASgOMiIucmltbGlnaHQudmVyaWZpZXIudjEuV2ViaG9va1N0YXRlEg4KBmN1cnNvchgFIAEoAxIOCgZiZWhpbmQYBiABKAMSNgoSZmFpbGluZ19zaW5jZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAggASgJEi4KCnJldHJ5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJpChRDcmVhdGVXZWJob29rUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEgsKA3VybBgCIAEoCRIwCgZzdGF0ZXMYAyADKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlIlcKFUNyZWF0ZVdlYmhvb2tSZXNwb25zZRIuCgd3ZWJob29rGAEgASgLMh0ucmltbGlnaHQudmVyaWZpZXIudjEuV2ViaG9vaxIOCgZzZWNyZXQYAiABKAkiPAoTTGlzdFdlYmhvb2tzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJgChRMaXN0V2ViaG9va3NSZXNwb25zZRIvCgh3ZWJob29rcxgBIAMoCzIdLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIj4KFERlbGV0ZVdlYmhvb2tSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoKd2ViaG9va19pZBgCIAEoCSIXChVEZWxldGVXZWJob29rUmVzcG9uc2UiagoUUmVwbGF5V2ViaG9va1JlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRISCgp3ZWJob29rX2lkGAIgASgJEhkKDGFmdGVyX2N1cnNvchgDIAEoA0gAiAEBQg8KDV9hZnRlcl9jdXJzb3IiRwoVUmVwbGF5V2ViaG9va1Jlc3BvbnNlEi4KB3dlYmhvb2sYASABKAsyHS5yaW1saWdodC52ZXJpZmllci52MS5XZWJob29rIkQKGlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoKd2ViaG9va19pZBgCIAEoCSJdChtSb3RhdGVXZWJob29rU2VjcmV0UmVzcG9uc2USLgoHd2ViaG9vaxgBIAEoCzIdLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2sSDgoGc2VjcmV0GAIgASgJKnUKC1JlZnVuZFN0YXRlEhwKGFJFRlVORF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFFJFRlVORF9TVEFURV9QRU5ESU5HEAESFQoRUkVGVU5EX1NUQVRFX0RPTkUQAhIXChNSRUZVTkRfU1RBVEVfRkFJTEVEEAMqYwoMV2ViaG9va1N0YXRlEh0KGVdFQkhPT0tfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRXRUJIT09LX1NUQVRFX0FDVElWRRABEhoKFldFQkhPT0tfU1RBVEVfRElTQUJMRUQQAjLTCgoOU3VwcG9ydFNlcnZpY2USXgoIR2V0QXVkaXQSJS5yaW1saWdodC52ZXJpZmllci52MS5HZXRBdWRpdFJlcXVlc3QaJi5yaW1saWdodC52ZXJpZmllci52MS5HZXRBdWRpdFJlc3BvbnNlIgOQAgEScAoOUmVmdW5kUHVyY2hhc2USKy5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmRQdXJjaGFzZVJlcXVlc3QaLC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmRQdXJjaGFzZVJlc3BvbnNlIgOQAgISZwoLTGlzdFJlZnVuZHMSKC5yaW1saWdodC52ZXJpZmllci52MS5MaXN0UmVmdW5kc1JlcXVlc3QaKS5yaW1saWdodC52ZXJpZmllci52MS5MaXN0UmVmdW5kc1Jlc3BvbnNlIgOQAgESagoMTGlzdFZvdWNoZXJzEikucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFZvdWNoZXJzUmVxdWVzdBoqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RWb3VjaGVyc1Jlc3BvbnNlIgOQAgESbQoNR2V0RHJvcFJlcG9ydBIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldERyb3BSZXBvcnRSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuR2V0RHJvcFJlcG9ydFJlc3BvbnNlIgOQAgESbQoNRmluZFB1cmNoYXNlcxIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkZpbmRQdXJjaGFzZXNSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuRmluZFB1cmNoYXNlc1Jlc3BvbnNlIgOQAgESgQEKE1dhdGNoUHVyY2hhc2VFdmVudHMSMC5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlRXZlbnRzUmVxdWVzdBoxLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoUHVyY2hhc2VFdmVudHNSZXNwb25zZSIDkAIBMAESbQoNQ3JlYXRlV2ViaG9vaxIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNyZWF0ZVdlYmhvb2tSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuQ3JlYXRlV2ViaG9va1Jlc3BvbnNlIgOQAgISagoMTGlzdFdlYmhvb2tzEikucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFdlYmhvb2tzUmVxdWVzdBoqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RXZWJob29rc1Jlc3BvbnNlIgOQAgESbQoNRGVsZXRlV2ViaG9vaxIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRlbGV0ZVdlYmhvb2tSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuRGVsZXRlV2ViaG9va1Jlc3BvbnNlIgOQAgISbQoNUmVwbGF5V2ViaG9vaxIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlcGxheVdlYmhvb2tSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuUmVwbGF5V2ViaG9va1Jlc3BvbnNlIgOQAgISfwoTUm90YXRlV2ViaG9va1NlY3JldBIwLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0GjEucmltbGlnaHQudmVyaWZpZXIudjEuUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlIgOQAgJCRVpDZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvdmVyaWZpZXIvdjE7dmVyaWZpZXJ2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
 
 /**
  * The request of GetAudit.
@@ -833,6 +833,833 @@ export const ListVouchersResponseSchema: GenMessage<ListVouchersResponse> = /*@_
   messageDesc(file_rimlight_verifier_v1_support_service, 15);
 
 /**
+ * The request of GetDropReport.
+ *
+ * @generated from message rimlight.verifier.v1.GetDropReportRequest
+ */
+export type GetDropReportRequest = Message<"rimlight.verifier.v1.GetDropReportRequest"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 1;
+   */
+  dropId: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.GetDropReportRequest.
+ * Use `create(GetDropReportRequestSchema)` to create a new message.
+ */
+export const GetDropReportRequestSchema: GenMessage<GetDropReportRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 16);
+
+/**
+ * Money of one drop as one side has it, minor units.
+ *
+ * @generated from message rimlight.verifier.v1.DropMoney
+ */
+export type DropMoney = Message<"rimlight.verifier.v1.DropMoney"> & {
+  /**
+   * Taken by the provider.
+   *
+   * @generated from field: int64 captured_minor_units = 1;
+   */
+  capturedMinorUnits: bigint;
+
+  /**
+   * Given back through the provider.
+   *
+   * @generated from field: int64 refunded_minor_units = 2;
+   */
+  refundedMinorUnits: bigint;
+
+  /**
+   * Turned into stored value.
+   *
+   * @generated from field: int64 voucher_issued_minor_units = 3;
+   */
+  voucherIssuedMinorUnits: bigint;
+
+  /**
+   * Paid with stored value, and not returned to the voucher.
+   *
+   * @generated from field: int64 voucher_spent_minor_units = 4;
+   */
+  voucherSpentMinorUnits: bigint;
+
+  /**
+   * What the channel earned: captured - refunded - vouchers issued + vouchers spent.
+   *
+   * @generated from field: int64 net_minor_units = 5;
+   */
+  netMinorUnits: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.DropMoney.
+ * Use `create(DropMoneySchema)` to create a new message.
+ */
+export const DropMoneySchema: GenMessage<DropMoney> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 17);
+
+/**
+ * The response of GetDropReport.
+ *
+ * @generated from message rimlight.verifier.v1.GetDropReportResponse
+ */
+export type GetDropReportResponse = Message<"rimlight.verifier.v1.GetDropReportResponse"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 1;
+   */
+  dropId: string;
+
+  /**
+   * The channel.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * What viewers saw.
+   *
+   * @generated from field: string title = 3;
+   */
+  title: string;
+
+  /**
+   * SETTLED: nothing of this report changes any more, but for refunds by the shop.
+   *
+   * @generated from field: bool final = 4;
+   */
+  final: boolean;
+
+  /**
+   * Units for sale.
+   *
+   * @generated from field: uint32 units = 5;
+   */
+  units: number;
+
+  /**
+   * Units that no purchase holds.
+   *
+   * @generated from field: uint32 unsold = 6;
+   */
+  unsold: number;
+
+  /**
+   * Answers with an offer, as far as nodes have told; a repeated request counts again.
+   *
+   * @generated from field: int64 offered = 7;
+   */
+  offered: bigint;
+
+  /**
+   * Distinct purchases with a receipt: settled + vouchers + refused + refunded + open.
+   *
+   * @generated from field: uint32 redeemed = 8;
+   */
+  redeemed: number;
+
+  /**
+   * Paid and handed over.
+   *
+   * @generated from field: uint32 settled = 9;
+   */
+  settled: number;
+
+  /**
+   * Ended with a voucher.
+   *
+   * @generated from field: uint32 vouchers = 10;
+   */
+  vouchers: number;
+
+  /**
+   * Ended without voucher and money.
+   *
+   * @generated from field: uint32 refused = 11;
+   */
+  refused: number;
+
+  /**
+   * Could not be delivered and ended with the money given back. Refunds by the shop stay settled.
+   *
+   * @generated from field: uint32 refunded = 12;
+   */
+  refunded: number;
+
+  /**
+   * On their way.
+   *
+   * @generated from field: uint32 open = 13;
+   */
+  open: number;
+
+  /**
+   * Of the vouchers and refused: those whose payment was declined or not finished.
+   *
+   * @generated from field: uint32 declined = 14;
+   */
+  declined: number;
+
+  /**
+   * Of the vouchers: those that lock a price and are worth no money.
+   *
+   * @generated from field: uint32 price_locks = 15;
+   */
+  priceLocks: number;
+
+  /**
+   * ISO 4217. Empty without purchases.
+   *
+   * @generated from field: string currency_code = 16;
+   */
+  currencyCode: string;
+
+  /**
+   * The sums of the ledger's postings.
+   *
+   * @generated from field: rimlight.verifier.v1.DropMoney ledger = 17;
+   */
+  ledger?: DropMoney | undefined;
+
+  /**
+   * The sums of purchases, refunds and vouchers, read in the same instant.
+   *
+   * @generated from field: rimlight.verifier.v1.DropMoney purchases = 18;
+   */
+  purchases?: DropMoney | undefined;
+
+  /**
+   * Both are the same to the minor unit.
+   *
+   * @generated from field: bool agrees = 19;
+   */
+  agrees: boolean;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.GetDropReportResponse.
+ * Use `create(GetDropReportResponseSchema)` to create a new message.
+ */
+export const GetDropReportResponseSchema: GenMessage<GetDropReportResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 18);
+
+/**
+ * The request of FindPurchases. What is not given does not narrow.
+ *
+ * @generated from message rimlight.verifier.v1.FindPurchasesRequest
+ */
+export type FindPurchasesRequest = Message<"rimlight.verifier.v1.FindPurchasesRequest"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 1;
+   */
+  dropId: string;
+
+  /**
+   * The state.
+   *
+   * @generated from field: rimlight.offer.v1.PurchaseState state = 2;
+   */
+  state: PurchaseState;
+
+  /**
+   * Why it failed.
+   *
+   * @generated from field: rimlight.errors.v1.Reason reason = 3;
+   */
+  reason: Reason;
+
+  /**
+   * The order. UUID.
+   *
+   * @generated from field: string order_id = 4;
+   */
+  orderId: string;
+
+  /**
+   * How the purchase id begins: 4 to 32 hex digits.
+   *
+   * @generated from field: string purchase_id_prefix = 5;
+   */
+  purchaseIdPrefix: string;
+
+  /**
+   * Accepted then or later.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 6;
+   */
+  sinceTime?: Timestamp | undefined;
+
+  /**
+   * At most this many; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 7;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 8;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.FindPurchasesRequest.
+ * Use `create(FindPurchasesRequestSchema)` to create a new message.
+ */
+export const FindPurchasesRequestSchema: GenMessage<FindPurchasesRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 19);
+
+/**
+ * A purchase as support sees it: nothing that pays, unlocks or tells who bought.
+ *
+ * @generated from message rimlight.verifier.v1.FoundPurchase
+ */
+export type FoundPurchase = Message<"rimlight.verifier.v1.FoundPurchase"> & {
+  /**
+   * 32 hex digits.
+   *
+   * @generated from field: string purchase_id = 1;
+   */
+  purchaseId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 2;
+   */
+  dropId: string;
+
+  /**
+   * Where it is.
+   *
+   * @generated from field: rimlight.offer.v1.PurchaseState state = 3;
+   */
+  state: PurchaseState;
+
+  /**
+   * Why it failed.
+   *
+   * @generated from field: rimlight.errors.v1.Reason reason = 4;
+   */
+  reason: Reason;
+
+  /**
+   * The price.
+   *
+   * @generated from field: rimlight.offer.v1.Money price = 5;
+   */
+  price?: Money | undefined;
+
+  /**
+   * What the provider took or is asked to take.
+   *
+   * @generated from field: rimlight.offer.v1.Money charged = 6;
+   */
+  charged?: Money | undefined;
+
+  /**
+   * What the shop gave back.
+   *
+   * @generated from field: rimlight.offer.v1.Money refunded = 7;
+   */
+  refunded?: Money | undefined;
+
+  /**
+   * When a node accepted it.
+   *
+   * @generated from field: google.protobuf.Timestamp accept_time = 8;
+   */
+  acceptTime?: Timestamp | undefined;
+
+  /**
+   * When it came into this state.
+   *
+   * @generated from field: google.protobuf.Timestamp state_time = 9;
+   */
+  stateTime?: Timestamp | undefined;
+
+  /**
+   * UUID; empty before the money was taken.
+   *
+   * @generated from field: string order_id = 10;
+   */
+  orderId: string;
+
+  /**
+   * The voucher that makes it good; empty without.
+   *
+   * @generated from field: string voucher_id = 11;
+   */
+  voucherId: string;
+
+  /**
+   * The node that accepted it. UUID.
+   *
+   * @generated from field: string node_id = 12;
+   */
+  nodeId: string;
+
+  /**
+   * The unit.
+   *
+   * @generated from field: uint32 serial = 13;
+   */
+  serial: number;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.FoundPurchase.
+ * Use `create(FoundPurchaseSchema)` to create a new message.
+ */
+export const FoundPurchaseSchema: GenMessage<FoundPurchase> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 20);
+
+/**
+ * The response of FindPurchases.
+ *
+ * @generated from message rimlight.verifier.v1.FindPurchasesResponse
+ */
+export type FindPurchasesResponse = Message<"rimlight.verifier.v1.FindPurchasesResponse"> & {
+  /**
+   * Latest arrival first.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.FoundPurchase purchases = 1;
+   */
+  purchases: FoundPurchase[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.FindPurchasesResponse.
+ * Use `create(FindPurchasesResponseSchema)` to create a new message.
+ */
+export const FindPurchasesResponseSchema: GenMessage<FindPurchasesResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 21);
+
+/**
+ * The request of WatchPurchaseEvents.
+ *
+ * @generated from message rimlight.verifier.v1.WatchPurchaseEventsRequest
+ */
+export type WatchPurchaseEventsRequest = Message<"rimlight.verifier.v1.WatchPurchaseEventsRequest"> & {
+  /**
+   * The last cursor used; 0 begins at the beginning.
+   *
+   * @generated from field: int64 after_cursor = 1;
+   */
+  afterCursor: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.WatchPurchaseEventsRequest.
+ * Use `create(WatchPurchaseEventsRequestSchema)` to create a new message.
+ */
+export const WatchPurchaseEventsRequestSchema: GenMessage<WatchPurchaseEventsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 22);
+
+/**
+ * One message of WatchPurchaseEvents.
+ *
+ * @generated from message rimlight.verifier.v1.WatchPurchaseEventsResponse
+ */
+export type WatchPurchaseEventsResponse = Message<"rimlight.verifier.v1.WatchPurchaseEventsResponse"> & {
+  /**
+   * Changed purchases, without licence keys. Empty: proof of life.
+   *
+   * @generated from field: repeated rimlight.offer.v1.Purchase purchases = 1;
+   */
+  purchases: Purchase[];
+
+  /**
+   * Everything up to here has been sent.
+   *
+   * @generated from field: int64 cursor = 2;
+   */
+  cursor: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.WatchPurchaseEventsResponse.
+ * Use `create(WatchPurchaseEventsResponseSchema)` to create a new message.
+ */
+export const WatchPurchaseEventsResponseSchema: GenMessage<WatchPurchaseEventsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 23);
+
+/**
+ * Where changes of purchases are posted to.
+ *
+ * @generated from message rimlight.verifier.v1.Webhook
+ */
+export type Webhook = Message<"rimlight.verifier.v1.Webhook"> & {
+  /**
+   * UUIDv7.
+   *
+   * @generated from field: string webhook_id = 1;
+   */
+  webhookId: string;
+
+  /**
+   * The endpoint.
+   *
+   * @generated from field: string url = 2;
+   */
+  url: string;
+
+  /**
+   * The states of purchases that it hears of.
+   *
+   * @generated from field: repeated rimlight.offer.v1.PurchaseState states = 3;
+   */
+  states: PurchaseState[];
+
+  /**
+   * How it does.
+   *
+   * @generated from field: rimlight.verifier.v1.WebhookState state = 4;
+   */
+  state: WebhookState;
+
+  /**
+   * Everything up to here was told.
+   *
+   * @generated from field: int64 cursor = 5;
+   */
+  cursor: bigint;
+
+  /**
+   * How many events, of all states, came after it.
+   *
+   * @generated from field: int64 behind = 6;
+   */
+  behind: bigint;
+
+  /**
+   * Since when the endpoint has been failing; absent: it has not.
+   *
+   * @generated from field: google.protobuf.Timestamp failing_since_time = 7;
+   */
+  failingSinceTime?: Timestamp | undefined;
+
+  /**
+   * Why, last time; neither the URL nor what the endpoint said.
+   *
+   * @generated from field: string problem = 8;
+   */
+  problem: string;
+
+  /**
+   * When it is tried again; absent: it is not waiting.
+   *
+   * @generated from field: google.protobuf.Timestamp retry_time = 9;
+   */
+  retryTime?: Timestamp | undefined;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 10;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.Webhook.
+ * Use `create(WebhookSchema)` to create a new message.
+ */
+export const WebhookSchema: GenMessage<Webhook> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 24);
+
+/**
+ * The request of CreateWebhook.
+ *
+ * @generated from message rimlight.verifier.v1.CreateWebhookRequest
+ */
+export type CreateWebhookRequest = Message<"rimlight.verifier.v1.CreateWebhookRequest"> & {
+  /**
+   * Made by the caller, random, the same over retries of one intention.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * http or https, without user and fragment.
+   *
+   * @generated from field: string url = 2;
+   */
+  url: string;
+
+  /**
+   * Which states of purchases to tell. Empty: the final ones, DELIVERED, VOUCHER, REFUSED and REFUNDED.
+   *
+   * @generated from field: repeated rimlight.offer.v1.PurchaseState states = 3;
+   */
+  states: PurchaseState[];
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.CreateWebhookRequest.
+ * Use `create(CreateWebhookRequestSchema)` to create a new message.
+ */
+export const CreateWebhookRequestSchema: GenMessage<CreateWebhookRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 25);
+
+/**
+ * The response of CreateWebhook.
+ *
+ * @generated from message rimlight.verifier.v1.CreateWebhookResponse
+ */
+export type CreateWebhookResponse = Message<"rimlight.verifier.v1.CreateWebhookResponse"> & {
+  /**
+   * The webhook.
+   *
+   * @generated from field: rimlight.verifier.v1.Webhook webhook = 1;
+   */
+  webhook?: Webhook | undefined;
+
+  /**
+   * whsec_ and base64: verifies what is posted. Shown this once; a repeat of the request does not have it.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.CreateWebhookResponse.
+ * Use `create(CreateWebhookResponseSchema)` to create a new message.
+ */
+export const CreateWebhookResponseSchema: GenMessage<CreateWebhookResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 26);
+
+/**
+ * The request of ListWebhooks.
+ *
+ * @generated from message rimlight.verifier.v1.ListWebhooksRequest
+ */
+export type ListWebhooksRequest = Message<"rimlight.verifier.v1.ListWebhooksRequest"> & {
+  /**
+   * At most this many; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * From the last page.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListWebhooksRequest.
+ * Use `create(ListWebhooksRequestSchema)` to create a new message.
+ */
+export const ListWebhooksRequestSchema: GenMessage<ListWebhooksRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 27);
+
+/**
+ * The response of ListWebhooks.
+ *
+ * @generated from message rimlight.verifier.v1.ListWebhooksResponse
+ */
+export type ListWebhooksResponse = Message<"rimlight.verifier.v1.ListWebhooksResponse"> & {
+  /**
+   * Oldest first.
+   *
+   * @generated from field: repeated rimlight.verifier.v1.Webhook webhooks = 1;
+   */
+  webhooks: Webhook[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ListWebhooksResponse.
+ * Use `create(ListWebhooksResponseSchema)` to create a new message.
+ */
+export const ListWebhooksResponseSchema: GenMessage<ListWebhooksResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 28);
+
+/**
+ * The request of DeleteWebhook.
+ *
+ * @generated from message rimlight.verifier.v1.DeleteWebhookRequest
+ */
+export type DeleteWebhookRequest = Message<"rimlight.verifier.v1.DeleteWebhookRequest"> & {
+  /**
+   * Made by the caller, random, the same over retries of one intention.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string webhook_id = 2;
+   */
+  webhookId: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.DeleteWebhookRequest.
+ * Use `create(DeleteWebhookRequestSchema)` to create a new message.
+ */
+export const DeleteWebhookRequestSchema: GenMessage<DeleteWebhookRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 29);
+
+/**
+ * The response of DeleteWebhook: it is gone, whoever removed it.
+ *
+ * @generated from message rimlight.verifier.v1.DeleteWebhookResponse
+ */
+export type DeleteWebhookResponse = Message<"rimlight.verifier.v1.DeleteWebhookResponse"> & {
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.DeleteWebhookResponse.
+ * Use `create(DeleteWebhookResponseSchema)` to create a new message.
+ */
+export const DeleteWebhookResponseSchema: GenMessage<DeleteWebhookResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 30);
+
+/**
+ * The request of ReplayWebhook.
+ *
+ * @generated from message rimlight.verifier.v1.ReplayWebhookRequest
+ */
+export type ReplayWebhookRequest = Message<"rimlight.verifier.v1.ReplayWebhookRequest"> & {
+  /**
+   * Made by the caller, random, the same over retries of one intention.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string webhook_id = 2;
+   */
+  webhookId: string;
+
+  /**
+   * Tell everything after this cursor again; 0 is from the beginning. Absent: go on where it stopped.
+   *
+   * @generated from field: optional int64 after_cursor = 3;
+   */
+  afterCursor?: bigint | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ReplayWebhookRequest.
+ * Use `create(ReplayWebhookRequestSchema)` to create a new message.
+ */
+export const ReplayWebhookRequestSchema: GenMessage<ReplayWebhookRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 31);
+
+/**
+ * The response of ReplayWebhook.
+ *
+ * @generated from message rimlight.verifier.v1.ReplayWebhookResponse
+ */
+export type ReplayWebhookResponse = Message<"rimlight.verifier.v1.ReplayWebhookResponse"> & {
+  /**
+   * The webhook, active.
+   *
+   * @generated from field: rimlight.verifier.v1.Webhook webhook = 1;
+   */
+  webhook?: Webhook | undefined;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.ReplayWebhookResponse.
+ * Use `create(ReplayWebhookResponseSchema)` to create a new message.
+ */
+export const ReplayWebhookResponseSchema: GenMessage<ReplayWebhookResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 32);
+
+/**
+ * The request of RotateWebhookSecret.
+ *
+ * @generated from message rimlight.verifier.v1.RotateWebhookSecretRequest
+ */
+export type RotateWebhookSecretRequest = Message<"rimlight.verifier.v1.RotateWebhookSecretRequest"> & {
+  /**
+   * Made by the caller, random, the same over retries of one intention.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * UUID.
+   *
+   * @generated from field: string webhook_id = 2;
+   */
+  webhookId: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.RotateWebhookSecretRequest.
+ * Use `create(RotateWebhookSecretRequestSchema)` to create a new message.
+ */
+export const RotateWebhookSecretRequestSchema: GenMessage<RotateWebhookSecretRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 33);
+
+/**
+ * The response of RotateWebhookSecret.
+ *
+ * @generated from message rimlight.verifier.v1.RotateWebhookSecretResponse
+ */
+export type RotateWebhookSecretResponse = Message<"rimlight.verifier.v1.RotateWebhookSecretResponse"> & {
+  /**
+   * The webhook.
+   *
+   * @generated from field: rimlight.verifier.v1.Webhook webhook = 1;
+   */
+  webhook?: Webhook | undefined;
+
+  /**
+   * As in CreateWebhookResponse.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.RotateWebhookSecretResponse.
+ * Use `create(RotateWebhookSecretResponseSchema)` to create a new message.
+ */
+export const RotateWebhookSecretResponseSchema: GenMessage<RotateWebhookSecretResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_support_service, 34);
+
+/**
  * Where a refund is.
  *
  * @generated from enum rimlight.verifier.v1.RefundState
@@ -872,6 +1699,40 @@ export enum RefundState {
  */
 export const RefundStateSchema: GenEnum<RefundState> = /*@__PURE__*/
   enumDesc(file_rimlight_verifier_v1_support_service, 0);
+
+/**
+ * How a webhook does.
+ *
+ * @generated from enum rimlight.verifier.v1.WebhookState
+ */
+export enum WebhookState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: WEBHOOK_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Events are told.
+   *
+   * @generated from enum value: WEBHOOK_STATE_ACTIVE = 1;
+   */
+  ACTIVE = 1,
+
+  /**
+   * Its endpoint failed for days, or answered 410 Gone: nothing is tried until ReplayWebhook.
+   *
+   * @generated from enum value: WEBHOOK_STATE_DISABLED = 2;
+   */
+  DISABLED = 2,
+}
+
+/**
+ * Describes the enum rimlight.verifier.v1.WebhookState.
+ */
+export const WebhookStateSchema: GenEnum<WebhookState> = /*@__PURE__*/
+  enumDesc(file_rimlight_verifier_v1_support_service, 1);
 
 /**
  * For operators: forwarded by routers on the operator port.
@@ -918,6 +1779,89 @@ export const SupportService: GenService<{
     methodKind: "unary";
     input: typeof ListVouchersRequestSchema;
     output: typeof ListVouchersResponseSchema;
+  },
+  /**
+   * What a drop came to: offers, purchases and money, the purchases' own sums beside the ledger's. Roles: finance,
+   * producer, community manager.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.GetDropReport
+   */
+  getDropReport: {
+    methodKind: "unary";
+    input: typeof GetDropReportRequestSchema;
+    output: typeof GetDropReportResponseSchema;
+  },
+  /**
+   * Purchases by what support knows of them, latest first. Roles: finance, community manager.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.FindPurchases
+   */
+  findPurchases: {
+    methodKind: "unary";
+    input: typeof FindPurchasesRequestSchema;
+    output: typeof FindPurchasesResponseSchema;
+  },
+  /**
+   * Every change of every purchase, in the order of their commit: what VerifierService.WatchEvents tells, for whoever
+   * comes through a router. Resumable, at least once. Roles: finance, service.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.WatchPurchaseEvents
+   */
+  watchPurchaseEvents: {
+    methodKind: "server_streaming";
+    input: typeof WatchPurchaseEventsRequestSchema;
+    output: typeof WatchPurchaseEventsResponseSchema;
+  },
+  /**
+   * Has changes of purchases posted to a URL from now on, as Standard Webhooks: each at least once and in their order.
+   * Idempotent by request_id. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.CreateWebhook
+   */
+  createWebhook: {
+    methodKind: "unary";
+    input: typeof CreateWebhookRequestSchema;
+    output: typeof CreateWebhookResponseSchema;
+  },
+  /**
+   * All webhooks and how they do, oldest first. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.ListWebhooks
+   */
+  listWebhooks: {
+    methodKind: "unary";
+    input: typeof ListWebhooksRequestSchema;
+    output: typeof ListWebhooksResponseSchema;
+  },
+  /**
+   * Forgets a webhook. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.DeleteWebhook
+   */
+  deleteWebhook: {
+    methodKind: "unary";
+    input: typeof DeleteWebhookRequestSchema;
+    output: typeof DeleteWebhookResponseSchema;
+  },
+  /**
+   * Tells events again from a cursor, or goes on at once where a failing or disabled webhook stopped. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.ReplayWebhook
+   */
+  replayWebhook: {
+    methodKind: "unary";
+    input: typeof ReplayWebhookRequestSchema;
+    output: typeof ReplayWebhookResponseSchema;
+  },
+  /**
+   * Makes another secret. The old one signs as well for a day. Idempotent by request_id. Role: finance.
+   *
+   * @generated from rpc rimlight.verifier.v1.SupportService.RotateWebhookSecret
+   */
+  rotateWebhookSecret: {
+    methodKind: "unary";
+    input: typeof RotateWebhookSecretRequestSchema;
+    output: typeof RotateWebhookSecretResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_verifier_v1_support_service, 0);
