@@ -190,6 +190,10 @@ func (s *Service) withStock(ctx context.Context, drops []store.Drop) ([]*fulfill
 	if err != nil {
 		return nil, err
 	}
+	offers, err := s.store.Offers(ctx, list)
+	if err != nil {
+		return nil, err
+	}
 	statuses := make([]*fulfillmentv1.DropStatus, len(drops))
 	for i, d := range drops {
 		level := levels[d.ID]
@@ -197,7 +201,7 @@ func (s *Service) withStock(ctx context.Context, drops []store.Drop) ([]*fulfill
 			Drop: s.view(d, &level),
 			Stock: &fulfillmentv1.StockLevel{
 				DropId: d.ID.String(), Units: d.Terms.GetUnits(), Free: level.Free, Leased: level.Leased,
-				Quarantined: level.Quarantined, Sold: level.Sold,
+				Quarantined: level.Quarantined, Sold: level.Sold, Offers: offers[d.ID],
 			},
 		}
 	}

@@ -188,8 +188,19 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 		list(drop)
 		report.hungry[drop] = true
 	}
+	offers := map[store.ID]int64{}
+	for i, o := range req.GetOffers() {
+		drop, err := parseID(fmt.Sprintf("offers[%d].drop_id", i), o.GetDropId())
+		if err != nil {
+			return nil, err
+		}
+		offers[drop] = max(offers[drop], o.GetOffers())
+	}
 	caller := store.Caller{NodeID: node, Epoch: req.GetEpoch(), BootID: req.GetBootId()}
 	if err := s.store.Seen(ctx, caller, s.now()); err != nil {
+		return nil, err
+	}
+	if err := s.store.CountOffers(ctx, caller, offers); err != nil {
 		return nil, err
 	}
 	s.board.report(node, report)

@@ -47,12 +47,13 @@ type fakeStock struct {
 	joins    []*fulfillmentv1.JoinNodeRequest
 	// epochAhead is how far the epoch of heartbeats' answers is from the one asked for.
 	epochAhead int64
+	offers     map[string]int64 // the largest count that came, by drop
 }
 
 func newFakeStock(random io.Reader, most int) *fakeStock {
 	return &fakeStock{
 		random: random, most: most, epoch: 1, free: map[string][]uint32{}, leases: map[string]*fulfillmentv1.Lease{},
-		granted: map[string]*fulfillmentv1.GrantLeaseResponse{}, returned: map[uint32]int{},
+		granted: map[string]*fulfillmentv1.GrantLeaseResponse{}, returned: map[uint32]int{}, offers: map[string]int64{},
 	}
 }
 
@@ -139,6 +140,9 @@ func (f *fakeStock) Heartbeat(_ context.Context, r *fulfillmentv1.HeartbeatReque
 	}
 	answer := &fulfillmentv1.HeartbeatResponse{Epoch: r.GetEpoch() + f.epochAhead, NextIn: durationpb.New(time.Second), Recalls: f.recalls}
 	f.recalls = nil
+	for _, o := range r.GetOffers() {
+		f.offers[o.GetDropId()] = max(f.offers[o.GetDropId()], o.GetOffers())
+	}
 	held := map[string]bool{}
 	for _, h := range r.GetHeld() {
 		held[h.GetLeaseId()] = true

@@ -64,6 +64,7 @@ type Node struct {
 
 	// Each of one: see poke.
 	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode chan struct{}
+	offers                                                  *offersMade
 	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
 	// New and the forwarder use it.
 	offered int64
@@ -99,7 +100,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		return nil, fmt.Errorf("region: reading randomness: %w", err)
 	}
 	n := &Node{
-		cfg: cfg, deps: deps, signer: signer, till: newTill(), gate: newGate(), load: newLoad(cfg.Parallelism),
+		cfg: cfg, deps: deps, signer: signer, till: newTill(), offers: newOffersMade(), gate: newGate(), load: newLoad(cfg.Parallelism),
 		log:       deps.Log.With("region", cfg.Region, "node_id", deps.Identity.NodeID),
 		board:     newBoard(ids.NewV7(deps.Now(), deps.Random)),
 		bootID:    ids.NewV7(deps.Now(), deps.Random),

@@ -105,7 +105,9 @@ func (n *Node) sign(w wish, d *knownDrop, decision decide.Decision, now time.Tim
 		},
 	}
 	var err error
-	m.text, err = n.signer.OfferToken(m.token)
+	if m.text, err = n.signer.OfferToken(m.token); err == nil {
+		n.offers.count(w.drop)
+	}
 	return m, err
 }
 

@@ -412,6 +412,7 @@ func (s *stocker) beat(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("sending a heartbeat: %w", err)
 	}
+	n.offers.told(request.GetOffers())
 	pace := answer.GetNextIn().AsDuration()
 	if pace <= 0 {
 		pace = defaultHeartbeat
@@ -446,7 +447,7 @@ func (s *stocker) beat(ctx context.Context) error {
 
 func (s *stocker) heartbeat() *fulfillmentv1.HeartbeatRequest {
 	n, now := s.n, s.n.deps.Now()
-	request := &fulfillmentv1.HeartbeatRequest{NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), BootId: n.bootID}
+	request := &fulfillmentv1.HeartbeatRequest{NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), BootId: n.bootID, Offers: n.offers.news()}
 	for _, k := range n.keys.All() {
 		if k.GetOwner() == offerv1.KeyOwner_KEY_OWNER_NODE { // the verifier's are not fulfillment's to count
 			request.KnownKeys++
