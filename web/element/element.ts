@@ -20,6 +20,9 @@ import { clockText, markPassed, untilNextSecond } from "./countdown.js";
 import { style } from "./style.js";
 import { english, type Texts } from "./texts.js";
 
+/** What the element needs of a client. */
+export type DropClient = Pick<RimlightClient, "now" | "watchDrops" | "claim" | "follow" | "resume">;
+
 function part<K extends keyof HTMLElementTagNameMap>(tag: K, name: string, ...children: Node[]): HTMLElementTagNameMap[K] {
   const element = document.createElement(tag);
   element.setAttribute("part", name);
@@ -35,7 +38,7 @@ export class RimlightDrop extends HTMLElement {
   /** The player's position in the stream, in ms. */
   mediaTimeMs?: () => number;
   /** The client to use; default: one of its own for routers and channel. Set it before the element is connected. */
-  client?: RimlightClient;
+  client?: DropClient;
 
   readonly #title = part("p", "title");
   readonly #price = part("p", "price");
@@ -47,12 +50,13 @@ export class RimlightDrop extends HTMLElement {
   readonly #status = part("p", "status");
   readonly #spoken = document.createElement("p");
 
-  #made?: RimlightClient | undefined;
+  #made?: DropClient | undefined;
   #texts: Texts = english;
   #drops: readonly DropInfo[] = [];
   #live = false;
   #heard = false;
   #note = "";
+  #noted = ""; // the drop that the note was said at
   #busy = false;
   #stop?: AbortController;
   #timer?: ReturnType<typeof setTimeout>;
@@ -146,7 +150,7 @@ export class RimlightDrop extends HTMLElement {
     for await (const purchase of this.#own.follow(result.purchaseId, signal)) this.#purchase(purchase);
   }
 
-  get #own(): RimlightClient {
+  get #own(): DropClient {
     const routers = this.getAttribute("routers")?.split(/\s+/).filter(Boolean) ?? [];
     const channelId = this.getAttribute("channel") ?? "";
     this.#made ??= this.client ?? new RimlightClient({ routers: routers.length > 0 ? routers : [location.origin], channelId });
@@ -182,6 +186,7 @@ export class RimlightDrop extends HTMLElement {
   /** What the viewer's own purchase has to say stands above what the drop's state says. */
   #say(note: string): void {
     this.#note = note;
+    this.#noted = this.current?.id ?? "";
     this.#show();
   }
 
@@ -192,6 +197,8 @@ export class RimlightDrop extends HTMLElement {
     const t = this.#texts;
     const open = drop?.state === "open";
     const before = drop?.state === "planned" || drop?.state === "armed";
+    // The next drop begins without what was said at the last one, unless that still goes on.
+    if (this.#note && !this.#busy && drop && drop.id !== this.#noted) this.#note = "";
     const locale = this.closest("[lang]")?.getAttribute("lang") ?? undefined;
 
     set(this.#title, drop?.title ?? "");

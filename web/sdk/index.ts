@@ -19,6 +19,7 @@ export type { BuyOptions, BuyResult, ClientOptions, DropsView, OfferOptions, Off
 export { RimlightError, UnverifiedError } from "./errors.js";
 export { formatMoney } from "./money.js";
 export type { Money } from "./money.js";
+export { forgetViewer } from "./session.js";
 export { IndexedDbStore, MemoryStore, openStore } from "./store.js";
 export type { KeptPurchase, PurchaseStore } from "./store.js";
 export { Keys } from "./verify.js";

@@ -18,3 +18,12 @@ export function viewerSession(channelId: string): Uint8Array {
   }
   return fresh;
 }
+
+/** Forgets the session at a channel: the next client of the page is another viewer's. What was bought stays kept. */
+export function forgetViewer(channelId = ""): void {
+  try {
+    sessionStorage.removeItem(PREFIX + channelId);
+  } catch {
+    // As above: there is none.
+  }
+}
