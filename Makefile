@@ -129,6 +129,10 @@ web-test: build web/node_modules/.package-lock.json ## Test the SDK, its size, a
 	cd web && node size.mjs
 	node --test --test-concurrency 1 --test-timeout 180000 --test-reporter spec web/test/*.test.mjs
 
+.PHONY: screenshots
+screenshots: build web/node_modules/.package-lock.json ## Make docs/images of the storefront (needs node, chromium).
+	node web/screenshots.mjs
+
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 
 .PHONY: check-generate

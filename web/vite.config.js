@@ -23,6 +23,9 @@ export const plainDescriptors = {
   },
 };
 
+// The SDK and what it stands on; what only operators are asked is the storefront's own.
+const inSdk = (id) => (id.startsWith(web) ? /^(sdk|node_modules)\//.test(id.slice(web.length)) : !/\/rimlight\/(router|region|verifier)\//.test(id));
+
 // What is embedded into the binary: names without hashes, since the files change with the binary only, and diffs stay readable.
 export default defineConfig({
   root: web,
@@ -40,13 +43,14 @@ export default defineConfig({
         client: "sdk/index.ts",
         element: "element/element.ts",
         overlay: "examples/overlay.html",
+        storefront: "storefront/index.html",
       },
       preserveEntrySignatures: "strict",
       output: {
         entryFileNames: "[name].js",
         chunkFileNames: "chunks/[name].js",
         assetFileNames: "assets/[name][extname]",
-        codeSplitting: { groups: [{ name: "sdk", test: (id) => !id.startsWith(web) || /^(sdk|node_modules)\//.test(id.slice(web.length)) }] },
+        codeSplitting: { groups: [{ name: "sdk", test: inSdk }] },
       },
     },
   },

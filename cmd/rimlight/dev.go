@@ -49,7 +49,7 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	cfg := cluster.Config{
 		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
-		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
+		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Storefront: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
 	}
 	if err := cfg.Validate(); err != nil {
 		return usageError{err.Error()}
@@ -137,6 +137,7 @@ func (c *devCmd) welcome(s *streams, p *cluster.Cluster, dir string, took time.D
 	}
 	fmt.Fprintf(s.out, `Rimlight %s is up after %.1f s. TEST payments only.
 
+  shop      %s/
   routers   %s
   regions   %s, centre %s
   drops     a 90 s drop every minute, by turns of two channels; every third has 20 units and a crowd
@@ -150,7 +151,7 @@ Try in another terminal:
   rimlight audit                  do the books balance?
 
 Ctrl-C stops it in order.
-`, version, took.Seconds(), strings.Join(routerLines(c.scheme(), c.Routers, p.Routers), "\n            "),
+`, version, took.Seconds(), c.scheme()+"://"+p.Routers[0], strings.Join(routerLines(c.scheme(), c.Routers, p.Routers), "\n            "),
 		strings.Join(c.Regions, ", "), c.Centre, c.Viewers, dir, kept)
 }
 

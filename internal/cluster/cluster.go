@@ -64,6 +64,8 @@ type Config struct {
 	Webhooks webhook.Config
 	// Drills lets operators break regions for a while.
 	Drills bool
+	// Storefront serves the shop's page at / of every router.
+	Storefront bool
 	// Version is the program's.
 	Version string
 	// Log is required.
@@ -212,6 +214,10 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 	if err != nil {
 		return "", err
 	}
+	pages, err := c.storefront()
+	if err != nil {
+		return "", err
+	}
 	for i, name := range c.cfg.Routers {
 		common := c.common("router-" + name)
 		common.Listen = net.JoinHostPort(host, strconv.Itoa(port))
@@ -227,8 +233,8 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 			hooks = c.cfg.Webhooks
 		}
 		r, err := process.StartRouter(ctx, process.Router{
-			Webhooks: hooks,
-			Common:   common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
+			Webhooks: hooks, Pages: pages,
+			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
 			DialCentre: c.dialer(name, c.cfg.Centre, nil),
 			DialTo:     func(place string) process.Dialer { return c.dialer(name, place, c.links(place)) },
 			Drills:     c.cfg.Drills, Saboteur: c.saboteur,

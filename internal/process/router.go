@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
@@ -59,6 +60,9 @@ type Router struct {
 	// Drills lets operators break regions for a while; Saboteur does what the nodes cannot.
 	Drills   bool
 	Saboteur router.Saboteur
+	// Pages are what a browser sees at / of the public port, if that is the operator port, too; the router's own page is at
+	// /status then. nil: only that one.
+	Pages http.Handler
 	// Policy chooses where calls go; nil: the router's own.
 	Policy forward.Policy
 }
@@ -186,7 +190,7 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.Forwarded, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), forwarded, status
 		if c.Operator {
 			cfg.Forwarded = everything
-			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics, c.Pages)
 		}
 	})
 	if err != nil {
@@ -198,7 +202,7 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 	if c.separateAdmin() {
 		back, err := p.server(c.Common, "router-admin", router.Rules(), func(cfg *rpc.ServerConfig) {
 			cfg.Forwarded = everything
-			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics)
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics, nil)
 		})
 		if err != nil {
 			return err

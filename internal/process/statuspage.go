@@ -38,11 +38,11 @@ var styleHash = func() string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }()
 
-// statusPage is what a browser sees at a router's root: the regions as this router sees them, for people without a
+// statusPage is what a browser sees at a router's root, or at /status where that is somebody else's: the regions as this router sees them, for people without a
 // terminal. Programs use RouterAdminService.
 func statusPage(name, version string, regions func(context.Context) ([]*routerv1.RegionStatus, error), log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/" {
+		if strings.Trim(r.URL.Path, "/") != "" {
 			http.NotFound(w, r)
 			return
 		}
@@ -63,10 +63,14 @@ func statusPage(name, version string, regions func(context.Context) ([]*routerv1
 	})
 }
 
-// operatorPages are the pages of an operator port.
-func operatorPages(status http.Handler, metrics *prometheus.Registry) http.Handler {
+// operatorPages are the pages of an operator port; root, if there is one, has the others.
+func operatorPages(status http.Handler, metrics *prometheus.Registry, root http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", status)
+	mux.Handle("/status", http.StripPrefix("/status", status))
 	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	if root == nil {
+		root = status
+	}
+	mux.Handle("/", root)
 	return mux
 }

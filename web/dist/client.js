@@ -1,1 +1,1 @@
-export{r as IndexedDbStore,o as Keys,i as MemoryStore,n as RimlightClient,c as RimlightError,l as UnverifiedError,t as formatMoney,a as openStore}from"./chunks/sdk.js";
+export{r as IndexedDbStore,c as Keys,i as MemoryStore,n as RimlightClient,u as RimlightError,d as UnverifiedError,o as forgetViewer,t as formatMoney,a as openStore}from"./chunks/sdk.js";

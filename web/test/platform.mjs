@@ -1,10 +1,11 @@
 // A whole platform for tests: `rimlight dev` on free ports, with TLS from a certificate made for the run.
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 
 const repository = join(import.meta.dirname, "../..");
 const binary = process.env.RIMLIGHT ?? join(repository, "bin/rimlight");
@@ -13,10 +14,11 @@ const binary = process.env.RIMLIGHT ?? join(repository, "bin/rimlight");
 export async function startPlatform({ tls = true, routers = "europe-west1,us-west1", args = [] } = {}) {
   const dir = mkdtempSync(join(tmpdir(), "rimlight-test-"));
   const secure = tls ? certificate(dir) : [];
+  const env = { ...process.env, XDG_CONFIG_HOME: join(dir, "config"), TMPDIR: dir };
   const child = spawn(
     binary,
     ["dev", "--listen", "127.0.0.1:0", "--routers", routers, "--viewers", "0", ...secure, ...args],
-    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, XDG_CONFIG_HOME: join(dir, "config"), TMPDIR: dir } },
+    { stdio: ["ignore", "pipe", "pipe"], env },
   );
   let errors = "";
   child.stderr.on("data", (chunk) => (errors += chunk));
@@ -29,9 +31,16 @@ export async function startPlatform({ tls = true, routers = "europe-west1,us-wes
       await exited;
       rmSync(dir, { recursive: true, force: true });
     },
+    /** What a verb of the command line answers, as JSON. */
+    async verb(...words) {
+      const trust = tls ? { SSL_CERT_FILE: join(dir, "cert.pem") } : {};
+      const { stdout } = await promisify(execFile)(binary, [...words, "--router", platform.urls[0], "-o", "json"], { env: { ...env, ...trust } });
+      return JSON.parse(stdout);
+    },
     interrupt: () => child.kill("SIGTERM"),
   };
   for await (const line of createInterface({ input: child.stdout })) {
+    if (line.startsWith("  shop ")) continue; // the first router again
     const url = /\bhttps?:\/\/[0-9.]+:\d+/.exec(line);
     if (url) platform.urls.push(url[0]);
     if (line.startsWith("Try in another terminal")) {

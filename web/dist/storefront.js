@@ -1,0 +1,386 @@
+import{_ as e,b as t,d as n,f as r,g as i,h as a,l as o,m as s,n as c,o as ee,p as te,s as l,t as ne,v as u,y as d}from"./chunks/sdk.js";import{n as f,t as p}from"./chunks/element.js";var m=t(btoa(`
+/rimlight/verifier/v1/test_payment_service.protorimlight.verifier.v1"C
+CompleteActionRequest
+payment_intent_id (	
+\x07decline (\b"
+CompleteActionResponse2
+TestPaymentServicep
+CompleteAction+.rimlight.verifier.v1.CompleteActionRequest,.rimlight.verifier.v1.CompleteActionResponse"BEZCgithub.com/rimlight/rimlight/gen/go/rimlight/verifier/v1;verifierv1bproto3`)),h=s(m,0);function g(e,t=``,...n){let r=document.createElement(e);return t&&(r.className=t),r.append(...n.filter(e=>e!==void 0&&e!==!1)),r}function _(e){let t=document.getElementById(e);if(!t)throw Error(`the page has no #${e}`);return t}function v(e,t,n){let r=g(`button`,t,e);return r.type=`button`,r.addEventListener(`click`,n),r}function y(e){return`${e<10?e.toFixed(1):Math.round(e)} ms`}var re={accepted:`accepted`,received:`at the verifier`,unit_settled:`unit set aside`,action_required:`needs you`,captured:`paid (TEST)`,ordered:`ordered`,shipped:`shipped`,delivered:`delivered`,choice_required:`your choice`,refunding:`refunding`,refunded:`refunded`,voucher:`voucher`,refused:`refused`},b=class{purchaseId;acts;element;#e=g(`dl`,`figures`);#t=g(`div`,`why`);#n=g(`p`,`receipt`,`Verifying the receipt…`);#r=g(`ol`,`steps`);#i=g(`p`,`outcome`);#a=g(`p`,`actions`);#o=g(`p`,`actions`);#s=``;constructor(e,t,n,r){this.purchaseId=e,this.acts=r,this.#i.setAttribute(`role`,`status`);let i=g(`header`,``,g(`h3`,``,t),g(`p`,`quiet`,`${ne(n)} `,g(`span`,`tag`,`TEST`)));this.#a.hidden=this.#o.hidden=!0,this.element=g(`li`,`purchase`,i,this.#e,this.#t,this.#n,this.#r,this.#i,this.#a,this.#o),this.element.dataset.purchase=e}accepted(e,t,n){let r=(e,t,n=``)=>g(`div`,``,g(`dt`,``,e),g(`dd`,n,t));this.#e.replaceChildren(...e===void 0?[]:[r(`Tap to verified receipt`,y(e),`big`)],r(`Accepted in`,t),...n?[r(`Through router`,n)]:[])}explained(e){this.#t.replaceChildren(...e)}verified(e){this.#n.dataset.verified=`true`;let t=g(`details`,``,g(`summary`,``,`The receipt`),g(`pre`,``,e));this.#n.replaceChildren(g(`span`,`good`,`✓ Receipt verified`),` against the published keys, and kept in this browser.`),this.#n.nextElementSibling?.classList.contains(`told`)||this.#n.after(g(`div`,`told`,t))}doubtful(e){this.#n.replaceChildren(g(`span`,`bad`,e)),this.#c(v(`Forget it`,`plain`,()=>void this.acts.forget(this.purchaseId)))}changed(e){if(e.state!==this.#s&&this.#r.append(g(`li`,``,re[e.state]??e.state)),this.#s=e.state,this.element.dataset.state=e.state,this.#i.textContent=f.states[e.state]??``,e.final&&this.#i.append(` The verifier's signature under this was verified.`),e.licenceKey&&(this.#a.replaceChildren(`Your licence key: `,g(`code`,`key`,e.licenceKey)),this.#a.hidden=!1),e.state===`action_required`&&e.paymentIntentId){let t=t=>void this.acts.complete(e.paymentIntentId,t);this.#c(v(`Confirm the TEST payment`,``,()=>t(!1)),v(`Say no`,`plain`,()=>t(!0)))}else e.final?this.#c(v(`Forget it`,`plain`,()=>void this.acts.forget(this.purchaseId))):this.#o.hidden=!0}#c(...e){this.#o.contains(document.activeElement)&&(this.element.tabIndex=-1,this.element.focus({preventScroll:!0})),this.#o.replaceChildren(...e),this.#o.hidden=!1}},ie=t(btoa(`
+!rimlight/router/v1/decision.protorimlight.router.v1"¤
+	Candidate
+region (	
+\x07node_id (	7
+\rfilter_reason (2 .rimlight.router.v1.FilterReason*
+\x07network (\v2.google.protobuf.Duration4
+network_deviation (\v2.google.protobuf.Duration*
+\x07service (\v2.google.protobuf.Duration'
+wait\x07 (\v2.google.protobuf.Duration
+	in_flight\b (\r
+\vparallelism	 (\r
+\fsuccess_rate
+ (+
+\bexpected\v (\v2.google.protobuf.Duration
+\vutilisation\f (
+\x07suspect\r (\b
+
+held_share (/
+\ffailure_time (\v2.google.protobuf.Duration0
+\rnetwork_floor (\v2.google.protobuf.Duration"÷
+\x07Attempt
+region (	
+\x07node_id (	/
+\fstart_offset (\v2.google.protobuf.Duration+
+\bduration (\v2.google.protobuf.Duration
+\vstatus_code (*
+reason (2.rimlight.errors.v1.Reason,
+	residence\x07 (\v2.google.protobuf.Duration"ö
+Choice1
+
+candidates (\v2.rimlight.router.v1.Candidate
+region (	
+\x07node_id (	*
+regime (2.rimlight.router.v1.Regime
+\vexplanation (	
+snapshot_version (/
+\fsnapshot_age\x07 (\v2.google.protobuf.Duration\f
+draw\b ("Ä
+\bDecision
+\vdecision_id (	
+router (	(
+time (\v2.google.protobuf.Timestamp
+method (	
+\x07drop_id (	)
+budget (\v2.google.protobuf.Duration
+residency_zones\x07 (	+
+\x07choices\b (\v2.rimlight.router.v1.Choice-
+\battempts	 (\v2\x1B.rimlight.router.v1.Attempt(
+total
+ (\v2.google.protobuf.Duration*
+\fFilterReason
+FILTER_REASON_UNSPECIFIED\0\x1B
+FILTER_REASON_RESIDENCY
+FILTER_REASON_NO_STOCK
+FILTER_REASON_DRAINING
+FILTER_REASON_UNREACHABLE
+FILTER_REASON_TRIED
+FILTER_REASON_EJECTED
+FILTER_REASON_TOO_FAR\x07
+FILTER_REASON_LOADED\b*Ï
+Regime
+REGIME_UNSPECIFIED\0
+\rREGIME_NORMAL
+REGIME_PREFERRED
+\fREGIME_PANIC
+REGIME_LATE_EXPECTED
+\vREGIME_NONE
+\fREGIME_SPILL
+REGIME_SUSPECT\x07
+\fREGIME_HEDGE\b
+\vREGIME_COLD	BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d,r]),x=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.RESIDENCY=1]=`RESIDENCY`,e[e.NO_STOCK=2]=`NO_STOCK`,e[e.DRAINING=3]=`DRAINING`,e[e.UNREACHABLE=4]=`UNREACHABLE`,e[e.TRIED=5]=`TRIED`,e[e.EJECTED=6]=`EJECTED`,e[e.TOO_FAR=7]=`TOO_FAR`,e[e.LOADED=8]=`LOADED`,e}({}),S=t(btoa(`
+rimlight/region/v1/load.protorimlight.region.v1"°
+
+LoadReport,
+	residence (\v2.google.protobuf.Duration/
+\fservice_time (\v2.google.protobuf.Duration
+	in_flight (\r
+\vparallelism (\r\x1B
+arrivals_per_second ("A
+	DropStock
+\x07drop_id (	
+	untouched (\r
+\bsold_out (\b*u
+
+RegionMode\x1B
+REGION_MODE_UNSPECIFIED\0
+REGION_MODE_SERVING
+REGION_MODE_CORDONED
+REGION_MODE_DRAINEDBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1bproto3`),[u]),C=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.SERVING=1]=`SERVING`,e[e.CORDONED=2]=`CORDONED`,e[e.DRAINED=3]=`DRAINED`,e}({}),w=t(btoa(`
+rimlight/region/v1/fault.protorimlight.region.v1"©
+Fault+
+kind (2.rimlight.region.v1.FaultKind/
+\vexpire_time (\v2.google.protobuf.Timestamp-
+
+added_time (\v2.google.protobuf.Duration
+\verror_share (*
+	FaultKind
+FAULT_KIND_UNSPECIFIED\0
+FAULT_KIND_BROWNOUT
+FAULT_KIND_ERRORS
+FAULT_KIND_PARTITION
+FAULT_KIND_KILLBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1bproto3`),[u,d]),T=t(btoa(`
+rimlight/router/v1/audit.protorimlight.router.v1"Õ
+
+AuditEntry
+\bentry_id (	(
+time (\v2.google.protobuf.Timestamp
+router (	\f
+role (	
+method (	
+target (	
+reason\x07 (	
+before\b (	\r
+asked	 (	\r
+after
+ (	
+\x07problem\v (	BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[d]),ae=t(btoa(`
+rimlight/router/v1/slip.protorimlight.router.v1"Ò
+Slip
+\x07slip_id (	,
+scope (2.rimlight.router.v1.SlipScope\f
+flow (	
+region (	
+\x07drop_id (	*
+rule (2.rimlight.router.v1.SlipRule,
+cause\x07 (2.rimlight.router.v1.SlipCause.
+
+start_time\b (\v2.google.protobuf.Timestamp,
+\bend_time	 (\v2.google.protobuf.Timestamp
+\fshare_before
+ (
+\vworst_share\v (
+\vshare_after\f (\r
+calls\r (
+
+late_calls (
+\fdecision_ids (	
+\vexplanation (	
+silent_routers (	"­
+
+SlipWindow,
+scope (2.rimlight.router.v1.SlipScope\f
+name (	\r
+calls (
+
+late_calls (
+
+late_share (,
+	objective (\v2.google.protobuf.Duration"?
+
+CallCounts\r
+calls (
+
+late_calls (
+causes ("
+\fWindowCounts,
+scope (2.rimlight.router.v1.SlipScope\f
+name (	/
+\x07sliding (\v2.rimlight.router.v1.CallCounts-
+whole (\v2.rimlight.router.v1.CallCounts,
+past (\v2.rimlight.router.v1.CallCounts
+\fdecision_ids (	.
+\vcounted_for\x07 (\v2.google.protobuf.Duration*h
+	SlipScope
+SLIP_SCOPE_UNSPECIFIED\0
+SLIP_SCOPE_FLOW
+SLIP_SCOPE_REGION
+SLIP_SCOPE_DROP*d
+\bSlipRule
+SLIP_RULE_UNSPECIFIED\0
+SLIP_RULE_SLIDING
+SLIP_RULE_DROP
+SLIP_RULE_BURN*
+	SlipCause
+SLIP_CAUSE_UNSPECIFIED\0
+SLIP_CAUSE_NETWORK
+SLIP_CAUSE_SERVICE
+SLIP_CAUSE_QUEUE
+SLIP_CAUSE_NO_REGIONBAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d]),oe=t(btoa(`
+-rimlight/router/v1/router_admin_service.protorimlight.router.v1"»
+\fRegionStatus\f
+name (	
+\x07node_id (	
+\x07address (	,
+mode (2.rimlight.region.v1.RegionMode
+	reachable (\b\r
+share (*
+\x07network\x07 (\v2.google.protobuf.Duration*
+\x07service\b (\v2.google.protobuf.Duration
+	in_flight	 (\r
+\vparallelism
+ (\r
+\fsuccess_rate\v (4
+last_answer_time\f (\v2.google.protobuf.Timestamp,
+stock\r (\v2.rimlight.region.v1.DropStock
+\vjournal_lag (\r
+zones (	
+\x07version (	
+
+last_error (	)
+median (\v2.google.protobuf.Duration&
+p99 (\v2.google.protobuf.Duration
+
+late_share (
+\x07ejected (\b
+\x07suspect (\b4
+mode_expire_time (\v2.google.protobuf.Timestamp)
+faults (\v2.rimlight.region.v1.Fault"O
+
+RouterView
+router (	1
+\x07regions (\v2 .rimlight.router.v1.RegionStatus"O
+ListRegionsRequest
+
+local_only (\b
+	page_size (
+
+page_token (	"¸
+ListRegionsResponse1
+\x07regions (\v2 .rimlight.router.v1.RegionStatus
+router (	-
+peers (\v2.rimlight.router.v1.RouterView
+silent_routers (	
+next_page_token (	"
+WatchRegionsRequest"I
+WatchRegionsResponse1
+\x07regions (\v2 .rimlight.router.v1.RegionStatus"
+GetRttMatrixRequest"
+\x07RttCell
+router (	
+region (	&
+rtt (\v2.google.protobuf.Duration,
+	deviation (\v2.google.protobuf.Duration"Z
+GetRttMatrixResponse*
+cells (\v2\x1B.rimlight.router.v1.RttCell
+silent_routers (	"¦
+Member
+\vmember_name (	,
+role (2.rimlight.router.v1.MemberRole\f
+name (	
+\vrpc_address (	
+\fgossip_state (	
+\x07version (	,
+mode\x07 (2.rimlight.region.v1.RegionMode
+\x07node_id\b (	
+	reachable	 (\b
+\vprobe_state
+ (	
+
+call_state\v (	
+\fdisagreement\f (	";
+ListMembersRequest
+	page_size (
+
+page_token (	"[
+ListMembersResponse+
+\x07members (\v2.rimlight.router.v1.Member
+next_page_token (	"A
+ExplainDecisionRequest
+\vdecision_id (	
+
+local_only (\b"I
+ExplainDecisionResponse.
+\bdecision (\v2.rimlight.router.v1.Decision"¡
+ListDecisionsRequest,
+	min_total (\v2.google.protobuf.Duration
+\x07drop_id (	
+	page_size (
+
+page_token (	
+\vfailed_only (\b
+region (	"a
+ListDecisionsResponse/
+	decisions (\v2.rimlight.router.v1.Decision
+next_page_token (	"q
+\fRegionChange
+region (	
+\x07drained (\b)
+slower (\v2.google.protobuf.Duration
+\rwithout_stock (\b"u
+SimulateDecisionRequest
+\vdecision_id (	1
+\x07changes (\v2 .rimlight.router.v1.RegionChange
+
+local_only (\b"u
+SimulateDecisionResponse*
+actual (\v2.rimlight.router.v1.Choice-
+	simulated (\v2.rimlight.router.v1.Choice"É
+SetRegionModeRequest
+
+request_id (	
+region (	,
+mode (2.rimlight.region.v1.RegionMode
+reason (	\r
+force (\b/
+\fexpire_after (\v2.google.protobuf.Duration
+\x07dry_run\x07 (\b"|
+LoadPrediction
+region (	\r
+share (
+predicted_share (
+\vutilisation (
+predicted_utilisation ("æ
+SetRegionModeResponse1
+\x07regions (\v2 .rimlight.router.v1.RegionStatus7
+\vpredictions (\v2".rimlight.router.v1.LoadPrediction
+predicted_from_calls (
+unserved_calls (
+silent_routers (	
+\vlast_region (\b"N
+ListSlipsRequest
+\vactive_only (\b
+	page_size (
+
+page_token (	"
+ListSlipsResponse'
+slips (\v2.rimlight.router.v1.Slip
+next_page_token (	/
+\x07windows (\v2.rimlight.router.v1.SlipWindow
+silent_routers (	")
+WatchSlipsRequest
+\fresume_token (	"7
+\fSlipSnapshot'
+slips (\v2.rimlight.router.v1.Slip"
+WatchSlipsResponse4
+\bsnapshot (\v2 .rimlight.router.v1.SlipSnapshotH\0+
+\x07changed (\v2.rimlight.router.v1.SlipH\0
+\fresume_token (	B\b
+update"
+GetWindowsRequest"W
+GetWindowsResponse
+router (	1
+\x07windows (\v2 .rimlight.router.v1.WindowCounts"T
+ListAuditEntriesRequest
+
+local_only (\b
+	page_size (
+
+page_token (	"|
+ListAuditEntriesResponse/
+\x07entries (\v2.rimlight.router.v1.AuditEntry
+next_page_token (	
+silent_routers (	"æ
+InjectFaultRequest
+
+request_id (	
+region (	+
+kind (2.rimlight.region.v1.FaultKind+
+\bduration (\v2.google.protobuf.Duration-
+
+added_time (\v2.google.protobuf.Duration
+\verror_share (
+reason\x07 (	"@
+InjectFaultResponse)
+faults (\v2.rimlight.region.v1.Fault*Y
+
+MemberRole\x1B
+MEMBER_ROLE_UNSPECIFIED\0
+MEMBER_ROLE_ROUTER
+MEMBER_ROLE_REGION2é
+
+RouterAdminServicec
+\vListRegions&.rimlight.router.v1.ListRegionsRequest'.rimlight.router.v1.ListRegionsResponse"h
+\fWatchRegions'.rimlight.router.v1.WatchRegionsRequest(.rimlight.router.v1.WatchRegionsResponse"0f
+\fGetRttMatrix'.rimlight.router.v1.GetRttMatrixRequest(.rimlight.router.v1.GetRttMatrixResponse"c
+\vListMembers&.rimlight.router.v1.ListMembersRequest'.rimlight.router.v1.ListMembersResponse"o
+ExplainDecision*.rimlight.router.v1.ExplainDecisionRequest+.rimlight.router.v1.ExplainDecisionResponse"i
+\rListDecisions(.rimlight.router.v1.ListDecisionsRequest).rimlight.router.v1.ListDecisionsResponse"r
+SimulateDecision+.rimlight.router.v1.SimulateDecisionRequest,.rimlight.router.v1.SimulateDecisionResponse"i
+\rSetRegionMode(.rimlight.router.v1.SetRegionModeRequest).rimlight.router.v1.SetRegionModeResponse"]
+	ListSlips$.rimlight.router.v1.ListSlipsRequest%.rimlight.router.v1.ListSlipsResponse"b
+
+WatchSlips%.rimlight.router.v1.WatchSlipsRequest&.rimlight.router.v1.WatchSlipsResponse"0\`
+
+GetWindows%.rimlight.router.v1.GetWindowsRequest&.rimlight.router.v1.GetWindowsResponse"r
+ListAuditEntries+.rimlight.router.v1.ListAuditEntriesRequest,.rimlight.router.v1.ListAuditEntriesResponse"c
+\vInjectFault&.rimlight.router.v1.InjectFaultRequest'.rimlight.router.v1.InjectFaultResponse"BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d,w,S,T,ie,ae]),E=s(oe,0),se={[x.UNSPECIFIED]:``,[x.RESIDENCY]:`not in your zones`,[x.NO_STOCK]:`has no unit of this drop`,[x.DRAINING]:`is being drained`,[x.UNREACHABLE]:`does not answer`,[x.TRIED]:`was asked already`,[x.EJECTED]:`its calls fail`,[x.TOO_FAR]:`too far for the time left`,[x.LOADED]:`too busy for a second copy`},ce={0:`answered`,[e.Canceled]:`was not needed any more`};async function D(e,t,n){let{decision:r}=await a(E,e).explainDecision({decisionId:t});if(!r)return[];let i=r.choices.find(e=>e.region===n)??r.choices[0],o=(i?.candidates??[]).map(e=>k(e,e.region===n));return[g(`p`,``,i?.explanation??``,...O(r)),g(`details`,``,g(`summary`,``,`Every region, as the router saw it`),g(`table`,``,g(`tbody`,``,...o)))]}function O({attempts:e}){if(e.length<2)return[];let t=e.map(e=>`${e.region} ${ce[e.statusCode]??`failed`} after ${y(l(e.duration))}`);return[` ${e.length} regions were asked: ${t.join(`, `)}.`]}function k(e,t){let n=g(`th`,``,e.region);n.scope=`row`;let r=se[e.filterReason]??`could not be chosen`;return g(`tr`,t?`chosen`:``,n,g(`td`,`ms`,y(l(e.expected))),g(`td`,``,r||(t?`chosen`:`later`)))}async function A(e){let{regions:t}=await a(E,e).listRegions({localOnly:!0},{timeoutMs:2e3}),n=e=>M(e)===`good`?l(e.network)+l(e.service):1/0,r=t.reduce((e,t)=>e&&n(e)<=n(t)?e:t,void 0);return{rows:t.map(e=>j(e,e===r)),best:r?.name??``}}function j(e,t){let n=M(e),r=g(`th`,``,e.name);r.scope=`row`;let i=t=>g(`td`,`ms`,e.reachable?y(t):`–`);return g(`tr`,t?`chosen`:``,r,i(l(e.network)),i(l(e.service)),g(`td`,n===`good`?`good`:`bad`,n))}function M(e){return e.reachable?e.mode===C.SERVING?e.faults.length>0?`drill`:e.ejected?`ejected`:e.suspect?`suspect`:`good`:`drained`:`silent`}var N=class{routers;changed;place;used;#e=new Map;constructor(e,t){this.routers=e,this.changed=t}rttMs(e){return this.place?.rttMs[e.name]??0}isCut(e){return this.#r(e).signal.aborted}toggle(e){this.isCut(e)?this.#e.delete(e.url):this.#r(e).abort(P()),this.changed()}transport=e=>this.#t(e,!0);aside=e=>this.#t(e,!1);#t(e,t){let n=this.routers.find(t=>t.url===e);return te({baseUrl:e,useBinaryFormat:!0,interceptors:n?[this.#n(n,t)]:[]})}#n(e,t){return n=>async r=>{let{signal:i}=this.#r(e);if(i.aborted)throw P();let a=AbortSignal.any([r.signal,i]),s=this.rttMs(e)/2;s>0&&await o(s,a);let c=await n({...r,signal:a});return s>0&&await o(s,a),t&&this.used!==e&&r.method.name!==`ListKeys`&&(this.used=e,this.changed()),c}}#r(e){let t=this.#e.get(e.url);return t||this.#e.set(e.url,t=new AbortController),t}};function P(){return new i(`the line to this router is unplugged`,e.Unavailable)}var F=class{#e;#t=0;#n=!1;#r=()=>{};#i=new Promise(e=>this.#r=e);get value(){return this.#e}set(e){this.#e=e,this.#t++,this.#a()}end(){this.#n=!0,this.#a()}async*watch(e){let t=new Promise(t=>e?.addEventListener(`abort`,()=>t(),{once:!0}));for(let n=0;!e?.aborted;)if(this.#t>n)n=this.#t,yield this.#e;else{if(this.#n)return;await Promise.race([this.#i,t])}}#a(){this.#r(),this.#i=new Promise(e=>this.#r=e)}},I=3,L=class{line;listener;client;drops=new F;#e=new Map;#t=new AbortController;constructor(e,t){this.line=e,this.listener=t,this.client=this.#n()}move(e){this.line.place=e,this.line.used=void 0,this.client=this.#n()}becomeSomebodyElse(){ee(),this.client=this.#n()}#n(){this.#t.abort(),this.#t=new AbortController;let e=[...this.line.routers].sort((e,t)=>this.line.rttMs(e)-this.line.rttMs(t)),t=new c({routers:e.map(e=>e.url),transport:this.line.transport});return this.#r(t,this.#t.signal),t}async#r(e,t){await e.measure(t);try{for await(let n of e.watchDrops(t))this.drops.set(n)}catch(e){if(!t.aborted)throw e}}channel(e){let t=t=>({...t,drops:t.drops.filter(t=>t.channelId===e)}),{drops:n}=this;return{now:()=>this.client.now(),watchDrops:async function*(e){for await(let r of n.watch(e))yield t(r)},claim:(e,t)=>this.#i(e,t),follow:(e,t)=>this.follow(e).watch(t),resume:async()=>{}}}async#i(e,t){let n=performance.now(),r=await this.client.claim(e,t);return this.listener.bought(e,r,performance.now()-n),r}follow(e){let t=this.#e.get(e);return t||(this.#e.set(e,t=new F),this.#a(e,t)),t}async#a(e,t){try{for await(let n of this.client.follow(e))t.set(n),this.listener.changed(n)}catch(t){this.listener.lost(e,t)}finally{t.end()}}async resume(e){let t=[...e].sort((e,t)=>Number(!!e.outcome)-Number(!!t.outcome));await Promise.all(Array.from({length:I},async()=>{for(let e=t.shift();e;e=t.shift())for await(let t of this.follow(e.purchaseId).watch());}))}},R=2e3,z=20,B=`rimlight-taps/`,V=`rimlight-place`,H=await(await fetch(`/platform.json`)).json(),U=new Map,W=new N(H.routers,Z),G=new L(W,{bought(e,t,n){if(t.kind!==`accepted`&&t.kind!==`unknown`)return;let r=q({purchaseId:t.purchaseId,title:e.title,price:e.price});if(t.kind===`accepted`){let{region:e,router:i,decision:a}=t.via,o={tookMs:n,region:e,router:i,decision:a};sessionStorage.setItem(B+t.purchaseId,JSON.stringify(o)),r.verified(t.receipt),J(r,o)}G.follow(t.purchaseId)},changed(e){U.get(e.purchaseId)?.changed(e)},lost(e,t){U.get(e)?.doubtful(t instanceof n?K(t):`It could not be followed: ${String(t)}`)}});function K(e){return e.why===`unknown_key`?`Signed with a key that this platform does not publish: of an earlier run, perhaps. It cannot be verified.`:`What it says is not to be relied on (${e.why}).`}function q(e){let t=U.get(e.purchaseId);return t||(t=new b(e.purchaseId,e.title,e.price,{complete:async(e,t)=>{await a(h,W.aside(X().url)).completeAction({paymentIntentId:e,decline:t})},forget:async e=>{await G.client.forget(e),U.get(e)?.element.remove(),U.delete(e),_(`nothing`).hidden=U.size>0}}),U.set(e.purchaseId,t),_(`purchases`).prepend(t.element),_(`nothing`).hidden=!0),t}function J(e,t){e.accepted(t.tookMs,t.region,H.routers.find(e=>e.url===t.router)?.name),D(W.aside(t.router),t.decision,t.region).then(t=>e.explained(t),()=>e.explained([g(`p`,`quiet`,`Why there: rimlight explain ${t.decision}`)]))}async function Y(){let e=(await G.client.purchases()).slice(0,z);for(let t of e.toReversed()){let e=q(t),n=sessionStorage.getItem(B+t.purchaseId);n?J(e,JSON.parse(n)):t.region&&e.accepted(void 0,t.region,void 0)}await Promise.all(e.map(async({purchaseId:e,receipt:t})=>{if(t)try{(await G.client.verify(e)).receipt&&U.get(e)?.verified(t)}catch(t){U.get(e)?.doubtful(t instanceof n?K(t):`It could not be verified now.`)}})),await G.resume(e)}async function le(){let e=new Map;for await(let{drops:t,live:n}of G.drops.watch()){for(let n of[...new Set(t.map(e=>e.channelId))].sort()){if(e.has(n))continue;let t=new p;t.client=G.channel(n),t.texts={buy:e=>`Buy for ${e} (TEST)`},t.pay=()=>document.querySelector(`input[name=card]:checked`)?.value??``;let r=g(`span`,`stock`);e.size===0&&_(`drops`).replaceChildren(),e.set(n,r),_(`drops`).append(g(`div`,`channel`,g(`p`,``,g(`b`,``,n),r),t))}for(let[r,i]of e){let[e,a]=ue(t.filter(e=>e.channelId===r),n);i.textContent=e,i.className=`stock ${a}`}}}function ue(e,t){let n=e.filter(e=>e.state===`open`);return t?n.length===0?[e.some(e=>e.state===`planned`||e.state===`armed`)?`opens soon`:`between drops`,``]:n.every(e=>e.soldOut)?[`sold out`,`bad`]:[`in stock`,`good`]:[`not heard`,`bad`]}function X(){if(W.used&&!W.isCut(W.used))return W.used;let e=W.routers.filter(e=>!W.isCut(e));return[...e.length>0?e:W.routers].sort((e,t)=>W.rttMs(e)-W.rttMs(t))[0]}function Z(){let e=X(),t=W.place?.name??`this machine`;_(`route`).textContent=W.isCut(e)?`No router can be reached.`:`Your calls go through ${e.name}, ${y(W.rttMs(e))} from ${t}.`,_(`seen-by`).textContent=e.name;let n=document.activeElement?.dataset.router;_(`routers`).replaceChildren(...H.routers.map(t=>{let n=W.isCut(t),r=v(n?`Plug in`:`Unplug`,`plain`,()=>W.toggle(t));return r.dataset.router=t.name,r.setAttribute(`aria-label`,`${n?`Plug in`:`Unplug`} ${t.name}`),g(`li`,n?`cut`:t===e?`used`:``,t.name,g(`span`,`ms`,n?`unplugged`:y(W.rttMs(t))),r)})),n&&document.querySelector(`[data-router="${n}"]`)?.focus(),Q()}async function Q(){let e=X();try{let{rows:t,best:n}=await A(W.aside(e.url));if(e!==X())return;_(`regions`).replaceChildren(...t),de(n)}catch{_(`regions`).replaceChildren(g(`tr`,``,g(`td`,`bad`,`The router does not answer.`)))}}function de(e){if(e===``)return;let[t,n]=H.drills?[`Cut a region off for 30 seconds, and tap:`,`rimlight fault partition ${e} --router ${X().url}`]:H.split?[`Kill a region's process by the pid that the platform printed; it comes back after 5 seconds:`,`kill -9 PID`]:[`To break a region, start the platform with one of:`,`rimlight dev --drills   # then: rimlight fault partition REGION
+rimlight dev --split    # then: kill -9 PID`];_(`outage-region`).textContent=t,_(`outage-command`).textContent=n}function fe(){let e=_(`place`),t=e=>{let t=g(`option`,``,e);return t.value=e,t};e.append(t(`this machine`),...H.places.map(e=>t(e.name)));let n=sessionStorage.getItem(V);n&&H.places.some(e=>e.name===n)&&(e.value=n);let r=()=>{sessionStorage.setItem(V,e.value),G.move(H.places.find(t=>t.name===e.value)),Z()};e.addEventListener(`change`,r),e.selectedIndex>0&&r()}function $(e){let t=_(`trouble`);t.textContent=`The page is in trouble: ${String(e)}`,t.hidden=!1}_(`somebody`).addEventListener(`click`,()=>G.becomeSomebodyElse()),fe(),Z(),setInterval(()=>{document.hidden||Q()},R),le().catch($),Y().catch($);

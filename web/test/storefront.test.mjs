@@ -1,0 +1,112 @@
+// The storefront as `rimlight dev` serves it: in Chromium, over TLS with HTTP/2, on a desk and on a phone.
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { startBrowser } from "./browser.mjs";
+import { startPlatform } from "./platform.mjs";
+
+const SLOW = { timeout: 60_000 }; // the demo's first drop opens 15 s after the start
+const LICENCE = /^[0-9A-Z-]{20,}$/;
+
+let platform, browser, context, page, problems, protocols;
+
+before(async () => {
+  [platform, browser] = await Promise.all([startPlatform(), startBrowser()]);
+});
+
+after(async () => {
+  await browser?.close();
+  await platform?.stop();
+});
+
+beforeEach(async () => {
+  context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1120, height: 800 } });
+  page = await context.newPage();
+  problems = [];
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("console", (m) => m.type() === "error" && !m.text().includes("Failed to load resource") && problems.push(m.text()));
+  protocols = new Set();
+  const devtools = await context.newCDPSession(page);
+  await devtools.send("Network.enable");
+  devtools.on("Network.responseReceived", ({ response }) => protocols.add(response.protocol));
+  await page.goto(platform.urls[0]);
+});
+
+afterEach(async () => {
+  assert.deepEqual(problems, [], "errors on the page, or breaches of its policy");
+  await context.close();
+});
+
+/** Taps at whichever drop is open, with the keyboard. */
+async function buy(card = "tp_ok") {
+  await page.check(`input[value=${card}]`);
+  await page.locator("rimlight-drop >> button[aria-disabled=false]").first().press("Enter", SLOW);
+}
+
+const purchase = (on) => on.locator(".purchase").first();
+const inState = (state) => page.locator(`.purchase[data-state=${state}]`).waitFor(SLOW);
+
+test("it buys over TLS with HTTP/2, says why there, and the receipt verifies after a reload", async () => {
+  await page.selectOption("#place", "europe-west2");
+  await buy();
+  await inState("delivered");
+  const card = purchase(page);
+  assert.match(await card.locator(".big").textContent(), /^[0-9.]+ ms$/);
+  assert.equal(await card.locator(".figures").textContent().then((text) => text.includes("europe-west3")), true, "the region that is nearest");
+  assert.match(await card.locator(".why").textContent(), /^europe-west3 is expected to answer soonest: /);
+  await card.locator("[data-verified=true]").waitFor();
+  const key = await card.locator(".key").textContent();
+  assert.match(key, LICENCE);
+  assert.match(await card.textContent(), /TEST/);
+  assert.deepEqual([...protocols], ["h2"]);
+
+  await page.reload();
+  await inState("delivered");
+  await purchase(page).locator("[data-verified=true]").waitFor();
+  assert.equal(await purchase(page).locator(".key").textContent(), key);
+  assert.match(await purchase(page).locator(".big").textContent(), /ms$/);
+  assert.equal(await page.locator(".purchase").count(), 1);
+});
+
+test("a payment that needs the buyer waits for the button, and goes on over a reload", async () => {
+  await buy("tp_action_required");
+  await inState("action_required");
+  await page.reload();
+  await page.getByRole("button", { name: "Confirm the TEST payment" }).press("Enter", SLOW);
+  await inState("delivered");
+  assert.match(await purchase(page).locator(".key").textContent(), LICENCE);
+});
+
+test("a declined payment ends in a voucher, and another viewer buys in the same drop", async () => {
+  await buy("tp_decline");
+  await inState("voucher");
+  await page.getByRole("button", { name: "Be another viewer" }).click();
+  await buy();
+  await inState("delivered");
+  assert.equal(await page.locator(".purchase").count(), 2);
+});
+
+test("with the router unplugged, the next tap goes through another", async () => {
+  await page.selectOption("#place", "europe-west2");
+  await page.locator(".routers .used", { hasText: "europe-west1" }).waitFor(SLOW);
+  await page.getByRole("button", { name: "Unplug europe-west1" }).press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Plug in", "the focus stays");
+  await buy();
+  await inState("delivered");
+  assert.match(await purchase(page).locator(".figures").textContent(), /us-west1/);
+});
+
+test("a drop that is sold out says so at once", async () => {
+  const { drop } = await platform.verb("drops", "create", "--channel", "attic", "--title", "The last one", "--units", "1", "--price", "5", "--opens", "1s");
+  await platform.verb("buy", "--drop", drop.drop?.dropId ?? drop.dropId);
+  const attic = page.locator(".channel", { hasText: "attic" });
+  await attic.locator(".stock", { hasText: "sold out" }).waitFor(SLOW);
+  assert.equal(await attic.locator('rimlight-drop >> [part="status"]').textContent(), "Sold out.");
+  assert.equal(await attic.locator("rimlight-drop >> button").getAttribute("aria-disabled"), "true");
+});
+
+test("on a phone nothing is wider than the screen", async () => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.locator("#regions tr").nth(3).waitFor(SLOW);
+  await page.locator("#outage summary").click();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+});
