@@ -31,11 +31,11 @@ import (
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/router/alert"
 	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 	"github.com/rimlight/rimlight/router/slo"
-	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // Region is one node of a region as the flags name it.
@@ -67,7 +67,7 @@ type Config struct {
 	// SLO is which calls count as late, and how many of them are a slip; the zero value takes every default.
 	SLO slo.Config
 	// Webhooks are told of slips that begin and end. Give them to one router, or to two: each tells by itself.
-	Webhooks webhook.Config
+	Webhooks alert.Config
 	// Drills lets operators break regions for a while with InjectFault. Never where viewers pay.
 	Drills bool
 }
@@ -135,7 +135,7 @@ type Router struct {
 	decisions *decisions
 	slo       *watcher
 	slips     *slipFeed
-	hooks     *webhook.Sender
+	hooks     *alert.Sender
 	nodes     *pool // connections to region nodes, by measure.Target.Key
 	peers     *pool // connections to other routers, by the same form of key
 
@@ -156,7 +156,7 @@ func New(config Config, deps Deps) (*Router, error) {
 	}
 	prober := &forward.Prober{Router: config.Name, Conn: r.nodes.get}
 	var err error
-	r.hooks, err = webhook.New(config.Webhooks, webhook.Deps{
+	r.hooks, err = alert.New(config.Webhooks, alert.Deps{
 		Now: deps.Now, Log: deps.Log, Metrics: deps.Metrics,
 	})
 	if err != nil {

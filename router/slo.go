@@ -12,10 +12,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/internal/webhook"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/measure"
 	"github.com/rimlight/rimlight/router/slo"
-	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // judgeInterval is how often a router asks its peers for their counts and judges the sum: an alert comes at most so much,

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rimlight/rimlight/router/webhook"
+	"github.com/rimlight/rimlight/internal/webhook"
 )
 
 // devProcess is `rimlight dev` as a user starts it.

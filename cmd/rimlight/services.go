@@ -15,7 +15,8 @@ import (
 	"github.com/rimlight/rimlight/internal/process"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
-	"github.com/rimlight/rimlight/router/webhook"
+	"github.com/rimlight/rimlight/internal/webhook"
+	"github.com/rimlight/rimlight/router/alert"
 )
 
 // serviceFlags are what every service of a real deployment takes.
@@ -175,19 +176,19 @@ type alertFlags struct {
 }
 
 // webhooks reads the secret; the default is where it is kept without a flag.
-func (f *alertFlags) webhooks(fallback string) (webhook.Config, error) {
+func (f *alertFlags) webhooks(fallback string) (alert.Config, error) {
 	if len(f.Webhook) == 0 {
-		return webhook.Config{}, nil
+		return alert.Config{}, nil
 	}
 	path := cmp.Or(f.WebhookSecret, fallback)
 	if path == "" {
-		return webhook.Config{}, usageError{"--webhook needs --webhook-secret FILE"}
+		return alert.Config{}, usageError{"--webhook needs --webhook-secret FILE"}
 	}
 	secret, err := webhook.LoadOrCreateSecret(path)
 	if err != nil {
-		return webhook.Config{}, err
+		return alert.Config{}, err
 	}
-	c := webhook.Config{URLs: f.Webhook, Secret: secret}
+	c := alert.Config{URLs: f.Webhook, Secret: secret}
 	if err := c.Validate(); err != nil {
 		return c, usageError{"--webhook: " + err.Error()}
 	}

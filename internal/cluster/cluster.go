@@ -36,7 +36,7 @@ import (
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/viewers"
 	"github.com/rimlight/rimlight/internal/wan"
-	"github.com/rimlight/rimlight/router/webhook"
+	"github.com/rimlight/rimlight/router/alert"
 )
 
 // Config is what `rimlight dev` asks for.
@@ -61,7 +61,7 @@ type Config struct {
 	// Split runs each region's node as a process of its own.
 	Split bool
 	// Webhooks are told by the first router of slips that begin and end.
-	Webhooks webhook.Config
+	Webhooks alert.Config
 	// Drills lets operators break regions for a while.
 	Drills bool
 	// Storefront serves the shop's page at / of every router.
@@ -228,7 +228,7 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 		if seed != "" {
 			seeds = []string{seed}
 		}
-		var hooks webhook.Config
+		var hooks alert.Config
 		if i == 0 {
 			hooks = c.cfg.Webhooks
 		}

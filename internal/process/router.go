@@ -22,10 +22,10 @@ import (
 	"github.com/rimlight/rimlight/internal/gossip"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/router"
+	"github.com/rimlight/rimlight/router/alert"
 	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/slo"
-	"github.com/rimlight/rimlight/router/webhook"
 )
 
 // Router is what a router needs beyond Common. In DataDir it keeps what operators changed and what it measured, for the next
@@ -56,7 +56,7 @@ type Router struct {
 	// SLO is which calls count as late, and how many of them are a slip.
 	SLO slo.Config
 	// Webhooks are told of slips that begin and end.
-	Webhooks webhook.Config
+	Webhooks alert.Config
 	// Drills lets operators break regions for a while; Saboteur does what the nodes cannot.
 	Drills   bool
 	Saboteur router.Saboteur

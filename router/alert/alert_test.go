@@ -1,4 +1,4 @@
-package webhook_test
+package alert_test
 
 import (
 	"bytes"
@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +16,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/rimlight/rimlight/router/webhook"
+	"github.com/rimlight/rimlight/internal/webhook"
+	"github.com/rimlight/rimlight/router/alert"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -88,15 +87,15 @@ func (r *receivers) ids(host string) []string {
 	return slices.Clone(r.got[host])
 }
 
-func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer)) {
+func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *alert.Sender, r *receivers, log *logBuffer)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receivers{t: t, secret: bytes.Repeat([]byte{7}, 32), got: map[string][]string{}, when: map[string][]time.Duration{}, base: time.Now()}
-		config := webhook.Config{Secret: r.secret}
+		config := alert.Config{Secret: r.secret}
 		for _, h := range hosts {
 			config.URLs = append(config.URLs, "https://"+h+"/secret-path")
 		}
 		var log logBuffer
-		s, err := webhook.New(config, webhook.Deps{Transport: r, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		s, err := alert.New(config, alert.Deps{Transport: r, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +114,7 @@ func inTime(t *testing.T, hosts []string, test func(t *testing.T, s *webhook.Sen
 
 // An endpoint that hangs or fails must not keep an alert from the others, or its sender.
 func TestEachEndpointHasItsOwnLane(t *testing.T) {
-	inTime(t, []string{"hangs", "broken", "ok"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer) {
+	inTime(t, []string{"hangs", "broken", "ok"}, func(t *testing.T, s *alert.Sender, r *receivers, log *logBuffer) {
 		start := time.Now()
 		for i := range 100 {
 			s.Send(webhook.Event{ID: fmt.Sprint(i), Body: []byte("{}")})
@@ -139,7 +138,7 @@ func TestEachEndpointHasItsOwnLane(t *testing.T) {
 }
 
 func TestFailedEventsAreTriedAgainWithTheSameID(t *testing.T) {
-	inTime(t, []string{"restarts", "gone", "elsewhere"}, func(t *testing.T, s *webhook.Sender, r *receivers, log *logBuffer) {
+	inTime(t, []string{"restarts", "gone", "elsewhere"}, func(t *testing.T, s *alert.Sender, r *receivers, log *logBuffer) {
 		s.Send(webhook.Event{ID: "slip_1_began", Body: []byte("{}")})
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
@@ -158,36 +157,8 @@ func TestFailedEventsAreTriedAgainWithTheSameID(t *testing.T) {
 	})
 }
 
-// The example of the specification's reference libraries.
-func TestSignatureIsTheStandards(t *testing.T) {
-	secret, err := webhook.ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := webhook.Sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
-	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
-func TestSecrets(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "new", "secret")
-	made, err := webhook.LoadOrCreateSecret(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := webhook.LoadOrCreateSecret(path); err != nil || !bytes.Equal(again, made) {
-		t.Errorf("the second start read %d bytes and %v", len(again), err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file is %v, %v", info.Mode(), err)
-	}
-	for _, text := range []string{"", "whsec_", "whsec_c2hvcnQ=", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_%%%"} {
-		if _, err := webhook.ParseSecret(text); err == nil {
-			t.Errorf("%q was taken", text)
-		}
-	}
-	err = webhook.Config{URLs: []string{"ftp://x", "nonsense"}}.Validate()
+func TestConfigNamesEveryProblem(t *testing.T) {
+	err := alert.Config{URLs: []string{"ftp://x", "nonsense"}}.Validate()
 	for _, want := range []string{"URLs[0]", "URLs[1]", "Secret"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want something about %s", err, want)
