@@ -123,6 +123,7 @@ generate: $(BUF) web/node_modules/.package-lock.json ## Regenerate gen/ from the
 .PHONY: web
 web: web/node_modules/.package-lock.json ## Rebuild web/dist, which the binary embeds (needs node).
 	cd web && node_modules/.bin/vite build --logLevel warn
+	cd web && node_modules/.bin/vite build --config vite.console.config.js --logLevel warn
 
 .PHONY: web-test
 web-test: build web/node_modules/.package-lock.json ## Test the SDK, its size, and standard clients in Chromium (needs node, chromium).
@@ -147,7 +148,8 @@ check-generate: $(BUF) web/node_modules/.package-lock.json ## Fail if gen/, web/
 	fi
 	web/node_modules/.bin/tsc -p web
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
-	(cd web && node_modules/.bin/vite build --logLevel error --outDir "$$fresh/dist"); \
+	(cd web && node_modules/.bin/vite build --logLevel error --outDir "$$fresh/dist" && \
+	node_modules/.bin/vite build --config vite.console.config.js --logLevel error --outDir "$$fresh/dist/console"); \
 	diff -rq web/dist "$$fresh/dist" || { echo "web/dist is not what web/ gives: run make web"; exit 1; }
 
 # The tools come from go.mod and tools/lint/go.mod; building them once makes each call quick.

@@ -1,10 +1,12 @@
-// Package web serves the storefront: the page at / of `rimlight dev`, on which a person buys in a browser.
+// Package web serves the storefront: the page at / of `rimlight dev`, on which a person buys in a browser; and the
+// operators' console at /console of every operator port.
 //
-//	sdk/, element/, storefront/ (TypeScript) ── make web ──> dist/ (committed) ── embedded ──> Storefront
+//	sdk/, element/, storefront/ (TypeScript) ── make web ──> dist/         (committed) ── embedded ──> Storefront
+//	console/                                 ── make web ──> dist/console/ (committed) ── embedded ──> Console
 //
 // What is served is what was built: a file has an ETag, its policy lets nothing in from elsewhere, and there are no
 // directory listings. /platform.json tells the page where the routers are. The page buys through the public API like any
-// other viewer's; nothing here knows of purchases.
+// other viewer's, and the console calls what the CLI calls; nothing here knows of purchases or regions.
 package web
 
 import (
@@ -70,40 +72,59 @@ func Storefront(platform func() Platform) (http.Handler, error) {
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "Only GET and HEAD.", http.StatusMethodNotAllowed)
-			return
-		}
 		told := platform().json(r)
-		header := w.Header()
-		header.Set("Content-Security-Policy", policy(told.Routers))
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Cross-Origin-Opener-Policy", "same-origin")
-		name := cmp.Or(strings.TrimPrefix(r.URL.Path, "/"), index)
-		if name == "platform.json" {
-			header.Set("Content-Type", "application/json")
-			header.Set("Cache-Control", "no-store")
-			_ = json.NewEncoder(w).Encode(told) // a browser that went away
-			return
+		switch name := cmp.Or(strings.TrimPrefix(r.URL.Path, "/"), index); {
+		case !admit(w, r, policy(told.Routers)):
+		case name == "platform.json":
+			tell(w, told)
+		default:
+			files.send(w, r, name)
 		}
-		f, ok := files[name]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		// Names are the same over versions, so a browser asks each time, and is told in a few bytes that nothing changed.
-		header.Set("Content-Type", f.contentType)
-		header.Set("Cache-Control", "no-cache")
-		header.Set("ETag", f.etag)
-		http.ServeContent(w, r, name, time.Time{}, strings.NewReader(string(f.content)))
 	}), nil
 }
 
-// load reads what is embedded, by its name under dist.
-func load() (map[string]file, error) {
-	files := map[string]file{}
+// admit sets what every answer has, and refuses what sends something.
+func admit(w http.ResponseWriter, r *http.Request, policy string) bool {
+	header := w.Header()
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	header.Set("Allow", "GET, HEAD")
+	http.Error(w, "Only GET and HEAD.", http.StatusMethodNotAllowed)
+	return false
+}
+
+// tell answers what holds now.
+func tell(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(v) // a browser that went away
+}
+
+// files are what was built, by name under dist.
+type files map[string]file
+
+// send answers with a file.
+func (f files) send(w http.ResponseWriter, r *http.Request, name string) {
+	found, ok := f[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	// Names are the same over versions, so a browser asks each time, and is told in a few bytes that nothing changed.
+	w.Header().Set("Content-Type", found.contentType)
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("ETag", found.etag)
+	http.ServeContent(w, r, name, time.Time{}, strings.NewReader(string(found.content)))
+}
+
+// load reads what is embedded.
+func load() (files, error) {
+	files := files{}
 	err := fs.WalkDir(dist, "dist", func(name string, d fs.DirEntry, err error) error {
 		contentType, served := types[path.Ext(name)]
 		if err != nil || !served {

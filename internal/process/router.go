@@ -26,6 +26,7 @@ import (
 	"github.com/rimlight/rimlight/router/audit"
 	"github.com/rimlight/rimlight/router/forward"
 	"github.com/rimlight/rimlight/router/slo"
+	"github.com/rimlight/rimlight/web"
 )
 
 // Router is what a router needs beyond Common. In DataDir it keeps what operators changed and what it measured, for the next
@@ -186,11 +187,15 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 	forwarded := append([]string{offerv1.OfferService_ServiceDesc.ServiceName}, c.ForwardServices...)
 	everything := slices.Concat(forwarded, central)
 	status := statusPage(c.Name, c.Version, regions, c.Log)
+	console, err := web.Console(web.ConsoleSettings{Router: c.Name, Version: c.Version, Drills: c.Drills})
+	if err != nil {
+		return err
+	}
 	front, err := p.server(c.Common, "router", router.Rules(), func(cfg *rpc.ServerConfig) {
 		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.Forwarded, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), forwarded, status
 		if c.Operator {
 			cfg.Forwarded = everything
-			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics, c.Pages)
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, console, c.Metrics, c.Pages)
 		}
 	})
 	if err != nil {
@@ -202,7 +207,7 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 	if c.separateAdmin() {
 		back, err := p.server(c.Common, "router-admin", router.Rules(), func(cfg *rpc.ServerConfig) {
 			cfg.Forwarded = everything
-			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, c.Metrics, nil)
+			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, console, c.Metrics, nil)
 		})
 		if err != nil {
 			return err

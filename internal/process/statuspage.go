@@ -64,8 +64,9 @@ func statusPage(name, version string, regions func(context.Context) ([]*routerv1
 }
 
 // operatorPages are the pages of an operator port; root, if there is one, has the others.
-func operatorPages(status http.Handler, metrics *prometheus.Registry, root http.Handler) http.Handler {
+func operatorPages(status, console http.Handler, metrics *prometheus.Registry, root http.Handler) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("/console/", console)
 	mux.Handle("/status", http.StripPrefix("/status", status))
 	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	if root == nil {

@@ -1,0 +1,22 @@
+// The console in a browser: opened, and its violations of the policy noted.
+
+/** Opens the console of a router in a page of its own. */
+export async function openConsole(browser, url, { colorScheme = "light", viewport = { width: 1440, height: 900 }, script } = {}) {
+  const context = await browser.newContext({ colorScheme, viewport, reducedMotion: "reduce" });
+  const page = await context.newPage();
+  page.problems = [];
+  page.on("pageerror", (e) => page.problems.push(String(e)));
+  await page.addInitScript(() => {
+    window.violations = [];
+    document.addEventListener("securitypolicyviolation", (e) => window.violations.push(`${e.violatedDirective} ${e.blockedURI} ${e.sample}`));
+  });
+  if (script) await page.addInitScript(script);
+  await page.goto(`${url}/console`);
+  return page;
+}
+
+/** Fails if the page broke its policy or threw. */
+export async function assertClean(assert, page) {
+  assert.deepEqual(await page.evaluate(() => window.violations), [], "the policy was broken");
+  assert.deepEqual(page.problems, [], "the page threw");
+}
