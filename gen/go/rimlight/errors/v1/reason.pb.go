@@ -141,6 +141,11 @@ const (
 	Reason_REASON_LEASE_NOT_CLOSABLE Reason = 130
 	// The viewer had been told a definite no when this redemption arrived; the no stands. In outcomes, not in a status.
 	Reason_REASON_REDEMPTION_CANCELLED Reason = 131
+	// An operator fenced the node out of the drop, or it retired; it gets no stock. Metadata: node_id.
+	// FAILED_PRECONDITION.
+	Reason_REASON_NODE_FENCED Reason = 132
+	// A seal that names an entry which the verifier does not have. ABORTED: forward it first.
+	Reason_REASON_SEAL_TOO_EARLY Reason = 133
 	// No webhook has this id. Metadata: webhook_id. NOT_FOUND.
 	Reason_REASON_WEBHOOK_NOT_FOUND Reason = 140
 	// There are as many webhooks as there may be. FAILED_PRECONDITION.
@@ -205,6 +210,8 @@ var (
 		120: "REASON_DROP_CHANGE_REFUSED",
 		130: "REASON_LEASE_NOT_CLOSABLE",
 		131: "REASON_REDEMPTION_CANCELLED",
+		132: "REASON_NODE_FENCED",
+		133: "REASON_SEAL_TOO_EARLY",
 		140: "REASON_WEBHOOK_NOT_FOUND",
 		141: "REASON_TOO_MANY_WEBHOOKS",
 	}
@@ -264,6 +271,8 @@ var (
 		"REASON_DROP_CHANGE_REFUSED":  120,
 		"REASON_LEASE_NOT_CLOSABLE":   130,
 		"REASON_REDEMPTION_CANCELLED": 131,
+		"REASON_NODE_FENCED":          132,
+		"REASON_SEAL_TOO_EARLY":       133,
 		"REASON_WEBHOOK_NOT_FOUND":    140,
 		"REASON_TOO_MANY_WEBHOOKS":    141,
 	}
@@ -300,7 +309,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xa5\f\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xda\f\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -357,7 +366,9 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_STORE_UNAVAILABLE\x10[\x12\x1e\n" +
 	"\x1aREASON_DROP_CHANGE_REFUSED\x10x\x12\x1e\n" +
 	"\x19REASON_LEASE_NOT_CLOSABLE\x10\x82\x01\x12 \n" +
-	"\x1bREASON_REDEMPTION_CANCELLED\x10\x83\x01\x12\x1d\n" +
+	"\x1bREASON_REDEMPTION_CANCELLED\x10\x83\x01\x12\x17\n" +
+	"\x12REASON_NODE_FENCED\x10\x84\x01\x12\x1a\n" +
+	"\x15REASON_SEAL_TOO_EARLY\x10\x85\x01\x12\x1d\n" +
 	"\x18REASON_WEBHOOK_NOT_FOUND\x10\x8c\x01\x12\x1d\n" +
 	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 

@@ -736,9 +736,12 @@ type HeartbeatResponse struct {
 	// When to come again.
 	NextIn *durationpb.Duration `protobuf:"bytes,6,opt,name=next_in,json=nextIn,proto3" json:"next_in,omitempty"`
 	// The epoch that the answer is for: a node under another one ignores all of it.
-	Epoch         int64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Epoch int64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Of the leases that the node listed with something untouched, those that were put aside: it sells nothing more from
+	// them, journals that, and gives back what is untouched.
+	FencedLeaseIds []string `protobuf:"bytes,8,rep,name=fenced_lease_ids,json=fencedLeaseIds,proto3" json:"fenced_lease_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HeartbeatResponse) Reset() {
@@ -818,6 +821,13 @@ func (x *HeartbeatResponse) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *HeartbeatResponse) GetFencedLeaseIds() []string {
+	if x != nil {
+		return x.FencedLeaseIds
+	}
+	return nil
 }
 
 // One purchase's claim on a unit.
@@ -1343,6 +1353,116 @@ func (x *CloseLeaseResponse) GetFreed() uint32 {
 	return 0
 }
 
+// The request of RetireNode.
+type RetireNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node. UUID.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The node's epoch, the one that the seal names.
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The process life that calls, as in JoinNode.
+	BootId        string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireNodeRequest) Reset() {
+	*x = RetireNodeRequest{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireNodeRequest) ProtoMessage() {}
+
+func (x *RetireNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireNodeRequest.ProtoReflect.Descriptor instead.
+func (*RetireNodeRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RetireNodeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RetireNodeRequest) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RetireNodeRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+// The response of RetireNode.
+type RetireNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many leases were put aside by this call; a repeat puts none.
+	Leases        uint32 `protobuf:"varint,1,opt,name=leases,proto3" json:"leases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireNodeResponse) Reset() {
+	*x = RetireNodeResponse{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireNodeResponse) ProtoMessage() {}
+
+func (x *RetireNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireNodeResponse.ProtoReflect.Descriptor instead.
+func (*RetireNodeResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RetireNodeResponse) GetLeases() uint32 {
+	if x != nil {
+		return x.Leases
+	}
+	return 0
+}
+
 // The request of ListNodeKeys.
 type ListNodeKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1356,7 +1476,7 @@ type ListNodeKeysRequest struct {
 
 func (x *ListNodeKeysRequest) Reset() {
 	*x = ListNodeKeysRequest{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1488,7 @@ func (x *ListNodeKeysRequest) String() string {
 func (*ListNodeKeysRequest) ProtoMessage() {}
 
 func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[21]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1501,7 @@ func (x *ListNodeKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{21}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListNodeKeysRequest) GetPageSize() int32 {
@@ -1411,7 +1531,7 @@ type ListNodeKeysResponse struct {
 
 func (x *ListNodeKeysResponse) Reset() {
 	*x = ListNodeKeysResponse{}
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1543,7 @@ func (x *ListNodeKeysResponse) String() string {
 func (*ListNodeKeysResponse) ProtoMessage() {}
 
 func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[22]
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1556,7 @@ func (x *ListNodeKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListNodeKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{22}
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListNodeKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1510,7 +1630,7 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x06offers\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offers\"7\n" +
 	"\x06Recall\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x14\n" +
-	"\x05units\x18\x02 \x01(\rR\x05units\"\xde\x02\n" +
+	"\x05units\x18\x02 \x01(\rR\x05units\"\x88\x03\n" +
 	"\x11HeartbeatResponse\x128\n" +
 	"\amissing\x18\x01 \x03(\v2\x1e.rimlight.fulfillment.v1.LeaseR\amissing\x129\n" +
 	"\arecalls\x18\x02 \x03(\v2\x1f.rimlight.fulfillment.v1.RecallR\arecalls\x12)\n" +
@@ -1518,7 +1638,8 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x12available_drop_ids\x18\x04 \x03(\tR\x10availableDropIds\x121\n" +
 	"\x04keys\x18\x05 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x122\n" +
 	"\anext_in\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06nextIn\x12\x14\n" +
-	"\x05epoch\x18\a \x01(\x03R\x05epoch\"\x98\x01\n" +
+	"\x05epoch\x18\a \x01(\x03R\x05epoch\x12(\n" +
+	"\x10fenced_lease_ids\x18\b \x03(\tR\x0efencedLeaseIds\"\x98\x01\n" +
 	"\tUnitClaim\x12\"\n" +
 	"\btoken_id\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\atokenId\x12!\n" +
 	"\adrop_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x12\x1f\n" +
@@ -1549,7 +1670,13 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\blease_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12%\n" +
 	"\x0ejournal_sealed\x18\x02 \x01(\bR\rjournalSealed\"*\n" +
 	"\x12CloseLeaseResponse\x12\x14\n" +
-	"\x05freed\x18\x01 \x01(\rR\x05freed\"g\n" +
+	"\x05freed\x18\x01 \x01(\rR\x05freed\"n\n" +
+	"\x11RetireNodeRequest\x12!\n" +
+	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12 \n" +
+	"\aboot_id\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\",\n" +
+	"\x12RetireNodeResponse\x12\x16\n" +
+	"\x06leases\x18\x01 \x01(\rR\x06leases\"g\n" +
 	"\x13ListNodeKeysRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
@@ -1557,7 +1684,7 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"q\n" +
 	"\x14ListNodeKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x85\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xf1\b\n" +
 	"\fStockService\x12d\n" +
 	"\bJoinNode\x12(.rimlight.fulfillment.v1.JoinNodeRequest\x1a).rimlight.fulfillment.v1.JoinNodeResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
@@ -1568,7 +1695,9 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\fReleaseUnits\x12,.rimlight.fulfillment.v1.ReleaseUnitsRequest\x1a-.rimlight.fulfillment.v1.ReleaseUnitsResponse\"\x03\x90\x02\x02\x12\x8b\x01\n" +
 	"\x15ListQuarantinedLeases\x125.rimlight.fulfillment.v1.ListQuarantinedLeasesRequest\x1a6.rimlight.fulfillment.v1.ListQuarantinedLeasesResponse\"\x03\x90\x02\x01\x12j\n" +
 	"\n" +
-	"CloseLease\x12*.rimlight.fulfillment.v1.CloseLeaseRequest\x1a+.rimlight.fulfillment.v1.CloseLeaseResponse\"\x03\x90\x02\x02\x12p\n" +
+	"CloseLease\x12*.rimlight.fulfillment.v1.CloseLeaseRequest\x1a+.rimlight.fulfillment.v1.CloseLeaseResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\n" +
+	"RetireNode\x12*.rimlight.fulfillment.v1.RetireNodeRequest\x1a+.rimlight.fulfillment.v1.RetireNodeResponse\"\x03\x90\x02\x02\x12p\n" +
 	"\fListNodeKeys\x12,.rimlight.fulfillment.v1.ListNodeKeysRequest\x1a-.rimlight.fulfillment.v1.ListNodeKeysResponse\"\x03\x90\x02\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
@@ -1583,7 +1712,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*JoinNodeRequest)(nil),               // 0: rimlight.fulfillment.v1.JoinNodeRequest
 	(*JoinNodeResponse)(nil),              // 1: rimlight.fulfillment.v1.JoinNodeResponse
@@ -1606,30 +1735,32 @@ var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*ListQuarantinedLeasesResponse)(nil), // 18: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
 	(*CloseLeaseRequest)(nil),             // 19: rimlight.fulfillment.v1.CloseLeaseRequest
 	(*CloseLeaseResponse)(nil),            // 20: rimlight.fulfillment.v1.CloseLeaseResponse
-	(*ListNodeKeysRequest)(nil),           // 21: rimlight.fulfillment.v1.ListNodeKeysRequest
-	(*ListNodeKeysResponse)(nil),          // 22: rimlight.fulfillment.v1.ListNodeKeysResponse
-	(*v1.SigningKey)(nil),                 // 23: rimlight.offer.v1.SigningKey
-	(*Lease)(nil),                         // 24: rimlight.fulfillment.v1.Lease
-	(*durationpb.Duration)(nil),           // 25: google.protobuf.Duration
-	(v11.Reason)(0),                       // 26: rimlight.errors.v1.Reason
-	(*QuarantinedLease)(nil),              // 27: rimlight.fulfillment.v1.QuarantinedLease
+	(*RetireNodeRequest)(nil),             // 21: rimlight.fulfillment.v1.RetireNodeRequest
+	(*RetireNodeResponse)(nil),            // 22: rimlight.fulfillment.v1.RetireNodeResponse
+	(*ListNodeKeysRequest)(nil),           // 23: rimlight.fulfillment.v1.ListNodeKeysRequest
+	(*ListNodeKeysResponse)(nil),          // 24: rimlight.fulfillment.v1.ListNodeKeysResponse
+	(*v1.SigningKey)(nil),                 // 25: rimlight.offer.v1.SigningKey
+	(*Lease)(nil),                         // 26: rimlight.fulfillment.v1.Lease
+	(*durationpb.Duration)(nil),           // 27: google.protobuf.Duration
+	(v11.Reason)(0),                       // 28: rimlight.errors.v1.Reason
+	(*QuarantinedLease)(nil),              // 29: rimlight.fulfillment.v1.QuarantinedLease
 }
 var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
-	23, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
-	23, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	24, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
+	25, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
+	25, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	26, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
 	6,  // 3: rimlight.fulfillment.v1.HeartbeatRequest.held:type_name -> rimlight.fulfillment.v1.HeldLease
 	8,  // 4: rimlight.fulfillment.v1.HeartbeatRequest.offers:type_name -> rimlight.fulfillment.v1.OffersMade
-	24, // 5: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
+	26, // 5: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
 	9,  // 6: rimlight.fulfillment.v1.HeartbeatResponse.recalls:type_name -> rimlight.fulfillment.v1.Recall
-	23, // 7: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	25, // 8: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
+	25, // 7: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	27, // 8: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
 	11, // 9: rimlight.fulfillment.v1.SettleUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	26, // 10: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
+	28, // 10: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
 	13, // 11: rimlight.fulfillment.v1.SettleUnitsResponse.results:type_name -> rimlight.fulfillment.v1.SettleResult
 	11, // 12: rimlight.fulfillment.v1.ReleaseUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	27, // 13: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
-	23, // 14: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	29, // 13: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
+	25, // 14: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
 	0,  // 15: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
 	2,  // 16: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
 	4,  // 17: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
@@ -1638,18 +1769,20 @@ var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
 	15, // 20: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
 	17, // 21: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
 	19, // 22: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
-	21, // 23: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
-	1,  // 24: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
-	3,  // 25: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
-	5,  // 26: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
-	10, // 27: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
-	14, // 28: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
-	16, // 29: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
-	18, // 30: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
-	20, // 31: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
-	22, // 32: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
+	21, // 23: rimlight.fulfillment.v1.StockService.RetireNode:input_type -> rimlight.fulfillment.v1.RetireNodeRequest
+	23, // 24: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
+	1,  // 25: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
+	3,  // 26: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
+	5,  // 27: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
+	10, // 28: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
+	14, // 29: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
+	16, // 30: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
+	18, // 31: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	20, // 32: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
+	22, // 33: rimlight.fulfillment.v1.StockService.RetireNode:output_type -> rimlight.fulfillment.v1.RetireNodeResponse
+	24, // 34: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -1667,7 +1800,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	StockService_ReleaseUnits_FullMethodName          = "/rimlight.fulfillment.v1.StockService/ReleaseUnits"
 	StockService_ListQuarantinedLeases_FullMethodName = "/rimlight.fulfillment.v1.StockService/ListQuarantinedLeases"
 	StockService_CloseLease_FullMethodName            = "/rimlight.fulfillment.v1.StockService/CloseLease"
+	StockService_RetireNode_FullMethodName            = "/rimlight.fulfillment.v1.StockService/RetireNode"
 	StockService_ListNodeKeys_FullMethodName          = "/rimlight.fulfillment.v1.StockService/ListNodeKeys"
 )
 
@@ -54,6 +55,9 @@ type StockServiceClient interface {
 	// The verifier closes a quarantined lease after it durably refuses further receipts for it and none of those that it
 	// has is open: from here on nothing of it settles, and what is unsold is free.
 	CloseLease(ctx context.Context, in *CloseLeaseRequest, opts ...grpc.CallOption) (*CloseLeaseResponse, error)
+	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
+	// epoch is put aside, and it gets no other.
+	RetireNode(ctx context.Context, in *RetireNodeRequest, opts ...grpc.CallOption) (*RetireNodeResponse, error)
 	// The public keys of all nodes that ever joined.
 	ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error)
 }
@@ -146,6 +150,16 @@ func (c *stockServiceClient) CloseLease(ctx context.Context, in *CloseLeaseReque
 	return out, nil
 }
 
+func (c *stockServiceClient) RetireNode(ctx context.Context, in *RetireNodeRequest, opts ...grpc.CallOption) (*RetireNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireNodeResponse)
+	err := c.cc.Invoke(ctx, StockService_RetireNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *stockServiceClient) ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNodeKeysResponse)
@@ -180,6 +194,9 @@ type StockServiceServer interface {
 	// The verifier closes a quarantined lease after it durably refuses further receipts for it and none of those that it
 	// has is open: from here on nothing of it settles, and what is unsold is free.
 	CloseLease(context.Context, *CloseLeaseRequest) (*CloseLeaseResponse, error)
+	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
+	// epoch is put aside, and it gets no other.
+	RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error)
 	// The public keys of all nodes that ever joined.
 	ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error)
 	mustEmbedUnimplementedStockServiceServer()
@@ -215,6 +232,9 @@ func (UnimplementedStockServiceServer) ListQuarantinedLeases(context.Context, *L
 }
 func (UnimplementedStockServiceServer) CloseLease(context.Context, *CloseLeaseRequest) (*CloseLeaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CloseLease not implemented")
+}
+func (UnimplementedStockServiceServer) RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireNode not implemented")
 }
 func (UnimplementedStockServiceServer) ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodeKeys not implemented")
@@ -384,6 +404,24 @@ func _StockService_CloseLease_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StockService_RetireNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServiceServer).RetireNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StockService_RetireNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServiceServer).RetireNode(ctx, req.(*RetireNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StockService_ListNodeKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNodeKeysRequest)
 	if err := dec(in); err != nil {
@@ -440,6 +478,10 @@ var StockService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CloseLease",
 			Handler:    _StockService_CloseLease_Handler,
+		},
+		{
+			MethodName: "RetireNode",
+			Handler:    _StockService_RetireNode_Handler,
 		},
 		{
 			MethodName: "ListNodeKeys",

@@ -41,6 +41,7 @@ type JournalRecord struct {
 	//	*JournalRecord_Keys
 	//	*JournalRecord_Started
 	//	*JournalRecord_Superseded
+	//	*JournalRecord_Sealed
 	Record        isJournalRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -173,6 +174,15 @@ func (x *JournalRecord) GetSuperseded() *Superseded {
 	return nil
 }
 
+func (x *JournalRecord) GetSealed() *Sealed {
+	if x != nil {
+		if x, ok := x.Record.(*JournalRecord_Sealed); ok {
+			return x.Sealed
+		}
+	}
+	return nil
+}
+
 type isJournalRecord_Record interface {
 	isJournalRecord_Record()
 }
@@ -227,6 +237,11 @@ type JournalRecord_Superseded struct {
 	Superseded *Superseded `protobuf:"bytes,10,opt,name=superseded,proto3,oneof"`
 }
 
+type JournalRecord_Sealed struct {
+	// The node is gone for good: nothing is sold under this journal any more.
+	Sealed *Sealed `protobuf:"bytes,11,opt,name=sealed,proto3,oneof"`
+}
+
 func (*JournalRecord_Joined) isJournalRecord_Record() {}
 
 func (*JournalRecord_Leased) isJournalRecord_Record() {}
@@ -246,6 +261,8 @@ func (*JournalRecord_Keys) isJournalRecord_Record() {}
 func (*JournalRecord_Started) isJournalRecord_Record() {}
 
 func (*JournalRecord_Superseded) isJournalRecord_Record() {}
+
+func (*JournalRecord_Sealed) isJournalRecord_Record() {}
 
 // Part of JournalRecord.
 type Joined struct {
@@ -632,11 +649,57 @@ func (x *Superseded) GetBootId() string {
 	return ""
 }
 
+// Part of JournalRecord. The last promise of a journal: no redemption follows.
+type Sealed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The epoch that the node retired from.
+	Epoch         int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sealed) Reset() {
+	*x = Sealed{}
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sealed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sealed) ProtoMessage() {}
+
+func (x *Sealed) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_journal_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
+func (*Sealed) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_journal_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Sealed) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_rimlight_region_v1_journal_proto protoreflect.FileDescriptor
 
 const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	" rimlight/region/v1/journal.proto\x12\x12rimlight.region.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\x1a\x1drimlight/region/v1/load.proto\"\xd1\x04\n" +
+	" rimlight/region/v1/journal.proto\x12\x12rimlight.region.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\x1a\x1drimlight/region/v1/load.proto\"\x87\x05\n" +
 	"\rJournalRecord\x124\n" +
 	"\x06joined\x18\x01 \x01(\v2\x1a.rimlight.region.v1.JoinedH\x00R\x06joined\x128\n" +
 	"\x06leased\x18\x02 \x01(\v2\x1e.rimlight.fulfillment.v1.LeaseH\x00R\x06leased\x12:\n" +
@@ -650,7 +713,8 @@ const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"superseded\x18\n" +
 	" \x01(\v2\x1e.rimlight.region.v1.SupersededH\x00R\n" +
-	"supersededB\b\n" +
+	"superseded\x124\n" +
+	"\x06sealed\x18\v \x01(\v2\x1a.rimlight.region.v1.SealedH\x00R\x06sealedB\b\n" +
 	"\x06record\"7\n" +
 	"\x06Joined\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x17\n" +
@@ -675,7 +739,9 @@ const file_rimlight_region_v1_journal_proto_rawDesc = "" +
 	"\x04life\x18\x01 \x01(\x03R\x04life\"%\n" +
 	"\n" +
 	"Superseded\x12\x17\n" +
-	"\aboot_id\x18\x01 \x01(\tR\x06bootIdBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
+	"\aboot_id\x18\x01 \x01(\tR\x06bootId\"\x1e\n" +
+	"\x06Sealed\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epochBAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
 
 var (
 	file_rimlight_region_v1_journal_proto_rawDescOnce sync.Once
@@ -689,7 +755,7 @@ func file_rimlight_region_v1_journal_proto_rawDescGZIP() []byte {
 	return file_rimlight_region_v1_journal_proto_rawDescData
 }
 
-var file_rimlight_region_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_rimlight_region_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_rimlight_region_v1_journal_proto_goTypes = []any{
 	(*JournalRecord)(nil),         // 0: rimlight.region.v1.JournalRecord
 	(*Joined)(nil),                // 1: rimlight.region.v1.Joined
@@ -699,34 +765,36 @@ var file_rimlight_region_v1_journal_proto_goTypes = []any{
 	(*KeysSeen)(nil),              // 5: rimlight.region.v1.KeysSeen
 	(*Started)(nil),               // 6: rimlight.region.v1.Started
 	(*Superseded)(nil),            // 7: rimlight.region.v1.Superseded
-	(*v1.Lease)(nil),              // 8: rimlight.fulfillment.v1.Lease
-	(*v1.CatalogDrop)(nil),        // 9: rimlight.fulfillment.v1.CatalogDrop
-	(RegionMode)(0),               // 10: rimlight.region.v1.RegionMode
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*v11.Purchase)(nil),          // 12: rimlight.offer.v1.Purchase
-	(*v11.SigningKey)(nil),        // 13: rimlight.offer.v1.SigningKey
+	(*Sealed)(nil),                // 8: rimlight.region.v1.Sealed
+	(*v1.Lease)(nil),              // 9: rimlight.fulfillment.v1.Lease
+	(*v1.CatalogDrop)(nil),        // 10: rimlight.fulfillment.v1.CatalogDrop
+	(RegionMode)(0),               // 11: rimlight.region.v1.RegionMode
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*v11.Purchase)(nil),          // 13: rimlight.offer.v1.Purchase
+	(*v11.SigningKey)(nil),        // 14: rimlight.offer.v1.SigningKey
 }
 var file_rimlight_region_v1_journal_proto_depIdxs = []int32{
 	1,  // 0: rimlight.region.v1.JournalRecord.joined:type_name -> rimlight.region.v1.Joined
-	8,  // 1: rimlight.region.v1.JournalRecord.leased:type_name -> rimlight.fulfillment.v1.Lease
+	9,  // 1: rimlight.region.v1.JournalRecord.leased:type_name -> rimlight.fulfillment.v1.Lease
 	2,  // 2: rimlight.region.v1.JournalRecord.returned:type_name -> rimlight.region.v1.Returned
 	3,  // 3: rimlight.region.v1.JournalRecord.mode_changed:type_name -> rimlight.region.v1.ModeChanged
-	9,  // 4: rimlight.region.v1.JournalRecord.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	10, // 4: rimlight.region.v1.JournalRecord.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
 	4,  // 5: rimlight.region.v1.JournalRecord.outcome:type_name -> rimlight.region.v1.OutcomeSeen
 	5,  // 6: rimlight.region.v1.JournalRecord.keys:type_name -> rimlight.region.v1.KeysSeen
 	6,  // 7: rimlight.region.v1.JournalRecord.started:type_name -> rimlight.region.v1.Started
 	7,  // 8: rimlight.region.v1.JournalRecord.superseded:type_name -> rimlight.region.v1.Superseded
-	10, // 9: rimlight.region.v1.ModeChanged.mode:type_name -> rimlight.region.v1.RegionMode
-	11, // 10: rimlight.region.v1.ModeChanged.change_time:type_name -> google.protobuf.Timestamp
-	11, // 11: rimlight.region.v1.ModeChanged.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 12: rimlight.region.v1.ModeChanged.then_mode:type_name -> rimlight.region.v1.RegionMode
-	12, // 13: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
-	13, // 14: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	8,  // 9: rimlight.region.v1.JournalRecord.sealed:type_name -> rimlight.region.v1.Sealed
+	11, // 10: rimlight.region.v1.ModeChanged.mode:type_name -> rimlight.region.v1.RegionMode
+	12, // 11: rimlight.region.v1.ModeChanged.change_time:type_name -> google.protobuf.Timestamp
+	12, // 12: rimlight.region.v1.ModeChanged.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 13: rimlight.region.v1.ModeChanged.then_mode:type_name -> rimlight.region.v1.RegionMode
+	13, // 14: rimlight.region.v1.OutcomeSeen.purchase:type_name -> rimlight.offer.v1.Purchase
+	14, // 15: rimlight.region.v1.KeysSeen.keys:type_name -> rimlight.offer.v1.SigningKey
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_region_v1_journal_proto_init() }
@@ -746,6 +814,7 @@ func file_rimlight_region_v1_journal_proto_init() {
 		(*JournalRecord_Keys)(nil),
 		(*JournalRecord_Started)(nil),
 		(*JournalRecord_Superseded)(nil),
+		(*JournalRecord_Sealed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -753,7 +822,7 @@ func file_rimlight_region_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_region_v1_journal_proto_rawDesc), len(file_rimlight_region_v1_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -197,15 +197,81 @@ func (x *EntryBatch) GetEntries() []*JournalEntry {
 	return nil
 }
 
+// The end of a journal: its node is gone for good and sold nothing after the last entry. The verifier takes it only when
+// it has that entry; leases of the epoch are then closed without waiting for receipts.
+type Seal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The place of the seal in the node's journal: acknowledged like an entry's.
+	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The last entry before it; 0: the journal has none.
+	LastEntrySequence int64 `protobuf:"varint,2,opt,name=last_entry_sequence,json=lastEntrySequence,proto3" json:"last_entry_sequence,omitempty"`
+	// The epoch that the node retired from.
+	Epoch         int64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seal) Reset() {
+	*x = Seal{}
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seal) ProtoMessage() {}
+
+func (x *Seal) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seal.ProtoReflect.Descriptor instead.
+func (*Seal) Descriptor() ([]byte, []int) {
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Seal) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Seal) GetLastEntrySequence() int64 {
+	if x != nil {
+		return x.LastEntrySequence
+	}
+	return 0
+}
+
+func (x *Seal) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // One message from a node.
 type SubmitRedemptionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Hello first, then batches.
+	// Hello first, then batches, at the very end the seal.
 	//
 	// Types that are valid to be assigned to Message:
 	//
 	//	*SubmitRedemptionsRequest_Hello
 	//	*SubmitRedemptionsRequest_Batch
+	//	*SubmitRedemptionsRequest_Seal
 	Message       isSubmitRedemptionsRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -213,7 +279,7 @@ type SubmitRedemptionsRequest struct {
 
 func (x *SubmitRedemptionsRequest) Reset() {
 	*x = SubmitRedemptionsRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[3]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +291,7 @@ func (x *SubmitRedemptionsRequest) String() string {
 func (*SubmitRedemptionsRequest) ProtoMessage() {}
 
 func (x *SubmitRedemptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[3]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +304,7 @@ func (x *SubmitRedemptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRedemptionsRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRedemptionsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{3}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SubmitRedemptionsRequest) GetMessage() isSubmitRedemptionsRequest_Message {
@@ -266,6 +332,15 @@ func (x *SubmitRedemptionsRequest) GetBatch() *EntryBatch {
 	return nil
 }
 
+func (x *SubmitRedemptionsRequest) GetSeal() *Seal {
+	if x != nil {
+		if x, ok := x.Message.(*SubmitRedemptionsRequest_Seal); ok {
+			return x.Seal
+		}
+	}
+	return nil
+}
+
 type isSubmitRedemptionsRequest_Message interface {
 	isSubmitRedemptionsRequest_Message()
 }
@@ -280,9 +355,16 @@ type SubmitRedemptionsRequest_Batch struct {
 	Batch *EntryBatch `protobuf:"bytes,2,opt,name=batch,proto3,oneof"`
 }
 
+type SubmitRedemptionsRequest_Seal struct {
+	// The journal's end.
+	Seal *Seal `protobuf:"bytes,3,opt,name=seal,proto3,oneof"`
+}
+
 func (*SubmitRedemptionsRequest_Hello) isSubmitRedemptionsRequest_Message() {}
 
 func (*SubmitRedemptionsRequest_Batch) isSubmitRedemptionsRequest_Message() {}
+
+func (*SubmitRedemptionsRequest_Seal) isSubmitRedemptionsRequest_Message() {}
 
 // Everything up to here is durable at the verifier.
 type Acknowledgement struct {
@@ -297,7 +379,7 @@ type Acknowledgement struct {
 
 func (x *Acknowledgement) Reset() {
 	*x = Acknowledgement{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +391,7 @@ func (x *Acknowledgement) String() string {
 func (*Acknowledgement) ProtoMessage() {}
 
 func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +404,7 @@ func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
 func (*Acknowledgement) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{4}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Acknowledgement) GetSequence() int64 {
@@ -352,7 +434,7 @@ type OutcomeBatch struct {
 
 func (x *OutcomeBatch) Reset() {
 	*x = OutcomeBatch{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[5]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +446,7 @@ func (x *OutcomeBatch) String() string {
 func (*OutcomeBatch) ProtoMessage() {}
 
 func (x *OutcomeBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[5]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +459,7 @@ func (x *OutcomeBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeBatch.ProtoReflect.Descriptor instead.
 func (*OutcomeBatch) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{5}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OutcomeBatch) GetPurchases() []*v1.Purchase {
@@ -405,7 +487,7 @@ type KeyBatch struct {
 
 func (x *KeyBatch) Reset() {
 	*x = KeyBatch{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[6]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +499,7 @@ func (x *KeyBatch) String() string {
 func (*KeyBatch) ProtoMessage() {}
 
 func (x *KeyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[6]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +512,7 @@ func (x *KeyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyBatch.ProtoReflect.Descriptor instead.
 func (*KeyBatch) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{6}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *KeyBatch) GetKeys() []*v1.SigningKey {
@@ -457,7 +539,7 @@ type SubmitRedemptionsResponse struct {
 
 func (x *SubmitRedemptionsResponse) Reset() {
 	*x = SubmitRedemptionsResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[7]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +551,7 @@ func (x *SubmitRedemptionsResponse) String() string {
 func (*SubmitRedemptionsResponse) ProtoMessage() {}
 
 func (x *SubmitRedemptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[7]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +564,7 @@ func (x *SubmitRedemptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRedemptionsResponse.ProtoReflect.Descriptor instead.
 func (*SubmitRedemptionsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{7}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubmitRedemptionsResponse) GetMessage() isSubmitRedemptionsResponse_Message {
@@ -555,7 +637,7 @@ type PresentReceiptRequest struct {
 
 func (x *PresentReceiptRequest) Reset() {
 	*x = PresentReceiptRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[8]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +649,7 @@ func (x *PresentReceiptRequest) String() string {
 func (*PresentReceiptRequest) ProtoMessage() {}
 
 func (x *PresentReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[8]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +662,7 @@ func (x *PresentReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentReceiptRequest.ProtoReflect.Descriptor instead.
 func (*PresentReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{8}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PresentReceiptRequest) GetReceipt() string {
@@ -601,7 +683,7 @@ type PresentReceiptResponse struct {
 
 func (x *PresentReceiptResponse) Reset() {
 	*x = PresentReceiptResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[9]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +695,7 @@ func (x *PresentReceiptResponse) String() string {
 func (*PresentReceiptResponse) ProtoMessage() {}
 
 func (x *PresentReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[9]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +708,7 @@ func (x *PresentReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentReceiptResponse.ProtoReflect.Descriptor instead.
 func (*PresentReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{9}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PresentReceiptResponse) GetPurchase() *v1.Purchase {
@@ -653,7 +735,7 @@ type CancelRedemptionRequest struct {
 
 func (x *CancelRedemptionRequest) Reset() {
 	*x = CancelRedemptionRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +747,7 @@ func (x *CancelRedemptionRequest) String() string {
 func (*CancelRedemptionRequest) ProtoMessage() {}
 
 func (x *CancelRedemptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +760,7 @@ func (x *CancelRedemptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRedemptionRequest.ProtoReflect.Descriptor instead.
 func (*CancelRedemptionRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{10}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CancelRedemptionRequest) GetTokenId() []byte {
@@ -722,7 +804,7 @@ type CancelRedemptionResponse struct {
 
 func (x *CancelRedemptionResponse) Reset() {
 	*x = CancelRedemptionResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +816,7 @@ func (x *CancelRedemptionResponse) String() string {
 func (*CancelRedemptionResponse) ProtoMessage() {}
 
 func (x *CancelRedemptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +829,7 @@ func (x *CancelRedemptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRedemptionResponse.ProtoReflect.Descriptor instead.
 func (*CancelRedemptionResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{11}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelRedemptionResponse) GetPurchase() *v1.Purchase {
@@ -780,7 +862,7 @@ type GetPurchaseRequest struct {
 
 func (x *GetPurchaseRequest) Reset() {
 	*x = GetPurchaseRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +874,7 @@ func (x *GetPurchaseRequest) String() string {
 func (*GetPurchaseRequest) ProtoMessage() {}
 
 func (x *GetPurchaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +887,7 @@ func (x *GetPurchaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPurchaseRequest.ProtoReflect.Descriptor instead.
 func (*GetPurchaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{12}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPurchaseRequest) GetCredential() isGetPurchaseRequest_Credential {
@@ -862,7 +944,7 @@ type GetPurchaseResponse struct {
 
 func (x *GetPurchaseResponse) Reset() {
 	*x = GetPurchaseResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +956,7 @@ func (x *GetPurchaseResponse) String() string {
 func (*GetPurchaseResponse) ProtoMessage() {}
 
 func (x *GetPurchaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +969,7 @@ func (x *GetPurchaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPurchaseResponse.ProtoReflect.Descriptor instead.
 func (*GetPurchaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{13}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetPurchaseResponse) GetPurchase() *v1.Purchase {
@@ -913,7 +995,7 @@ type WatchPurchaseRequest struct {
 
 func (x *WatchPurchaseRequest) Reset() {
 	*x = WatchPurchaseRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1007,7 @@ func (x *WatchPurchaseRequest) String() string {
 func (*WatchPurchaseRequest) ProtoMessage() {}
 
 func (x *WatchPurchaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1020,7 @@ func (x *WatchPurchaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseRequest.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{14}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchPurchaseRequest) GetCredential() isWatchPurchaseRequest_Credential {
@@ -995,7 +1077,7 @@ type WatchPurchaseResponse struct {
 
 func (x *WatchPurchaseResponse) Reset() {
 	*x = WatchPurchaseResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1089,7 @@ func (x *WatchPurchaseResponse) String() string {
 func (*WatchPurchaseResponse) ProtoMessage() {}
 
 func (x *WatchPurchaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1102,7 @@ func (x *WatchPurchaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseResponse.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchPurchaseResponse) GetPurchase() *v1.Purchase {
@@ -1048,7 +1130,7 @@ type ChooseMakeGoodRequest struct {
 
 func (x *ChooseMakeGoodRequest) Reset() {
 	*x = ChooseMakeGoodRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1142,7 @@ func (x *ChooseMakeGoodRequest) String() string {
 func (*ChooseMakeGoodRequest) ProtoMessage() {}
 
 func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1155,7 @@ func (x *ChooseMakeGoodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChooseMakeGoodRequest.ProtoReflect.Descriptor instead.
 func (*ChooseMakeGoodRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChooseMakeGoodRequest) GetCredential() isChooseMakeGoodRequest_Credential {
@@ -1137,7 +1219,7 @@ type ChooseMakeGoodResponse struct {
 
 func (x *ChooseMakeGoodResponse) Reset() {
 	*x = ChooseMakeGoodResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1231,7 @@ func (x *ChooseMakeGoodResponse) String() string {
 func (*ChooseMakeGoodResponse) ProtoMessage() {}
 
 func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1244,7 @@ func (x *ChooseMakeGoodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChooseMakeGoodResponse.ProtoReflect.Descriptor instead.
 func (*ChooseMakeGoodResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChooseMakeGoodResponse) GetPurchase() *v1.Purchase {
@@ -1183,7 +1265,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1277,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1290,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{18}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchEventsRequest) GetAfterCursor() int64 {
@@ -1231,7 +1313,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1325,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1338,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{19}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchEventsResponse) GetPurchases() []*v1.Purchase {
@@ -1286,7 +1368,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1380,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[20]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1393,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{20}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysRequest) GetPageSize() int32 {
@@ -1341,7 +1423,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1435,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[21]
+	mi := &file_rimlight_verifier_v1_verifier_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1448,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{21}
+	return file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListKeysResponse) GetKeys() []*v1.SigningKey {
@@ -1401,10 +1483,15 @@ const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\n" +
 	"EntryBatch\x12H\n" +
 	"\aentries\x18\x01 \x03(\v2\".rimlight.verifier.v1.JournalEntryB\n" +
-	"\xbaH\a\x92\x01\x04\b\x01\x10dR\aentries\"\x9b\x01\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10dR\aentries\"\x83\x01\n" +
+	"\x04Seal\x12#\n" +
+	"\bsequence\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\bsequence\x127\n" +
+	"\x13last_entry_sequence\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11lastEntrySequence\x12\x1d\n" +
+	"\x05epoch\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\x05epoch\"\xcd\x01\n" +
 	"\x18SubmitRedemptionsRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.rimlight.verifier.v1.HelloH\x00R\x05hello\x128\n" +
-	"\x05batch\x18\x02 \x01(\v2 .rimlight.verifier.v1.EntryBatchH\x00R\x05batchB\x10\n" +
+	"\x05batch\x18\x02 \x01(\v2 .rimlight.verifier.v1.EntryBatchH\x00R\x05batch\x120\n" +
+	"\x04seal\x18\x03 \x01(\v2\x1a.rimlight.verifier.v1.SealH\x00R\x04sealB\x10\n" +
 	"\amessage\x12\x05\xbaH\x02\b\x01\"\\\n" +
 	"\x0fAcknowledgement\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12-\n" +
@@ -1493,74 +1580,76 @@ func file_rimlight_verifier_v1_verifier_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_verifier_v1_verifier_service_proto_rawDescData
 }
 
-var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_rimlight_verifier_v1_verifier_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_rimlight_verifier_v1_verifier_service_proto_goTypes = []any{
 	(*Hello)(nil),                     // 0: rimlight.verifier.v1.Hello
 	(*JournalEntry)(nil),              // 1: rimlight.verifier.v1.JournalEntry
 	(*EntryBatch)(nil),                // 2: rimlight.verifier.v1.EntryBatch
-	(*SubmitRedemptionsRequest)(nil),  // 3: rimlight.verifier.v1.SubmitRedemptionsRequest
-	(*Acknowledgement)(nil),           // 4: rimlight.verifier.v1.Acknowledgement
-	(*OutcomeBatch)(nil),              // 5: rimlight.verifier.v1.OutcomeBatch
-	(*KeyBatch)(nil),                  // 6: rimlight.verifier.v1.KeyBatch
-	(*SubmitRedemptionsResponse)(nil), // 7: rimlight.verifier.v1.SubmitRedemptionsResponse
-	(*PresentReceiptRequest)(nil),     // 8: rimlight.verifier.v1.PresentReceiptRequest
-	(*PresentReceiptResponse)(nil),    // 9: rimlight.verifier.v1.PresentReceiptResponse
-	(*CancelRedemptionRequest)(nil),   // 10: rimlight.verifier.v1.CancelRedemptionRequest
-	(*CancelRedemptionResponse)(nil),  // 11: rimlight.verifier.v1.CancelRedemptionResponse
-	(*GetPurchaseRequest)(nil),        // 12: rimlight.verifier.v1.GetPurchaseRequest
-	(*GetPurchaseResponse)(nil),       // 13: rimlight.verifier.v1.GetPurchaseResponse
-	(*WatchPurchaseRequest)(nil),      // 14: rimlight.verifier.v1.WatchPurchaseRequest
-	(*WatchPurchaseResponse)(nil),     // 15: rimlight.verifier.v1.WatchPurchaseResponse
-	(*ChooseMakeGoodRequest)(nil),     // 16: rimlight.verifier.v1.ChooseMakeGoodRequest
-	(*ChooseMakeGoodResponse)(nil),    // 17: rimlight.verifier.v1.ChooseMakeGoodResponse
-	(*WatchEventsRequest)(nil),        // 18: rimlight.verifier.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),       // 19: rimlight.verifier.v1.WatchEventsResponse
-	(*ListKeysRequest)(nil),           // 20: rimlight.verifier.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),          // 21: rimlight.verifier.v1.ListKeysResponse
-	(*v1.Purchase)(nil),               // 22: rimlight.offer.v1.Purchase
-	(*v1.SigningKey)(nil),             // 23: rimlight.offer.v1.SigningKey
-	(*v1.Money)(nil),                  // 24: rimlight.offer.v1.Money
-	(v1.MakeGood)(0),                  // 25: rimlight.offer.v1.MakeGood
+	(*Seal)(nil),                      // 3: rimlight.verifier.v1.Seal
+	(*SubmitRedemptionsRequest)(nil),  // 4: rimlight.verifier.v1.SubmitRedemptionsRequest
+	(*Acknowledgement)(nil),           // 5: rimlight.verifier.v1.Acknowledgement
+	(*OutcomeBatch)(nil),              // 6: rimlight.verifier.v1.OutcomeBatch
+	(*KeyBatch)(nil),                  // 7: rimlight.verifier.v1.KeyBatch
+	(*SubmitRedemptionsResponse)(nil), // 8: rimlight.verifier.v1.SubmitRedemptionsResponse
+	(*PresentReceiptRequest)(nil),     // 9: rimlight.verifier.v1.PresentReceiptRequest
+	(*PresentReceiptResponse)(nil),    // 10: rimlight.verifier.v1.PresentReceiptResponse
+	(*CancelRedemptionRequest)(nil),   // 11: rimlight.verifier.v1.CancelRedemptionRequest
+	(*CancelRedemptionResponse)(nil),  // 12: rimlight.verifier.v1.CancelRedemptionResponse
+	(*GetPurchaseRequest)(nil),        // 13: rimlight.verifier.v1.GetPurchaseRequest
+	(*GetPurchaseResponse)(nil),       // 14: rimlight.verifier.v1.GetPurchaseResponse
+	(*WatchPurchaseRequest)(nil),      // 15: rimlight.verifier.v1.WatchPurchaseRequest
+	(*WatchPurchaseResponse)(nil),     // 16: rimlight.verifier.v1.WatchPurchaseResponse
+	(*ChooseMakeGoodRequest)(nil),     // 17: rimlight.verifier.v1.ChooseMakeGoodRequest
+	(*ChooseMakeGoodResponse)(nil),    // 18: rimlight.verifier.v1.ChooseMakeGoodResponse
+	(*WatchEventsRequest)(nil),        // 19: rimlight.verifier.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),       // 20: rimlight.verifier.v1.WatchEventsResponse
+	(*ListKeysRequest)(nil),           // 21: rimlight.verifier.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 22: rimlight.verifier.v1.ListKeysResponse
+	(*v1.Purchase)(nil),               // 23: rimlight.offer.v1.Purchase
+	(*v1.SigningKey)(nil),             // 24: rimlight.offer.v1.SigningKey
+	(*v1.Money)(nil),                  // 25: rimlight.offer.v1.Money
+	(v1.MakeGood)(0),                  // 26: rimlight.offer.v1.MakeGood
 }
 var file_rimlight_verifier_v1_verifier_service_proto_depIdxs = []int32{
 	1,  // 0: rimlight.verifier.v1.EntryBatch.entries:type_name -> rimlight.verifier.v1.JournalEntry
 	0,  // 1: rimlight.verifier.v1.SubmitRedemptionsRequest.hello:type_name -> rimlight.verifier.v1.Hello
 	2,  // 2: rimlight.verifier.v1.SubmitRedemptionsRequest.batch:type_name -> rimlight.verifier.v1.EntryBatch
-	22, // 3: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
-	23, // 4: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
-	4,  // 5: rimlight.verifier.v1.SubmitRedemptionsResponse.acknowledgement:type_name -> rimlight.verifier.v1.Acknowledgement
-	5,  // 6: rimlight.verifier.v1.SubmitRedemptionsResponse.outcomes:type_name -> rimlight.verifier.v1.OutcomeBatch
-	6,  // 7: rimlight.verifier.v1.SubmitRedemptionsResponse.keys:type_name -> rimlight.verifier.v1.KeyBatch
-	22, // 8: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	24, // 9: rimlight.verifier.v1.CancelRedemptionRequest.price:type_name -> rimlight.offer.v1.Money
-	22, // 10: rimlight.verifier.v1.CancelRedemptionResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	22, // 11: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	22, // 12: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	25, // 13: rimlight.verifier.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
-	22, // 14: rimlight.verifier.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
-	22, // 15: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
-	23, // 16: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	3,  // 17: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
-	8,  // 18: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
-	10, // 19: rimlight.verifier.v1.VerifierService.CancelRedemption:input_type -> rimlight.verifier.v1.CancelRedemptionRequest
-	12, // 20: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
-	14, // 21: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
-	16, // 22: rimlight.verifier.v1.VerifierService.ChooseMakeGood:input_type -> rimlight.verifier.v1.ChooseMakeGoodRequest
-	18, // 23: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
-	20, // 24: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
-	7,  // 25: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
-	9,  // 26: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
-	11, // 27: rimlight.verifier.v1.VerifierService.CancelRedemption:output_type -> rimlight.verifier.v1.CancelRedemptionResponse
-	13, // 28: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
-	15, // 29: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
-	17, // 30: rimlight.verifier.v1.VerifierService.ChooseMakeGood:output_type -> rimlight.verifier.v1.ChooseMakeGoodResponse
-	19, // 31: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
-	21, // 32: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	3,  // 3: rimlight.verifier.v1.SubmitRedemptionsRequest.seal:type_name -> rimlight.verifier.v1.Seal
+	23, // 4: rimlight.verifier.v1.OutcomeBatch.purchases:type_name -> rimlight.offer.v1.Purchase
+	24, // 5: rimlight.verifier.v1.KeyBatch.keys:type_name -> rimlight.offer.v1.SigningKey
+	5,  // 6: rimlight.verifier.v1.SubmitRedemptionsResponse.acknowledgement:type_name -> rimlight.verifier.v1.Acknowledgement
+	6,  // 7: rimlight.verifier.v1.SubmitRedemptionsResponse.outcomes:type_name -> rimlight.verifier.v1.OutcomeBatch
+	7,  // 8: rimlight.verifier.v1.SubmitRedemptionsResponse.keys:type_name -> rimlight.verifier.v1.KeyBatch
+	23, // 9: rimlight.verifier.v1.PresentReceiptResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	25, // 10: rimlight.verifier.v1.CancelRedemptionRequest.price:type_name -> rimlight.offer.v1.Money
+	23, // 11: rimlight.verifier.v1.CancelRedemptionResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	23, // 12: rimlight.verifier.v1.GetPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	23, // 13: rimlight.verifier.v1.WatchPurchaseResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	26, // 14: rimlight.verifier.v1.ChooseMakeGoodRequest.choice:type_name -> rimlight.offer.v1.MakeGood
+	23, // 15: rimlight.verifier.v1.ChooseMakeGoodResponse.purchase:type_name -> rimlight.offer.v1.Purchase
+	23, // 16: rimlight.verifier.v1.WatchEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
+	24, // 17: rimlight.verifier.v1.ListKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	4,  // 18: rimlight.verifier.v1.VerifierService.SubmitRedemptions:input_type -> rimlight.verifier.v1.SubmitRedemptionsRequest
+	9,  // 19: rimlight.verifier.v1.VerifierService.PresentReceipt:input_type -> rimlight.verifier.v1.PresentReceiptRequest
+	11, // 20: rimlight.verifier.v1.VerifierService.CancelRedemption:input_type -> rimlight.verifier.v1.CancelRedemptionRequest
+	13, // 21: rimlight.verifier.v1.VerifierService.GetPurchase:input_type -> rimlight.verifier.v1.GetPurchaseRequest
+	15, // 22: rimlight.verifier.v1.VerifierService.WatchPurchase:input_type -> rimlight.verifier.v1.WatchPurchaseRequest
+	17, // 23: rimlight.verifier.v1.VerifierService.ChooseMakeGood:input_type -> rimlight.verifier.v1.ChooseMakeGoodRequest
+	19, // 24: rimlight.verifier.v1.VerifierService.WatchEvents:input_type -> rimlight.verifier.v1.WatchEventsRequest
+	21, // 25: rimlight.verifier.v1.VerifierService.ListKeys:input_type -> rimlight.verifier.v1.ListKeysRequest
+	8,  // 26: rimlight.verifier.v1.VerifierService.SubmitRedemptions:output_type -> rimlight.verifier.v1.SubmitRedemptionsResponse
+	10, // 27: rimlight.verifier.v1.VerifierService.PresentReceipt:output_type -> rimlight.verifier.v1.PresentReceiptResponse
+	12, // 28: rimlight.verifier.v1.VerifierService.CancelRedemption:output_type -> rimlight.verifier.v1.CancelRedemptionResponse
+	14, // 29: rimlight.verifier.v1.VerifierService.GetPurchase:output_type -> rimlight.verifier.v1.GetPurchaseResponse
+	16, // 30: rimlight.verifier.v1.VerifierService.WatchPurchase:output_type -> rimlight.verifier.v1.WatchPurchaseResponse
+	18, // 31: rimlight.verifier.v1.VerifierService.ChooseMakeGood:output_type -> rimlight.verifier.v1.ChooseMakeGoodResponse
+	20, // 32: rimlight.verifier.v1.VerifierService.WatchEvents:output_type -> rimlight.verifier.v1.WatchEventsResponse
+	22, // 33: rimlight.verifier.v1.VerifierService.ListKeys:output_type -> rimlight.verifier.v1.ListKeysResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_verifier_service_proto_init() }
@@ -1568,24 +1657,25 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 	if File_rimlight_verifier_v1_verifier_service_proto != nil {
 		return
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[3].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4].OneofWrappers = []any{
 		(*SubmitRedemptionsRequest_Hello)(nil),
 		(*SubmitRedemptionsRequest_Batch)(nil),
+		(*SubmitRedemptionsRequest_Seal)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[7].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[8].OneofWrappers = []any{
 		(*SubmitRedemptionsResponse_Acknowledgement)(nil),
 		(*SubmitRedemptionsResponse_Outcomes)(nil),
 		(*SubmitRedemptionsResponse_Keys)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[12].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[13].OneofWrappers = []any{
 		(*GetPurchaseRequest_Receipt)(nil),
 		(*GetPurchaseRequest_OfferToken)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[14].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[15].OneofWrappers = []any{
 		(*WatchPurchaseRequest_Receipt)(nil),
 		(*WatchPurchaseRequest_OfferToken)(nil),
 	}
-	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[16].OneofWrappers = []any{
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[17].OneofWrappers = []any{
 		(*ChooseMakeGoodRequest_Receipt)(nil),
 		(*ChooseMakeGoodRequest_OfferToken)(nil),
 	}
@@ -1595,7 +1685,7 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_verifier_service_proto_rawDesc), len(file_rimlight_verifier_v1_verifier_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

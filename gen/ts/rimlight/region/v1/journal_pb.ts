@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/region/v1/journal.proto.
  */
 export const file_rimlight_region_v1_journal: GenFile = /*@__PURE__*/
-  fileDesc("CiByaW1saWdodC9yZWdpb24vdjEvam91cm5hbC5wcm90bxIScmltbGlnaHQucmVnaW9uLnYxIvYDCg1Kb3VybmFsUmVjb3JkEiwKBmpvaW5lZBgBIAEoCzIaLnJpbWxpZ2h0LnJlZ2lvbi52MS5Kb2luZWRIABIwCgZsZWFzZWQYAiABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZUgAEjAKCHJldHVybmVkGAMgASgLMhwucmltbGlnaHQucmVnaW9uLnYxLlJldHVybmVkSAASEgoIcmVkZWVtZWQYBCABKAlIABI3Cgxtb2RlX2NoYW5nZWQYBSABKAsyHy5yaW1saWdodC5yZWdpb24udjEuTW9kZUNoYW5nZWRIABI0CgRkcm9wGAYgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3BIABIyCgdvdXRjb21lGAcgASgLMh8ucmltbGlnaHQucmVnaW9uLnYxLk91dGNvbWVTZWVuSAASLAoEa2V5cxgIIAEoCzIcLnJpbWxpZ2h0LnJlZ2lvbi52MS5LZXlzU2VlbkgAEi4KB3N0YXJ0ZWQYCSABKAsyGy5yaW1saWdodC5yZWdpb24udjEuU3RhcnRlZEgAEjQKCnN1cGVyc2VkZWQYCiABKAsyHi5yaW1saWdodC5yZWdpb24udjEuU3VwZXJzZWRlZEgAQggKBnJlY29yZCIoCgZKb2luZWQSDQoFZXBvY2gYASABKAMSDwoHZGlza19pZBgCIAEoCSItCghSZXR1cm5lZBIQCghsZWFzZV9pZBgBIAEoCRIPCgdzZXJpYWxzGAIgAygNIuABCgtNb2RlQ2hhbmdlZBIsCgRtb2RlGAEgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUSDgoGcmVhc29uGAIgASgJEi8KC2NoYW5nZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoJdGhlbl9tb2RlGAUgASgOMh4ucmltbGlnaHQucmVnaW9uLnYxLlJlZ2lvbk1vZGUiTAoLT3V0Y29tZVNlZW4SDgoGY3Vyc29yGAEgASgDEi0KCHB1cmNoYXNlGAIgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiNwoIS2V5c1NlZW4SKwoEa2V5cxgBIAMoCzIdLnJpbWxpZ2h0Lm9mZmVyLnYxLlNpZ25pbmdLZXkiFwoHU3RhcnRlZBIMCgRsaWZlGAEgASgDIh0KClN1cGVyc2VkZWQSDwoHYm9vdF9pZBgBIAEoCUJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yZWdpb24vdjE7cmVnaW9udjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed, file_rimlight_region_v1_load]);
+  fileDesc("CiByaW1saWdodC9yZWdpb24vdjEvam91cm5hbC5wcm90bxIScmltbGlnaHQucmVnaW9uLnYxIqQECg1Kb3VybmFsUmVjb3JkEiwKBmpvaW5lZBgBIAEoCzIaLnJpbWxpZ2h0LnJlZ2lvbi52MS5Kb2luZWRIABIwCgZsZWFzZWQYAiABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZUgAEjAKCHJldHVybmVkGAMgASgLMhwucmltbGlnaHQucmVnaW9uLnYxLlJldHVybmVkSAASEgoIcmVkZWVtZWQYBCABKAlIABI3Cgxtb2RlX2NoYW5nZWQYBSABKAsyHy5yaW1saWdodC5yZWdpb24udjEuTW9kZUNoYW5nZWRIABI0CgRkcm9wGAYgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3BIABIyCgdvdXRjb21lGAcgASgLMh8ucmltbGlnaHQucmVnaW9uLnYxLk91dGNvbWVTZWVuSAASLAoEa2V5cxgIIAEoCzIcLnJpbWxpZ2h0LnJlZ2lvbi52MS5LZXlzU2VlbkgAEi4KB3N0YXJ0ZWQYCSABKAsyGy5yaW1saWdodC5yZWdpb24udjEuU3RhcnRlZEgAEjQKCnN1cGVyc2VkZWQYCiABKAsyHi5yaW1saWdodC5yZWdpb24udjEuU3VwZXJzZWRlZEgAEiwKBnNlYWxlZBgLIAEoCzIaLnJpbWxpZ2h0LnJlZ2lvbi52MS5TZWFsZWRIAEIICgZyZWNvcmQiKAoGSm9pbmVkEg0KBWVwb2NoGAEgASgDEg8KB2Rpc2tfaWQYAiABKAkiLQoIUmV0dXJuZWQSEAoIbGVhc2VfaWQYASABKAkSDwoHc2VyaWFscxgCIAMoDSLgAQoLTW9kZUNoYW5nZWQSLAoEbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgCIAEoCRIvCgtjaGFuZ2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKCXRoZW5fbW9kZRgFIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlIkwKC091dGNvbWVTZWVuEg4KBmN1cnNvchgBIAEoAxItCghwdXJjaGFzZRgCIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIjcKCEtleXNTZWVuEisKBGtleXMYASADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5IhcKB1N0YXJ0ZWQSDAoEbGlmZRgBIAEoAyIdCgpTdXBlcnNlZGVkEg8KB2Jvb3RfaWQYASABKAkiFwoGU2VhbGVkEg0KBWVwb2NoGAEgASgDQkFaP2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3JlZ2lvbi92MTtyZWdpb252MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed, file_rimlight_region_v1_load]);
 
 /**
  * One record of a node's journal: on disk for ever, hence a contract like any other.
@@ -115,6 +115,14 @@ export type JournalRecord = Message<"rimlight.region.v1.JournalRecord"> & {
      */
     value: Superseded;
     case: "superseded";
+  } | {
+    /**
+     * The node is gone for good: nothing is sold under this journal any more.
+     *
+     * @generated from field: rimlight.region.v1.Sealed sealed = 11;
+     */
+    value: Sealed;
+    case: "sealed";
   } | { case: undefined; value?: undefined };
 };
 
@@ -320,4 +328,25 @@ export type Superseded = Message<"rimlight.region.v1.Superseded"> & {
  */
 export const SupersededSchema: GenMessage<Superseded> = /*@__PURE__*/
   messageDesc(file_rimlight_region_v1_journal, 7);
+
+/**
+ * Part of JournalRecord. The last promise of a journal: no redemption follows.
+ *
+ * @generated from message rimlight.region.v1.Sealed
+ */
+export type Sealed = Message<"rimlight.region.v1.Sealed"> & {
+  /**
+   * The epoch that the node retired from.
+   *
+   * @generated from field: int64 epoch = 1;
+   */
+  epoch: bigint;
+};
+
+/**
+ * Describes the message rimlight.region.v1.Sealed.
+ * Use `create(SealedSchema)` to create a new message.
+ */
+export const SealedSchema: GenMessage<Sealed> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_journal, 8);
 

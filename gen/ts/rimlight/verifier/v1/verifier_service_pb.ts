@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/verifier/v1/verifier_service.proto.
  */
 export const file_rimlight_verifier_v1_verifier_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSKGAQoYU3VibWl0UmVkZW1wdGlvbnNSZXF1ZXN0EiwKBWhlbGxvGAEgASgLMhsucmltbGlnaHQudmVyaWZpZXIudjEuSGVsbG9IABIxCgViYXRjaBgCIAEoCzIgLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkVudHJ5QmF0Y2hIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIoABChdDYW5jZWxSZWRlbXB0aW9uUmVxdWVzdBIQCgh0b2tlbl9pZBgBIAEoDBIPCgdkcm9wX2lkGAIgASgJEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAMgASgMEicKBXByaWNlGAQgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkiWgoYQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2USDwoHcmVjZWlwdBgCIAEoCSJMChJHZXRQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJEChNHZXRQdXJjaGFzZVJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiTgoUV2F0Y2hQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJGChVXYXRjaFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJ8ChVDaG9vc2VNYWtlR29vZFJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSAASKwoGY2hvaWNlGAMgASgOMhsucmltbGlnaHQub2ZmZXIudjEuTWFrZUdvb2RCDAoKY3JlZGVudGlhbCJHChZDaG9vc2VNYWtlR29vZFJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiKgoSV2F0Y2hFdmVudHNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaEV2ZW50c1Jlc3BvbnNlEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI4Cg9MaXN0S2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWAoQTGlzdEtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkykQcKD1ZlcmlmaWVyU2VydmljZRJ9ChFTdWJtaXRSZWRlbXB0aW9ucxIuLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVxdWVzdBovLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVzcG9uc2UiA5ACAigBMAEScAoOUHJlc2VudFJlY2VpcHQSKy5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlcXVlc3QaLC5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlc3BvbnNlIgOQAgISdgoQQ2FuY2VsUmVkZW1wdGlvbhItLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNhbmNlbFJlZGVtcHRpb25SZXF1ZXN0Gi4ucmltbGlnaHQudmVyaWZpZXIudjEuQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlIgOQAgISZwoLR2V0UHVyY2hhc2USKC5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlcXVlc3QaKS5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlc3BvbnNlIgOQAgESbwoNV2F0Y2hQdXJjaGFzZRIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoUHVyY2hhc2VSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZVJlc3BvbnNlIgOQAgEwARJwCg5DaG9vc2VNYWtlR29vZBIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVzcG9uc2UiA5ACAhJpCgtXYXRjaEV2ZW50cxIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UiA5ACATABEl4KCExpc3RLZXlzEiUucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXF1ZXN0GiYucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXNwb25zZSIDkAIBQkVaQ2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3ZlcmlmaWVyL3YxO3ZlcmlmaWVydjFiBnByb3RvMw", [file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC92ZXJpZmllci92MS92ZXJpZmllcl9zZXJ2aWNlLnByb3RvEhRyaW1saWdodC52ZXJpZmllci52MSJUCgVIZWxsbxIPCgdub2RlX2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIWCg5vdXRjb21lX2N1cnNvchgDIAEoAxISCgpqb3VybmFsX2lkGAQgASgJIjEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoAxIPCgdyZWNlaXB0GAIgASgJIkEKCkVudHJ5QmF0Y2gSMwoHZW50cmllcxgBIAMoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkpvdXJuYWxFbnRyeSJECgRTZWFsEhAKCHNlcXVlbmNlGAEgASgDEhsKE2xhc3RfZW50cnlfc2VxdWVuY2UYAiABKAMSDQoFZXBvY2gYAyABKAMisgEKGFN1Ym1pdFJlZGVtcHRpb25zUmVxdWVzdBIsCgVoZWxsbxgBIAEoCzIbLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkhlbGxvSAASMQoFYmF0Y2gYAiABKAsyIC5yaW1saWdodC52ZXJpZmllci52MS5FbnRyeUJhdGNoSAASKgoEc2VhbBgDIAEoCzIaLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlNlYWxIAEIJCgdtZXNzYWdlIj8KD0Fja25vd2xlZGdlbWVudBIQCghzZXF1ZW5jZRgBIAEoAxIaChJyZWplY3RlZF9zZXF1ZW5jZXMYAiADKAMiTgoMT3V0Y29tZUJhdGNoEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI3CghLZXlCYXRjaBIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleSLQAQoZU3VibWl0UmVkZW1wdGlvbnNSZXNwb25zZRJACg9hY2tub3dsZWRnZW1lbnQYASABKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5BY2tub3dsZWRnZW1lbnRIABI2CghvdXRjb21lcxgCIAEoCzIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLk91dGNvbWVCYXRjaEgAEi4KBGtleXMYAyABKAsyHi5yaW1saWdodC52ZXJpZmllci52MS5LZXlCYXRjaEgAQgkKB21lc3NhZ2UiKAoVUHJlc2VudFJlY2VpcHRSZXF1ZXN0Eg8KB3JlY2VpcHQYASABKAkiRwoWUHJlc2VudFJlY2VpcHRSZXNwb25zZRItCghwdXJjaGFzZRgBIAEoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlIoABChdDYW5jZWxSZWRlbXB0aW9uUmVxdWVzdBIQCgh0b2tlbl9pZBgBIAEoDBIPCgdkcm9wX2lkGAIgASgJEhkKEXZpZXdlcl9zZXNzaW9uX2lkGAMgASgMEicKBXByaWNlGAQgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkiWgoYQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2USDwoHcmVjZWlwdBgCIAEoCSJMChJHZXRQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJEChNHZXRQdXJjaGFzZVJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiTgoUV2F0Y2hQdXJjaGFzZVJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSABCDAoKY3JlZGVudGlhbCJGChVXYXRjaFB1cmNoYXNlUmVzcG9uc2USLQoIcHVyY2hhc2UYASABKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZSJ8ChVDaG9vc2VNYWtlR29vZFJlcXVlc3QSEQoHcmVjZWlwdBgBIAEoCUgAEhUKC29mZmVyX3Rva2VuGAIgASgJSAASKwoGY2hvaWNlGAMgASgOMhsucmltbGlnaHQub2ZmZXIudjEuTWFrZUdvb2RCDAoKY3JlZGVudGlhbCJHChZDaG9vc2VNYWtlR29vZFJlc3BvbnNlEi0KCHB1cmNoYXNlGAEgASgLMhsucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2UiKgoSV2F0Y2hFdmVudHNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaEV2ZW50c1Jlc3BvbnNlEi4KCXB1cmNoYXNlcxgBIAMoCzIbLnJpbWxpZ2h0Lm9mZmVyLnYxLlB1cmNoYXNlEg4KBmN1cnNvchgCIAEoAyI4Cg9MaXN0S2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWAoQTGlzdEtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkykQcKD1ZlcmlmaWVyU2VydmljZRJ9ChFTdWJtaXRSZWRlbXB0aW9ucxIuLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVxdWVzdBovLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlN1Ym1pdFJlZGVtcHRpb25zUmVzcG9uc2UiA5ACAigBMAEScAoOUHJlc2VudFJlY2VpcHQSKy5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlcXVlc3QaLC5yaW1saWdodC52ZXJpZmllci52MS5QcmVzZW50UmVjZWlwdFJlc3BvbnNlIgOQAgISdgoQQ2FuY2VsUmVkZW1wdGlvbhItLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNhbmNlbFJlZGVtcHRpb25SZXF1ZXN0Gi4ucmltbGlnaHQudmVyaWZpZXIudjEuQ2FuY2VsUmVkZW1wdGlvblJlc3BvbnNlIgOQAgISZwoLR2V0UHVyY2hhc2USKC5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlcXVlc3QaKS5yaW1saWdodC52ZXJpZmllci52MS5HZXRQdXJjaGFzZVJlc3BvbnNlIgOQAgESbwoNV2F0Y2hQdXJjaGFzZRIqLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoUHVyY2hhc2VSZXF1ZXN0GisucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZVJlc3BvbnNlIgOQAgEwARJwCg5DaG9vc2VNYWtlR29vZBIrLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVxdWVzdBosLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNob29zZU1ha2VHb29kUmVzcG9uc2UiA5ACAhJpCgtXYXRjaEV2ZW50cxIoLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVxdWVzdBopLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UiA5ACATABEl4KCExpc3RLZXlzEiUucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXF1ZXN0GiYucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdEtleXNSZXNwb25zZSIDkAIBQkVaQ2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3ZlcmlmaWVyL3YxO3ZlcmlmaWVydjFiBnByb3RvMw", [file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase, file_rimlight_offer_v1_signed]);
 
 /**
  * The first message of a forwarding stream.
@@ -110,13 +110,49 @@ export const EntryBatchSchema: GenMessage<EntryBatch> = /*@__PURE__*/
   messageDesc(file_rimlight_verifier_v1_verifier_service, 2);
 
 /**
+ * The end of a journal: its node is gone for good and sold nothing after the last entry. The verifier takes it only when
+ * it has that entry; leases of the epoch are then closed without waiting for receipts.
+ *
+ * @generated from message rimlight.verifier.v1.Seal
+ */
+export type Seal = Message<"rimlight.verifier.v1.Seal"> & {
+  /**
+   * The place of the seal in the node's journal: acknowledged like an entry's.
+   *
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * The last entry before it; 0: the journal has none.
+   *
+   * @generated from field: int64 last_entry_sequence = 2;
+   */
+  lastEntrySequence: bigint;
+
+  /**
+   * The epoch that the node retired from.
+   *
+   * @generated from field: int64 epoch = 3;
+   */
+  epoch: bigint;
+};
+
+/**
+ * Describes the message rimlight.verifier.v1.Seal.
+ * Use `create(SealSchema)` to create a new message.
+ */
+export const SealSchema: GenMessage<Seal> = /*@__PURE__*/
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 3);
+
+/**
  * One message from a node.
  *
  * @generated from message rimlight.verifier.v1.SubmitRedemptionsRequest
  */
 export type SubmitRedemptionsRequest = Message<"rimlight.verifier.v1.SubmitRedemptionsRequest"> & {
   /**
-   * Hello first, then batches.
+   * Hello first, then batches, at the very end the seal.
    *
    * @generated from oneof rimlight.verifier.v1.SubmitRedemptionsRequest.message
    */
@@ -136,6 +172,14 @@ export type SubmitRedemptionsRequest = Message<"rimlight.verifier.v1.SubmitRedem
      */
     value: EntryBatch;
     case: "batch";
+  } | {
+    /**
+     * The journal's end.
+     *
+     * @generated from field: rimlight.verifier.v1.Seal seal = 3;
+     */
+    value: Seal;
+    case: "seal";
   } | { case: undefined; value?: undefined };
 };
 
@@ -144,7 +188,7 @@ export type SubmitRedemptionsRequest = Message<"rimlight.verifier.v1.SubmitRedem
  * Use `create(SubmitRedemptionsRequestSchema)` to create a new message.
  */
 export const SubmitRedemptionsRequestSchema: GenMessage<SubmitRedemptionsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 3);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 4);
 
 /**
  * Everything up to here is durable at the verifier.
@@ -172,7 +216,7 @@ export type Acknowledgement = Message<"rimlight.verifier.v1.Acknowledgement"> & 
  * Use `create(AcknowledgementSchema)` to create a new message.
  */
 export const AcknowledgementSchema: GenMessage<Acknowledgement> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 4);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 5);
 
 /**
  * What became of purchases that this node accepted.
@@ -200,7 +244,7 @@ export type OutcomeBatch = Message<"rimlight.verifier.v1.OutcomeBatch"> & {
  * Use `create(OutcomeBatchSchema)` to create a new message.
  */
 export const OutcomeBatchSchema: GenMessage<OutcomeBatch> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 5);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 6);
 
 /**
  * Keys that the node may not know.
@@ -221,7 +265,7 @@ export type KeyBatch = Message<"rimlight.verifier.v1.KeyBatch"> & {
  * Use `create(KeyBatchSchema)` to create a new message.
  */
 export const KeyBatchSchema: GenMessage<KeyBatch> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 6);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 7);
 
 /**
  * One message to a node.
@@ -266,7 +310,7 @@ export type SubmitRedemptionsResponse = Message<"rimlight.verifier.v1.SubmitRede
  * Use `create(SubmitRedemptionsResponseSchema)` to create a new message.
  */
 export const SubmitRedemptionsResponseSchema: GenMessage<SubmitRedemptionsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 7);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 8);
 
 /**
  * The request of PresentReceipt.
@@ -287,7 +331,7 @@ export type PresentReceiptRequest = Message<"rimlight.verifier.v1.PresentReceipt
  * Use `create(PresentReceiptRequestSchema)` to create a new message.
  */
 export const PresentReceiptRequestSchema: GenMessage<PresentReceiptRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 8);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 9);
 
 /**
  * The response of PresentReceipt.
@@ -308,7 +352,7 @@ export type PresentReceiptResponse = Message<"rimlight.verifier.v1.PresentReceip
  * Use `create(PresentReceiptResponseSchema)` to create a new message.
  */
 export const PresentReceiptResponseSchema: GenMessage<PresentReceiptResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 9);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 10);
 
 /**
  * The request of CancelRedemption.
@@ -350,7 +394,7 @@ export type CancelRedemptionRequest = Message<"rimlight.verifier.v1.CancelRedemp
  * Use `create(CancelRedemptionRequestSchema)` to create a new message.
  */
 export const CancelRedemptionRequestSchema: GenMessage<CancelRedemptionRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 10);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 11);
 
 /**
  * The response of CancelRedemption.
@@ -378,7 +422,7 @@ export type CancelRedemptionResponse = Message<"rimlight.verifier.v1.CancelRedem
  * Use `create(CancelRedemptionResponseSchema)` to create a new message.
  */
 export const CancelRedemptionResponseSchema: GenMessage<CancelRedemptionResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 11);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 12);
 
 /**
  * The request of GetPurchase.
@@ -415,7 +459,7 @@ export type GetPurchaseRequest = Message<"rimlight.verifier.v1.GetPurchaseReques
  * Use `create(GetPurchaseRequestSchema)` to create a new message.
  */
 export const GetPurchaseRequestSchema: GenMessage<GetPurchaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 12);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 13);
 
 /**
  * The response of GetPurchase.
@@ -436,7 +480,7 @@ export type GetPurchaseResponse = Message<"rimlight.verifier.v1.GetPurchaseRespo
  * Use `create(GetPurchaseResponseSchema)` to create a new message.
  */
 export const GetPurchaseResponseSchema: GenMessage<GetPurchaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 13);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
 
 /**
  * The request of WatchPurchase.
@@ -473,7 +517,7 @@ export type WatchPurchaseRequest = Message<"rimlight.verifier.v1.WatchPurchaseRe
  * Use `create(WatchPurchaseRequestSchema)` to create a new message.
  */
 export const WatchPurchaseRequestSchema: GenMessage<WatchPurchaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 14);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
 
 /**
  * One message of WatchPurchase.
@@ -494,7 +538,7 @@ export type WatchPurchaseResponse = Message<"rimlight.verifier.v1.WatchPurchaseR
  * Use `create(WatchPurchaseResponseSchema)` to create a new message.
  */
 export const WatchPurchaseResponseSchema: GenMessage<WatchPurchaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 15);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
 
 /**
  * The request of ChooseMakeGood.
@@ -538,7 +582,7 @@ export type ChooseMakeGoodRequest = Message<"rimlight.verifier.v1.ChooseMakeGood
  * Use `create(ChooseMakeGoodRequestSchema)` to create a new message.
  */
 export const ChooseMakeGoodRequestSchema: GenMessage<ChooseMakeGoodRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 16);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
 
 /**
  * The response of ChooseMakeGood.
@@ -559,7 +603,7 @@ export type ChooseMakeGoodResponse = Message<"rimlight.verifier.v1.ChooseMakeGoo
  * Use `create(ChooseMakeGoodResponseSchema)` to create a new message.
  */
 export const ChooseMakeGoodResponseSchema: GenMessage<ChooseMakeGoodResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 17);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 18);
 
 /**
  * The request of WatchEvents.
@@ -580,7 +624,7 @@ export type WatchEventsRequest = Message<"rimlight.verifier.v1.WatchEventsReques
  * Use `create(WatchEventsRequestSchema)` to create a new message.
  */
 export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 18);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 19);
 
 /**
  * One message of WatchEvents.
@@ -608,7 +652,7 @@ export type WatchEventsResponse = Message<"rimlight.verifier.v1.WatchEventsRespo
  * Use `create(WatchEventsResponseSchema)` to create a new message.
  */
 export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 19);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 20);
 
 /**
  * The request of ListKeys.
@@ -636,7 +680,7 @@ export type ListKeysRequest = Message<"rimlight.verifier.v1.ListKeysRequest"> & 
  * Use `create(ListKeysRequestSchema)` to create a new message.
  */
 export const ListKeysRequestSchema: GenMessage<ListKeysRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 20);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 21);
 
 /**
  * The response of ListKeys.
@@ -664,7 +708,7 @@ export type ListKeysResponse = Message<"rimlight.verifier.v1.ListKeysResponse"> 
  * Use `create(ListKeysResponseSchema)` to create a new message.
  */
 export const ListKeysResponseSchema: GenMessage<ListKeysResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_verifier_service, 21);
+  messageDesc(file_rimlight_verifier_v1_verifier_service, 22);
 
 /**
  * Where redemptions become settled purchases. Called by nodes only (role: service).
