@@ -20,7 +20,7 @@ import (
 func FuzzRequests(f *testing.F) {
 	l := start(f, openMemory(f), fulfillment.Config{}, nil)
 	var methods []protoreflect.MethodDescriptor
-	for _, d := range []grpc.ServiceDesc{fulfillmentv1.CatalogService_ServiceDesc, fulfillmentv1.StockService_ServiceDesc, fulfillmentv1.OrderService_ServiceDesc} {
+	for _, d := range []grpc.ServiceDesc{fulfillmentv1.CatalogService_ServiceDesc, fulfillmentv1.StockService_ServiceDesc, fulfillmentv1.FenceService_ServiceDesc, fulfillmentv1.OrderService_ServiceDesc} {
 		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(d.ServiceName))
 		if err != nil {
 			f.Fatal(err)

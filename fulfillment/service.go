@@ -20,9 +20,6 @@ import (
 // errStopping ends streams when Run's context ended.
 var errStopping = errors.New("fulfillment: shutting down")
 
-// errReplaced ends a node's stream when it has a newer one.
-var errReplaced = errors.New("fulfillment: the node has another stream")
-
 // requestError is a request that is wrong by itself.
 type requestError struct {
 	reason     errorsv1.Reason
@@ -55,6 +52,7 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		other    *store.SupersededError
 		inUse    *store.LeaseInUseError
 		claims   *store.ClaimsOpenError
+		fenced   *store.FencedError
 	)
 	switch {
 	case err == nil:
@@ -105,6 +103,9 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 	case errors.As(err, &other):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED,
 			"Another process took the place of this one of the node.", rpcerr.Meta("node_id", other.NodeID.String()))
+	case errors.As(err, &fenced):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_FENCED,
+			"The node gets nothing of this drop any more: an operator fenced it, or it retired.", rpcerr.Meta("node_id", fenced.NodeID.String()))
 	case errors.As(err, &stale):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_EPOCH_STALE,
 			fmt.Sprintf("The node acts under epoch %d; the current one is %d.", stale.Epoch, stale.Current),
@@ -113,8 +114,6 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The same id came before with another body.")
 	case errors.Is(err, store.ErrKeyTaken):
 		return requestStatus(invalid("signing_key.key_id", "The key belongs to another node."))
-	case errors.Is(err, errReplaced):
-		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED, "The node has another stream.")
 	case errors.Is(err, errStopping):
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "Fulfillment is shutting down.")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

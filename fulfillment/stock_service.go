@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -167,6 +168,7 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 		}
 	}
 	known := map[store.ID]bool{}
+	var sellable []store.ID // leases with something untouched
 	for i, h := range req.GetHeld() {
 		lease, err := parseID(fmt.Sprintf("held[%d].lease_id", i), h.GetLeaseId())
 		if err != nil {
@@ -177,6 +179,9 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 			return nil, err
 		}
 		known[lease] = true
+		if h.GetUntouched() > 0 {
+			sellable = append(sellable, lease)
+		}
 		list(drop)
 		report.untouched[drop] += int(h.GetUntouched())
 	}
@@ -203,22 +208,36 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 	if err := s.store.CountOffers(ctx, caller, offers); err != nil {
 		return nil, err
 	}
+	fences, err := s.store.Fences(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(report.hungry, func(drop store.ID, _ bool) bool { return fences.Bar(drop) }) // nobody gives back for it
 	s.board.report(node, report)
 
 	res := &fulfillmentv1.HeartbeatResponse{Epoch: caller.Epoch, NextIn: durationpb.New(idleHeartbeat)}
 	if res.Missing, err = s.store.ActiveLeases(ctx, caller, known, maxMissing); err != nil {
 		return nil, err
 	}
+	aside, err := s.store.PutAside(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	for _, lease := range sellable {
+		if aside[lease] {
+			res.FencedLeaseIds = append(res.FencedLeaseIds, lease.String())
+		}
+	}
 	for _, drop := range listed {
-		if err := s.advise(ctx, res, node, drop, report.untouched[drop]); err != nil {
+		if err := s.advise(ctx, res, node, drop, report.untouched[drop], fences.Bar(drop)); err != nil {
 			return nil, err
 		}
 	}
 	return res, s.complete(ctx, res, req.GetKnownKeys())
 }
 
-// advise adds what the node should know of one drop: whether anything is free, left at all, or wanted by others.
-func (s *stockServer) advise(ctx context.Context, res *fulfillmentv1.HeartbeatResponse, node, drop store.ID, untouched int) error {
+// advise adds what the node should know of one drop: whether anything is free for it, left at all, or wanted by others.
+func (s *stockServer) advise(ctx context.Context, res *fulfillmentv1.HeartbeatResponse, node, drop store.ID, untouched int, barred bool) error {
 	supply, err := s.store.Supply(ctx, drop)
 	if err != nil || !supply.Known {
 		return err
@@ -227,7 +246,7 @@ func (s *stockServer) advise(ctx context.Context, res *fulfillmentv1.HeartbeatRe
 	switch {
 	case !supply.AnyFree && !supply.AnyLeased:
 		res.SoldOutDropIds = append(res.SoldOutDropIds, drop.String())
-	case supply.AnyFree && state.Live():
+	case supply.AnyFree && state.Live() && !barred:
 		res.AvailableDropIds = append(res.AvailableDropIds, drop.String())
 	}
 	recall := 0

@@ -54,6 +54,7 @@ type commands struct {
 	WhatIf  whatIfCmd  `cmd:"" help:"Say where a call would have gone, had a region been drained, slower or sold out."`
 	Drain   drainCmd   `cmd:"" help:"Take a region out: no new offers, stock goes back."`
 	Cordon  cordonCmd  `cmd:"" help:"Let a region win no new offers, but redeem those it made."`
+	Fence   fenceCmd   `cmd:"" help:"Take a node's stock out of sale, alive or dead: out of one drop, or of all for good."`
 	Fault   faultCmd   `cmd:"" help:"Break a region for a while, to practise; needs a platform started with --drills."`
 	Slips   slipsCmd   `cmd:"" help:"Show when too many calls were late, why, and how many viewers saw it."`
 	Undrain undrainCmd `cmd:"" help:"Put a region back into service."`

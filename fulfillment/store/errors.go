@@ -65,6 +65,11 @@ func (e *SupersededError) Error() string {
 	return fmt.Sprintf("another process took the place of this one of node %v", e.NodeID)
 }
 
+// FencedError means: the node gets nothing of the drop any more.
+type FencedError struct{ NodeID ID }
+
+func (e *FencedError) Error() string { return fmt.Sprintf("node %v is fenced", e.NodeID) }
+
 // EpochStaleError means: the node's epoch is not the current one.
 type EpochStaleError struct{ Epoch, Current int64 }
 

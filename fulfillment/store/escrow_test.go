@@ -79,7 +79,7 @@ func (w *world) join(n int) {
 		Key: &offerv1.SigningKey{KeyId: fmt.Appendf(nil, "key-%d-%d", n, w.epochs[n])}}, start)
 	want := store.Joined{Epoch: w.epochs[n]}
 	for lease, l := range w.leases {
-		if l.GetNodeId() == node.String() && !w.aside[lease] {
+		if l.GetNodeId() == node.String() && !w.aside[lease] && w.anyLeased(lease) {
 			w.aside[lease] = true
 			want.Quarantined++
 		}
@@ -87,6 +87,18 @@ func (w *world) join(n int) {
 	if err != nil || j != want {
 		w.rt.Fatalf("node %d joined with %+v, %v, want %+v", n, j, err, want)
 	}
+}
+
+// anyLeased tells whether a unit of the lease is neither free nor sold.
+func (w *world) anyLeased(lease store.ID) bool {
+	for d := range w.units {
+		for _, u := range w.units[d] {
+			if u.lease == lease && u.token == (store.ID{}) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (w *world) closeLease(rt *rapid.T) {
@@ -187,7 +199,7 @@ func (w *world) giveBack(rt *rapid.T) {
 		rt.Fatal(err)
 	}
 	epoch := w.epochs[node[15]]
-	if w.aside[lease] {
+	if w.leases[lease].GetEpoch() != epoch {
 		for _, e := range []int64{epoch, w.leases[lease].GetEpoch()} {
 			got, err := w.s.Return(w.t.Context(), store.Caller{NodeID: node, Epoch: e}, lease, serials, start)
 			if !errors.As(err, new(*store.LeaseNotFoundError)) && !errors.As(err, new(*store.EpochStaleError)) {

@@ -50,6 +50,13 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 		if err := admit(ctx, tx, Caller{req.NodeID, req.Epoch, req.BootID}, now); err != nil {
 			return err
 		}
+		fences, err := fencesOf(ctx, tx, Caller{NodeID: req.NodeID, Epoch: req.Epoch})
+		if err != nil {
+			return err
+		}
+		if fences.Bar(req.DropID) { // before a repeat: what was granted then is put aside
+			return &FencedError{req.NodeID}
+		}
 		before, err := granted(ctx, tx, req)
 		if err != nil {
 			return err

@@ -102,12 +102,14 @@ func place(ctx context.Context, tx *sql.Tx, n Node, now time.Time) (Joined, erro
 	return Joined{Epoch: epoch + 1, Quarantined: leases}, err
 }
 
-// quarantine puts the ACTIVE leases of a node aside, those of one drop or of all, and says how many.
+// quarantine puts the ACTIVE leases of a node aside, those of one drop or of all, and says how many. A lease of which
+// nothing is leased any more has nothing to wait for.
 func quarantine(ctx context.Context, tx *sql.Tx, node ID, drop *ID, now time.Time) (int, error) {
-	query, args := `UPDATE leases SET state = $1, quarantine_time_us = $2 WHERE node_id = $3 AND state = $4`,
-		[]any{quarantinedLease, now.UnixMicro(), node[:], activeLease}
+	query, args := `UPDATE leases SET state = $1, quarantine_time_us = $2 WHERE node_id = $3 AND state = $4
+		AND EXISTS (SELECT 1 FROM units u WHERE u.lease_id = leases.lease_id AND u.state = $5)`,
+		[]any{quarantinedLease, now.UnixMicro(), node[:], activeLease, leased}
 	if drop != nil {
-		query, args = query+` AND drop_id = $5`, append(args, drop[:])
+		query, args = query+` AND drop_id = $6`, append(args, drop[:])
 	}
 	n, err := affected(tx.ExecContext(ctx, query, args...))
 	if err != nil {

@@ -45,18 +45,27 @@ func (s *Store) Quarantined(ctx context.Context, since time.Time, after ID, limi
 	if err != nil {
 		return nil, fmt.Errorf("listing quarantined leases: %w", err)
 	}
+	if err := withDrops(ctx, s.db.Read(), all); err != nil {
+		return nil, fmt.Errorf("listing quarantined leases: %w", err)
+	}
+	return all, nil
+}
+
+// withDrops fills in the drops, of which only the ids are known.
+func withDrops(ctx context.Context, q querier, leases []QuarantinedLease) error {
 	drops := map[ID]Drop{}
-	for i := range all {
-		d, known := drops[all[i].Drop.ID]
+	for i := range leases {
+		d, known := drops[leases[i].Drop.ID]
 		if !known {
-			if d, err = getDrop(ctx, s.db.Read(), all[i].Drop.ID); err != nil {
-				return nil, fmt.Errorf("listing quarantined leases: %w", err)
+			var err error
+			if d, err = getDrop(ctx, q, leases[i].Drop.ID); err != nil {
+				return err
 			}
 			drops[d.ID] = d
 		}
-		all[i].Drop = d
+		leases[i].Drop = d
 	}
-	return all, nil
+	return nil
 }
 
 // CloseLease closes a quarantined lease of which may agrees: in one transaction it is CLOSED and what is unsold is free,

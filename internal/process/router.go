@@ -223,8 +223,11 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 func (p *RouterProcess) central(c Router) (map[string]grpc.ClientConnInterface, error) {
 	central := map[string]grpc.ClientConnInterface{}
 	for addr, services := range map[string][]string{
-		c.Fulfillment: {fulfillmentv1.CatalogService_ServiceDesc.ServiceName, fulfillmentv1.OrderService_ServiceDesc.ServiceName},
-		c.Verifier:    {verifierv1.SupportService_ServiceDesc.ServiceName, verifierv1.TestPaymentService_ServiceDesc.ServiceName},
+		c.Fulfillment: {
+			fulfillmentv1.CatalogService_ServiceDesc.ServiceName, fulfillmentv1.FenceService_ServiceDesc.ServiceName,
+			fulfillmentv1.OrderService_ServiceDesc.ServiceName,
+		},
+		c.Verifier: {verifierv1.SupportService_ServiceDesc.ServiceName, verifierv1.TestPaymentService_ServiceDesc.ServiceName},
 	} {
 		if addr == "" {
 			continue
