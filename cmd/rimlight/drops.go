@@ -39,7 +39,15 @@ type dropsCreateCmd struct {
 	Duration     time.Duration `help:"How long it is open." default:"90s"`
 	MaxPerViewer uint32        `help:"The most purchases of one viewer session." default:"1"`
 	TokenTTL     time.Duration `help:"How long an offer stands." default:"60s"`
+	StockKind    string        `help:"What a unit is: how long receipts of a lost node are waited for. reusable: another drop can use it (10 min); physical: on a shelf (72 h); digital: 30 days; auto: as orders are." enum:"auto,reusable,physical,digital" default:"auto"`
 	RequestID    string        `help:"Repeat a creation safely with the same id; default: a fresh one."`
+}
+
+var stockKinds = map[string]fulfillmentv1.StockKind{
+	"auto":     fulfillmentv1.StockKind_STOCK_KIND_UNSPECIFIED,
+	"reusable": fulfillmentv1.StockKind_STOCK_KIND_REUSABLE,
+	"physical": fulfillmentv1.StockKind_STOCK_KIND_PHYSICAL,
+	"digital":  fulfillmentv1.StockKind_STOCK_KIND_DIGITAL,
 }
 
 func (c *dropsCreateCmd) Run(ctx context.Context, s *streams) error {
@@ -50,7 +58,8 @@ func (c *dropsCreateCmd) Run(ctx context.Context, s *streams) error {
 	req := &fulfillmentv1.CreateDropRequest{
 		RequestId: c.RequestID, ChannelId: c.Channel, Title: c.Title, Price: price, Units: c.Units,
 		OpenTime: timestamppb.New(time.Now().Add(c.Opens)), Duration: durationpb.New(c.Duration), MaxPerViewer: c.MaxPerViewer,
-		Arms: []*fulfillmentv1.OfferArm{{Name: "control", Weight: 1, TokenTtl: durationpb.New(c.TokenTTL)}},
+		StockKind: stockKinds[c.StockKind],
+		Arms:      []*fulfillmentv1.OfferArm{{Name: "control", Weight: 1, TokenTtl: durationpb.New(c.TokenTTL)}},
 	}
 	if req.RequestId == "" {
 		req.RequestId = ids.NewV7(time.Now(), rand.Reader)
