@@ -36,6 +36,9 @@ type Config struct {
 	DrainTimeout time.Duration
 	// Drills lets SetFault break viewers' calls for a while. Never where viewers pay.
 	Drills bool
+	// Retire makes this the node's last life: it serves nobody, gives back what it holds, seals its journal, forwards all
+	// of it and ends by itself. It cannot be undone; a retirement that was cut short goes on at the next start.
+	Retire bool
 }
 
 var name = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

@@ -19,6 +19,9 @@ var (
 	// ErrJournalBehind: the verifier has redemptions that the journal lacks, so serials could be sold twice. The data
 	// directory is an old copy, or its newest records were lost.
 	ErrJournalBehind = errors.New("region: the verifier has redemptions that this journal lacks")
+	// ErrSealed: the node retired, and promised that its journal has no further sales. New answers it unless
+	// Config.Retire asks to go on with the retirement.
+	ErrSealed = errors.New("region: the journal is sealed: its node has retired")
 )
 
 // refusal is a no with its reason, for toStatus. The message is for people and holds no secrets.

@@ -48,6 +48,8 @@ type fakeStock struct {
 	// epochAhead is how far the epoch of heartbeats' answers is from the one asked for.
 	epochAhead int64
 	offers     map[string]int64 // the largest count that came, by drop
+	fenced     []string         // leases that an operator put aside
+	retired    []int64          // epochs
 }
 
 func newFakeStock(random io.Reader, most int) *fakeStock {
@@ -143,6 +145,7 @@ func (f *fakeStock) Heartbeat(_ context.Context, r *fulfillmentv1.HeartbeatReque
 	for _, o := range r.GetOffers() {
 		f.offers[o.GetDropId()] = max(f.offers[o.GetDropId()], o.GetOffers())
 	}
+	answer.FencedLeaseIds = f.fenced
 	held := map[string]bool{}
 	for _, h := range r.GetHeld() {
 		held[h.GetLeaseId()] = true
@@ -207,6 +210,7 @@ type fakeVerifier struct {
 	cancels    int
 	cancelAway bool              // CancelRedemption is not answered
 	elsewhere  map[string]string // receipts of other nodes, by token id
+	seals      []*verifierv1.Seal
 }
 
 // journalNames are what journals were called, each once, in the order of their greeting.
@@ -327,6 +331,10 @@ func (s *submitStream) Send(m *verifierv1.SubmitRedemptionsRequest) error {
 		s.f.cursor++
 		r, _ := decodeReceipt(e.GetReceipt())
 		purchases = append(purchases, &offerv1.Purchase{PurchaseId: r.GetPurchaseId(), State: s.f.final})
+	}
+	if seal := m.GetSeal(); seal != nil {
+		s.f.seals = append(s.f.seals, seal)
+		s.f.acked = seal.GetSequence()
 	}
 	if s.f.muted {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/region/lease"
 )
 
 // giveWay stops a process whose data directory was copied, and whose copy is in service. It is journaled: a supervisor
@@ -45,6 +46,24 @@ func (n *Node) lastWords(ctx context.Context, why error) error {
 		}
 	}
 	return why
+}
+
+// obeyFence sells nothing more from leases that an operator had put aside, and gives back what is untouched of them. That
+// the serials are on their way back is in the journal, so no restart sells them; what is sold is forwarded as ever.
+func (s *stocker) obeyFence(ctx context.Context, leases []string) error {
+	n := s.n
+	var plan []lease.Return
+	n.till.mu.Lock()
+	for _, id := range leases {
+		if r := n.till.book.PlanReturnLease(id); len(r.Serials) > 0 {
+			plan = append(plan, r)
+		}
+	}
+	n.till.mu.Unlock()
+	for _, r := range plan {
+		n.log.Warn("an operator fenced a lease: what is untouched goes back", "lease_id", r.Lease, "units", len(r.Serials))
+	}
+	return s.journalReturns(ctx, plan)
 }
 
 // journalID names the journal to the verifier, which remembers by it how far it has read. A journal that a copy went on

@@ -119,6 +119,12 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	if err := n.replay(context.Background()); err != nil {
 		return nil, fmt.Errorf("region: %w", err)
 	}
+	switch {
+	case cfg.Retire:
+		n.gate.close()
+	case n.till.sealed:
+		return nil, ErrSealed
+	}
 	n.postDrops()
 	return n, nil
 }
@@ -169,7 +175,8 @@ func Rules() auth.Rules {
 }
 
 // Run is the node's loops, once. When ctx ends the node takes nothing new, finishes what it has, gives the verifier
-// DrainTimeout to take the rest of the journal, and returns nil. It returns an error when the node must not go on:
+// DrainTimeout to take the rest of the journal, and returns nil; so it does by itself when a node that Config.Retire told
+// to has retired. It returns an error when the node must not go on:
 // journal.ErrBroken, ErrDiskChanged, ErrSuperseded, ErrJournalBehind.
 func (n *Node) Run(ctx context.Context) error {
 	if n.started.Swap(true) {
@@ -196,6 +203,9 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-n.failed:
 		err = errors.Join(n.failure, err)
 	default:
+	}
+	if errors.Is(err, errRetired) {
+		return nil
 	}
 	return err
 }

@@ -179,6 +179,12 @@ func (n *Node) sendEntries(ctx context.Context, stream submitStream, w *window, 
 			if err := proto.Unmarshal(r.Payload, &m); err != nil {
 				return fmt.Errorf("decoding record %d: %w", r.Sequence, err)
 			}
+			if seal := m.GetSealed(); seal != nil {
+				if err := n.sendSeal(ctx, stream, w, batch, r.Sequence, seal.GetEpoch()); err != nil {
+					return err
+				}
+				batch = nil
+			}
 			if m.GetRedeemed() == "" {
 				continue
 			}
@@ -221,6 +227,28 @@ func (n *Node) send(ctx context.Context, stream submitStream, w *window, batch [
 	}})
 	if err != nil {
 		return fmt.Errorf("sending entries: %w", err)
+	}
+	return nil
+}
+
+// sendSeal sends what comes before the journal's end, and that it ends.
+func (n *Node) sendSeal(ctx context.Context, stream submitStream, w *window, before []*verifierv1.JournalEntry, sequence, epoch int64) error {
+	if len(before) > 0 {
+		if err := n.send(ctx, stream, w, before); err != nil {
+			return err
+		}
+	}
+	n.till.sealAt(sequence)
+	n.till.mu.Lock()
+	last := n.till.lastSale
+	n.till.mu.Unlock()
+	w.add([]*verifierv1.JournalEntry{{Sequence: sequence}})
+	n.offered = max(n.offered, sequence)
+	err := stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Seal{
+		Seal: &verifierv1.Seal{Sequence: sequence, LastEntrySequence: last, Epoch: epoch},
+	}})
+	if err != nil {
+		return fmt.Errorf("sending the seal: %w", err)
 	}
 	return nil
 }

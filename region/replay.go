@@ -66,6 +66,8 @@ func (n *Node) replayRecord(sequence int64, m *regionv1.JournalRecord, next *cat
 	case *regionv1.JournalRecord_Outcome:
 		t.cursor = max(t.cursor, r.Outcome.GetCursor())
 		t.learn(r.Outcome.GetPurchase())
+	case *regionv1.JournalRecord_Sealed:
+		t.sealAt(sequence)
 	case *regionv1.JournalRecord_Keys:
 		n.keys.Add(r.Keys.GetKeys()...)
 	default:

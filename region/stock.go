@@ -2,6 +2,7 @@ package region
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -59,6 +60,8 @@ func (n *Node) keepStock(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := s.turn(ctx)
 		switch {
+		case errors.Is(err, errRetired):
+			return err
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // asked to stop: how the turn took that is no news
 		case rpcerr.Reason(err) == errorsv1.Reason_REASON_DISK_CHANGED:
@@ -109,6 +112,9 @@ func (s *stocker) turn(ctx context.Context) error {
 	}
 	if err := s.sendReturns(ctx); err != nil {
 		return err
+	}
+	if s.n.cfg.Retire {
+		return s.retire(ctx)
 	}
 	if err := s.ask(ctx); err != nil {
 		return err
@@ -161,11 +167,12 @@ func (n *Node) epoch() int64 {
 	return n.till.epoch
 }
 
-// windDown gives back what cannot be sold here any more: of closed drops everything, and everything when drained.
+// windDown gives back what cannot be sold here any more: of closed drops everything, and everything when drained or at the
+// node's end.
 func (s *stocker) windDown(ctx context.Context) error {
 	n, now := s.n, s.n.deps.Now()
 	for _, d := range n.catalogue.Load().sorted() {
-		if d.terms.State(now) == dropclock.Closed || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED {
+		if d.terms.State(now) == dropclock.Closed || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED || n.cfg.Retire {
 			if err := s.giveBack(ctx, d.id, math.MaxInt); err != nil {
 				return err
 			}
@@ -181,6 +188,12 @@ func (s *stocker) giveBack(ctx context.Context, drop string, units int) error {
 	n.till.mu.Lock()
 	plan := n.till.book.PlanReturn(drop, units)
 	n.till.mu.Unlock()
+	return s.journalReturns(ctx, plan)
+}
+
+// journalReturns makes returns durable that the book has planned.
+func (s *stocker) journalReturns(ctx context.Context, plan []lease.Return) error {
+	n := s.n
 	var records []*regionv1.JournalRecord
 	for _, r := range plan {
 		records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Returned{
@@ -303,8 +316,9 @@ func (s *stocker) grant(ctx context.Context, drop string, q *question) error {
 	})
 	if err != nil {
 		switch rpcerr.Reason(err) {
-		case errorsv1.Reason_REASON_DROP_NOT_FOUND, errorsv1.Reason_REASON_DROP_NOT_OPEN, errorsv1.Reason_REASON_REQUEST_REPLAYED:
-			// Its clock or catalogue differs from ours; other drops need not wait for that.
+		case errorsv1.Reason_REASON_DROP_NOT_FOUND, errorsv1.Reason_REASON_DROP_NOT_OPEN, errorsv1.Reason_REASON_REQUEST_REPLAYED,
+			errorsv1.Reason_REASON_NODE_FENCED:
+			// Its clock or catalogue differs from ours, or we shall not have this drop; the others need not wait for that.
 			n.log.Warn("fulfillment grants nothing", "drop_id", drop, "error", err)
 			q.requestID, q.dry = "", true
 			return nil
@@ -436,6 +450,9 @@ func (s *stocker) beat(ctx context.Context) error {
 		s.question(drop).dry = false
 		n.heard(drop, false)
 		poke(n.pokeStock) // ask in the next turn, which begins at once
+	}
+	if err := s.obeyFence(ctx, answer.GetFencedLeaseIds()); err != nil {
+		return err
 	}
 	for _, r := range answer.GetRecalls() {
 		if err := s.giveBack(ctx, r.GetDropId(), int(r.GetUnits())); err != nil {

@@ -28,6 +28,12 @@ type till struct {
 	lastAccept time.Time                     // of the newest receipt in the journal's queue
 	lastHash   []byte                        // of its text
 	cursor     int64                         // the verifier's newest news of our purchases
+	lastSale   int64                         // the newest durable redemption's sequence
+
+	// The seal of a node that retires: in the journal, where, and whether the verifier has read up to it.
+	sealed       bool
+	sealSequence int64
+	sealRead     bool
 }
 
 // stockWord is what fulfillment last said about a drop's stock.
@@ -112,6 +118,7 @@ func (t *till) demand(drop string) *meter {
 func (t *till) keep(s *sale) {
 	i, _ := slices.BinarySearchFunc(t.unsent, s.sequence, func(s *sale, seq int64) int { return cmp.Compare(s.sequence, seq) })
 	t.unsent = slices.Insert(t.unsent, i, s)
+	t.lastSale = max(t.lastSale, s.sequence)
 }
 
 // forwarded says that the verifier has everything up to a sequence.
@@ -123,6 +130,7 @@ func (t *till) forwarded(sequence int64) {
 		t.unsent[i].receipt = ""
 	}
 	t.unsent = slices.Delete(t.unsent, 0, i)
+	t.sealRead = t.sealSequence > 0 && sequence >= t.sealSequence
 }
 
 // lag is how many redemptions the verifier has not acknowledged.

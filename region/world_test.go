@@ -42,6 +42,7 @@ func (r *randomness) Read(b []byte) (int, error) {
 // world is one node between fakes, inside a bubble.
 type world struct {
 	drills   bool
+	retire   bool
 	t        *testing.T
 	random   *randomness
 	disk     *journal.Disk
@@ -90,20 +91,25 @@ func dropOf(id string, units uint32, open time.Time) *fulfillmentv1.CatalogDrop 
 // start begins a process life of the node over the world's disk.
 func (w *world) start() {
 	w.t.Helper()
-	w.memory = w.disk.OpenMemory(w.options)
-	log := slog.New(slog.DiscardHandler)
-	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	node, err := region.New(region.Config{Region: "test-1", Zones: []string{"eu"}, Drills: w.drills}, region.Deps{
-		Journal: w.memory, Identity: w.identity, Stock: w.stock, Catalog: w.catalog, Verifier: w.verifier, Random: w.random, Log: log,
-	})
+	node, err := w.make()
 	if err != nil {
 		w.t.Fatalf("New: %v", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	w.node, w.stop, w.ended = node, stop, make(chan error, 1)
 	go func() { w.ended <- node.Run(ctx) }()
+}
+
+// make makes the node.
+func (w *world) make() (*region.Node, error) {
+	w.memory = w.disk.OpenMemory(w.options)
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return region.New(region.Config{Region: "test-1", Zones: []string{"eu"}, Drills: w.drills, Retire: w.retire}, region.Deps{
+		Journal: w.memory, Identity: w.identity, Stock: w.stock, Catalog: w.catalog, Verifier: w.verifier, Random: w.random, Log: log,
+	})
 }
 
 // end is an orderly stop.

@@ -49,7 +49,8 @@ func (s *Service) closeLeases(ctx context.Context) error {
 	}
 }
 
-// closeLease closes a lease for which nobody is waited for any more. The tombstone is durable first; after it no
+// closeLease closes a lease for which nobody is waited for any more: the window is over, or the node retired and all that it
+// sold is here. The tombstone is durable first; after it no
 // redemption can become a candidate, so that what is not open stays so, and fulfillment may free what is unsold.
 func (s *Service) closeLease(ctx context.Context, l *fulfillmentv1.QuarantinedLease) error {
 	leaseID, err := store.ParseUUID(l.GetLeaseId())
@@ -60,7 +61,15 @@ func (s *Service) closeLease(ctx context.Context, l *fulfillmentv1.QuarantinedLe
 	if err != nil {
 		return err
 	}
-	if s.deps.Now().Before(l.GetClaimsEndTime().AsTime()) {
+	nodeID, err := store.ParseUUID(l.GetNodeId())
+	if err != nil {
+		return err
+	}
+	sealed, err := s.store.Read().Sealed(ctx, nodeID, l.GetEpoch())
+	if err != nil {
+		return err
+	}
+	if !sealed && s.deps.Now().Before(l.GetClaimsEndTime().AsTime()) {
 		return nil
 	}
 	dead, err := s.store.Read().Tombstoned(ctx, leaseID)
@@ -76,7 +85,7 @@ func (s *Service) closeLease(ctx context.Context, l *fulfillmentv1.QuarantinedLe
 	}
 	call, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
-	_, err = s.deps.Stock.CloseLease(call, &fulfillmentv1.CloseLeaseRequest{LeaseId: l.GetLeaseId()})
+	_, err = s.deps.Stock.CloseLease(call, &fulfillmentv1.CloseLeaseRequest{LeaseId: l.GetLeaseId(), JournalSealed: sealed})
 	if hasReason(err, errorsv1.Reason_REASON_LEASE_NOT_CLOSABLE) { // its clock is behind, or the drop was extended meanwhile
 		return nil
 	}

@@ -28,6 +28,7 @@ func (f *fulfillment) CloseLease(_ context.Context, r *fulfillmentv1.CloseLeaseR
 		return nil, err
 	}
 	defer f.mu.Unlock()
+	f.closedSealed = r.GetJournalSealed()
 	res := &fulfillmentv1.CloseLeaseResponse{}
 	for _, d := range f.drops {
 		for _, u := range d.units {

@@ -36,20 +36,21 @@ type fulfillment struct {
 	fulfillmentv1.OrderServiceClient
 	fulfillmentv1.CatalogServiceClient
 
-	mu          sync.Mutex
-	away        bool // every call fails
-	hold        bool // orders are taken and not delivered
-	keys        []*offerv1.SigningKey
-	drops       map[string]*dropRow
-	orders      map[string]*fulfillmentv1.Order
-	log         []*fulfillmentv1.Order // what WatchOrders tells; a cursor is a length
-	news        chan struct{}          // closed and replaced when log grows
-	watchedFrom int64                  // WatchOrders' last cursor
-	calls       map[string]int
-	loseAnswers bool   // PlaceOrders works, and its answer is lost
-	badOne      string // PlaceOrders fails when this purchase is among them
-	dead        bool   // no order can be delivered
-	quarantined []*fulfillmentv1.QuarantinedLease
+	mu           sync.Mutex
+	away         bool // every call fails
+	hold         bool // orders are taken and not delivered
+	keys         []*offerv1.SigningKey
+	drops        map[string]*dropRow
+	orders       map[string]*fulfillmentv1.Order
+	log          []*fulfillmentv1.Order // what WatchOrders tells; a cursor is a length
+	news         chan struct{}          // closed and replaced when log grows
+	watchedFrom  int64                  // WatchOrders' last cursor
+	calls        map[string]int
+	loseAnswers  bool   // PlaceOrders works, and its answer is lost
+	badOne       string // PlaceOrders fails when this purchase is among them
+	dead         bool   // no order can be delivered
+	closedSealed bool   // the last CloseLease came with a sealed journal
+	quarantined  []*fulfillmentv1.QuarantinedLease
 	// beforeSettle, if set, is called by SettleUnits before it does anything.
 	beforeSettle func()
 }

@@ -57,6 +57,8 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, "The offer token belongs to another session or drop.")
 	case errors.Is(err, errNoHello):
 		return invalid("hello", "a stream begins with Hello, once")
+	case errors.Is(err, errSealTooEarly):
+		return rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_SEAL_TOO_EARLY, "An entry that comes before the seal is not here yet; forward it first.")
 	case errors.Is(err, errNodeID):
 		return invalid("hello.node_id", "must be a UUID in canonical form")
 	case errors.Is(err, errDropID):

@@ -74,10 +74,15 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 		}
 		select {
 		case m := <-received:
-			if m.GetBatch() == nil {
-				return errNoHello
+			var ack *verifierv1.Acknowledgement
+			switch m := m.GetMessage().(type) {
+			case *verifierv1.SubmitRedemptionsRequest_Batch:
+				ack, err = s.ingest(ctx, journal, m.Batch.GetEntries())
+			case *verifierv1.SubmitRedemptionsRequest_Seal:
+				ack, err = s.seal(ctx, journal, m.Seal)
+			default:
+				err = errNoHello
 			}
-			ack, err := s.ingest(ctx, journal, m.GetBatch().GetEntries())
 			if err != nil {
 				return err
 			}

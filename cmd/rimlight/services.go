@@ -142,6 +142,7 @@ type regionCmd struct {
 	Verifier    string        `help:"The verifier's address, or addresses." required:"" placeholder:"ADDR"`
 	Advertise   string        `help:"Where routers reach it, when that is not --listen." placeholder:"ADDR"`
 	Drills      bool          `help:"Allow 'rimlight fault' to slow viewers' calls down or let them fail. Never where viewers pay."`
+	Retire      bool          `help:"End this node for good: give back what it holds, seal its journal, forward all of it and exit. A sealed journal never sells again."`
 	EmulateRTT  time.Duration `name:"emulate-rtt" help:"Delay connections to the centre by this round trip; for one machine that plays many."`
 }
 
@@ -157,7 +158,7 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	}
 	cfg := process.Region{
 		Common: common, Name: c.Name, NodeID: c.NodeID, Zones: c.Zones, Fulfillment: c.Fulfillment, Verifier: c.Verifier, Advertise: c.Advertise, Gossip: ring,
-		Drills: c.Drills,
+		Drills: c.Drills, Retire: c.Retire,
 	}
 	if c.EmulateRTT > 0 {
 		cfg.Dial = process.Delayed(c.EmulateRTT, nil)
@@ -166,7 +167,18 @@ func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, s, "region "+c.Name, p.Addr(), p.Run)
+	if !c.Retire {
+		return serve(ctx, s, "region "+c.Name, p.Addr(), p.Run)
+	}
+	s.progress("waiting for fulfillment and the verifier to take what the node has")
+	if err := p.Run(ctx); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return refusal{"the node has not retired yet; the same command goes on"}
+	}
+	fmt.Fprintf(s.err, "node %s of region %s has retired; its data directory is not needed any more\n", p.NodeID, c.Name)
+	return nil
 }
 
 // alertFlags say whom a router tells of slips.

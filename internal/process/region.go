@@ -45,6 +45,8 @@ type Region struct {
 	Gossip Gossip
 	// Drills lets operators break viewers' calls for a while.
 	Drills bool
+	// Retire makes this the node's last life; the process ends by itself. See region.Config.
+	Retire bool
 }
 
 // RegionProcess is a running node.
@@ -79,7 +81,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 		return nil, err
 	}
 	var ring *gossip.Ring
-	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones, Drills: c.Drills}, region.Deps{
+	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones, Drills: c.Drills, Retire: c.Retire}, region.Deps{
 		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "region"), Metrics: c.Metrics, Version: c.Version,
 		Stock:    fulfillmentv1.NewStockServiceClient(centre),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(centre),
@@ -105,9 +107,15 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 	node.Register(server)
 	p.stages = []Stage{
 		{"the node's RPCs", func(ctx context.Context) error { return server.ServeInternal(ctx, p.listener) }},
-		{"the node", node.Run},
+		{"the node", func(ctx context.Context) error {
+			err := node.Run(ctx)
+			if err == nil && c.Retire && ctx.Err() == nil {
+				return errFinished
+			}
+			return err
+		}},
 	}
-	if c.Gossip.Listen == "" {
+	if c.Gossip.Listen == "" || c.Retire { // nobody should call a node that retires
 		return p, nil
 	}
 	advertise := c.Advertise

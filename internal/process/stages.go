@@ -12,9 +12,13 @@ import (
 type Stage struct {
 	// Name is for errors.
 	Name string
-	// Run works until its context ends, then finishes what it has begun. Ending early is an error unless ctx ended.
+	// Run works until its context ends, then finishes what it has begun. Ending early is an error unless ctx ended, or it
+	// says that the process is finished.
 	Run func(context.Context) error
 }
+
+// errFinished is a stage's end by itself that is meant to end the process, too.
+var errFinished = errors.New("process: finished")
 
 // RunStages runs all stages at the same time. When ctx ends, or a stage does, they are stopped one after another, the
 // first of the list first and each waited for: list who takes work in before who finishes it.
@@ -34,9 +38,11 @@ func RunStages(ctx context.Context, stages ...Stage) error {
 	over := make([]bool, len(stages))
 	note := func(e ended, asked bool) {
 		over[e.index] = true
-		if e.err != nil {
+		switch {
+		case errors.Is(e.err, errFinished):
+		case e.err != nil:
 			problems = append(problems, fmt.Errorf("%s: %w", stages[e.index].Name, e.err))
-		} else if !asked {
+		case !asked:
 			problems = append(problems, fmt.Errorf("%s ended by itself", stages[e.index].Name))
 		}
 	}

@@ -213,23 +213,36 @@ func (b *Book) PlanReturn(dropID string, units int) []Return {
 		if e.Epoch != b.epoch {
 			continue
 		}
-		r := Return{Lease: e.ID}
-		for _, s := range slices.Backward(e.Serials) {
-			if units == 0 || e.free == 0 {
-				break
-			}
-			if e.states[s] == untouched {
-				e.move(s, returning)
-				r.Serials = append(r.Serials, s)
-				units--
-			}
-		}
-		if len(r.Serials) > 0 {
-			slices.Sort(r.Serials)
+		if r := e.planReturn(units); len(r.Serials) > 0 {
+			units -= len(r.Serials)
 			plan = append(plan, r)
 		}
 	}
 	return plan
+}
+
+// PlanReturnLease is PlanReturn of all that is untouched of one lease: Serials is empty when there is nothing.
+func (b *Book) PlanReturnLease(leaseID string) Return {
+	e := b.leases[leaseID]
+	if e == nil || e.Epoch != b.epoch {
+		return Return{Lease: leaseID}
+	}
+	return e.planReturn(len(e.Serials))
+}
+
+func (e *entry) planReturn(units int) Return {
+	r := Return{Lease: e.ID}
+	for _, s := range slices.Backward(e.Serials) {
+		if units == len(r.Serials) || e.free == 0 {
+			break
+		}
+		if e.states[s] == untouched {
+			e.move(s, returning)
+			r.Serials = append(r.Serials, s)
+		}
+	}
+	slices.Sort(r.Serials)
+	return r
 }
 
 // Returning lists what is on its way back and not acknowledged, by lease.

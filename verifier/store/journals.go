@@ -38,3 +38,22 @@ func (tx *Tx) Acknowledge(ctx context.Context, j Journal, sequence int64) error 
 		j.NodeID, j.Name, sequence)
 	return err
 }
+
+// Seal remembers that a journal is complete here up to its end.
+func (tx *Tx) Seal(ctx context.Context, j Journal, sequence, epoch int64) error {
+	if err := tx.Acknowledge(ctx, j, sequence); err != nil {
+		return err
+	}
+	_, err := tx.exec(ctx, "sealing a journal", `UPDATE journals SET sealed_epoch = $1 WHERE node_id = $2 AND journal_id = $3`, epoch, j.NodeID, j.Name)
+	return err
+}
+
+// Sealed tells whether a node retired from an epoch, and all that it sold under it is here.
+func (q Queries) Sealed(ctx context.Context, nodeID ID, epoch int64) (bool, error) {
+	var yes bool
+	err := q.q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM journals WHERE node_id = $1 AND sealed_epoch = $2)`, nodeID, epoch).Scan(&yes)
+	if err != nil {
+		return false, fmt.Errorf("looking for a seal: %w", err)
+	}
+	return yes, nil
+}
