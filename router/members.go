@@ -104,6 +104,10 @@ func (r *Router) follow() []Conn {
 		}
 	}
 	r.table.Set(targets)
+	select {
+	case r.met <- struct{}{}:
+	default: // one notice is waiting already
+	}
 	return append(retired, retiredPeers...)
 }
 

@@ -136,8 +136,9 @@ type Router struct {
 	slo       *watcher
 	slips     *slipFeed
 	hooks     *alert.Sender
-	nodes     *pool // connections to region nodes, by measure.Target.Key
-	peers     *pool // connections to other routers, by the same form of key
+	nodes     *pool         // connections to region nodes, by measure.Target.Key
+	peers     *pool         // connections to other routers, by the same form of key
+	met       chan struct{} // the peers may be others
 
 	stopping context.Context // ends watches
 	stop     context.CancelFunc
@@ -153,6 +154,7 @@ func New(config Config, deps Deps) (*Router, error) {
 		config: config, deps: deps, decisions: newDecisions(), slo: newWatcher(config.SLO, deps.Metrics),
 		slips: newSlipFeed(ids.NewV7(deps.Now(), deps.Random)),
 		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
+		met: make(chan struct{}, 1),
 	}
 	prober := &forward.Prober{Router: config.Name, Conn: r.nodes.get}
 	var err error
@@ -239,6 +241,7 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.table.Run(ctx) })
 	g.Go(func() error { return r.followAll(ctx) })
 	g.Go(func() error { return r.keepMemory(ctx) })
+	g.Go(func() error { return r.hearPeers(ctx) })
 	g.Go(func() error { return r.watchSLO(ctx) })
 	g.Go(func() error { return r.hooks.Run(ctx) })
 	return g.Wait()

@@ -80,20 +80,40 @@ type Node struct {
 	suspect      bool
 	suspectSince time.Duration // when the overdue call was sent
 	saved        bool
+	heard        bool // saved, and by another router's word
 }
 
 // NewNode is for a node that was never heard of. A cold one ramps up from its first answer; those that a router finds at
 // its own start do not, since all of them would.
 func NewNode(cold bool) *Node { return &Node{health: NewHealth(cold)} }
 
-// Remember takes in what was known of the node in a former life, or what another router knows: better than nothing until
-// its first answer.
+// Remember takes in what was known of the node in a former life, or of its neighbours: better than nothing until its first
+// answer.
 func (n *Node) Remember(now, network, service time.Duration) {
 	if !n.network.Known() {
 		n.network.Observe(now, network, false)
 		n.load.Service = clamp(service)
 		n.saved = true
 	}
+}
+
+// mostHearsay is the longest way that is believed of another router: longer than around the earth by any cable.
+const mostHearsay = time.Second
+
+// Hear takes in the way over another router: to that one and from there on, which is at least as long as the direct one.
+// The shortest of them is what a choice in regime Cold goes by, where nothing was measured or remembered; the node's first
+// own answer ends it. It says nothing about health. What cannot be is ignored; it tells whether it was taken.
+func (n *Node) Hear(now, network, service time.Duration) bool {
+	if network <= 0 || network > mostHearsay || service < 0 || service > mostService {
+		return false
+	}
+	if n.network.Known() && !(n.heard && network < n.network.Value()) {
+		return false
+	}
+	n.network = Network{}
+	n.Remember(now, network, service)
+	n.heard = true
+	return true
 }
 
 // Send counts a call that is being sent. An awaited one is due within a predictable time; a stream is not.
@@ -139,9 +159,7 @@ func (n *Node) Heard(now time.Duration, o Outcome) {
 
 // Probed takes in a good probe that took total; load is nil of a backend that does not tell.
 func (n *Node) Probed(now, total time.Duration, load *Load) {
-	if n.saved { // its first own sample counts alone
-		n.network, n.saved = Network{}, false
-	}
+	n.forget()
 	n.health.Answered(now)
 	n.answered(now - total)
 	if load == nil {
@@ -150,6 +168,13 @@ func (n *Node) Probed(now, total time.Duration, load *Load) {
 	}
 	n.network.Observe(now, total-load.Residence, true)
 	n.report(now, load)
+}
+
+// forget ends what is not its own: the first own sample counts alone.
+func (n *Node) forget() {
+	if n.saved {
+		n.network, n.saved, n.heard = Network{}, false, false
+	}
 }
 
 // Lost takes in a failed probe.
@@ -168,8 +193,9 @@ func (n *Node) timed(now time.Duration, o Outcome) {
 	switch {
 	case !o.Timed:
 	case o.Load != nil:
+		n.forget()
 		n.network.Observe(now, o.Elapsed-o.Load.Residence, false)
-	case !n.reported && n.network.Known():
+	case !n.reported && n.network.Known() && !n.saved:
 		n.service.Observe(now, o.Elapsed-n.network.Value())
 	}
 }
@@ -185,9 +211,13 @@ func (n *Node) report(now time.Duration, load *Load) {
 // overdueSlack keeps a garbage collection or a busy scheduler from making a node suspect.
 const overdueSlack = 10 * time.Millisecond
 
-// overdue is how long a call may be unanswered: n + 4d + W + 6S + 10 ms.
+// overdue is how long a call may be unanswered: n + 4d + W + 6S + 10 ms. What was not measured makes nobody suspect.
 func (n *Node) overdue(g *Region) time.Duration {
-	return network(g) + 4*clamp(g.Deviation) + wait(g) + 6*clamp(g.Service) + overdueSlack
+	way := network(g)
+	if n.saved {
+		way = max(way, unmeasured)
+	}
+	return way + 4*clamp(g.Deviation) + wait(g) + 6*clamp(g.Service) + overdueSlack
 }
 
 // Watched tells whether time alone may change its row: an answer is due, or it is ejected or warming up.

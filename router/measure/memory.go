@@ -43,3 +43,22 @@ func (t *Table) recall(e *entry) {
 		e.node.Remember(t.now(), m.Network, m.Service)
 	}
 }
+
+// Hear takes in what another router measured, by region, with what asking it took there and back: the way over it is as
+// long as a node's can be. It stands in for nodes of which nothing is known, until their first answer, and tells for how
+// many it now does. It makes nobody reachable, suspect or ejected, and no probe sooner or shorter.
+func (t *Table) Hear(way time.Duration, told map[string]Memory) (taken int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if way < 0 {
+		return 0
+	}
+	now := t.now()
+	for _, e := range t.entries {
+		if m, there := told[e.target.Region]; there && m.Network > 0 && e.node.Hear(now, way+m.Network, m.Service) {
+			t.touch(e)
+			taken++
+		}
+	}
+	return taken
+}

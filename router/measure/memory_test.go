@@ -65,3 +65,32 @@ func TestWhatIsRememberedServesUntilTheFirstAnswer(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatOthersMeasuredServesUntilTheFirstAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
+		time.Sleep(50 * ms) // near has answered
+		told := map[string]measure.Memory{
+			"near": {ms, ms}, "far": {60 * ms, 3 * ms}, "moon": {ms, 3 * ms}, "gone": {ms, ms},
+		}
+		if got := table.Hear(10*ms, told); got != 2 {
+			t.Errorf("used for %d nodes, want 2: one has answered, one is nobody", got)
+		}
+		if got := table.Hear(-time.Second, told); got != 0 {
+			t.Errorf("used for %d nodes although no way is shorter than none", got)
+		}
+		time.Sleep(20 * ms)
+		if g := row(table, "near"); g.Saved || g.Network != 20*ms {
+			t.Errorf("hearsay beat a measurement: %+v", g)
+		}
+		if g := row(table, "far"); !g.Saved || g.Reachable || g.Network != 70*ms || g.Service != 3*ms {
+			t.Errorf("before its answer: got %+v", g)
+		}
+		time.Sleep(time.Second) // what was said of the moon must not give up its probe
+		if g := row(table, "far"); g.Saved || g.Network != 80*ms {
+			t.Errorf("after its answer: got %+v", g)
+		}
+		if g := row(table, "moon"); g.Saved || !g.Reachable || g.Network != 700*ms || w.count("moon") > 2 {
+			t.Errorf("the moon, after %d probes: got %+v", w.count("moon"), g)
+		}
+	}, func(w *fakeWorld) { w.change("moon", func(n *fakeNode) { n.path = 700 * ms }) })
+}
