@@ -20,8 +20,9 @@ const (
 	// loadTrailer carries a LoadReport with every answer of OfferService.
 	loadTrailer = "rimlight-load-bin"
 	// serviceSmoothing is how far back the service time looks. Routers multiply it by the queue, so its noise makes them
-	// herd: smoothed over ten calls alone, a busy platform had twenty times as many late calls (rimlight sim, S1 at 90 %).
-	serviceSmoothing = time.Second
+	// herd: smoothed over ten calls alone, a busy platform had twenty times as many late calls (rimlight sim, S1 at 90 %). Over a
+	// whole second, a region that slows down tells it too late: a fifth more late calls (S3).
+	serviceSmoothing = 500 * time.Millisecond
 	// serviceWeight is the most that one call may change of it, when calls are rare.
 	serviceWeight = 0.1
 	// A node that nobody calls learns nothing of itself, so after idleAfter its service time fades by half every fadeHalf:

@@ -46,4 +46,3 @@ func TestAColdRouterGoesByWhatItsPeersMeasured(t *testing.T) {
 		check("later")
 	})
 }
-

@@ -87,6 +87,13 @@ type hedger interface {
 	HedgePick(now time.Duration, region int, a Ask) int
 }
 
+// retrier is a policy with its own rule for further attempts; the others get one, elsewhere.
+type retrier interface {
+	// Again tells whether a call may ask another region after an attempt that ended so: asked regions were tried, silent
+	// ones all of them. The next Pick with anything tried is that attempt.
+	Again(v Verdict, asked int, silent bool) bool
+}
+
 // base is what most policies do not care about.
 type base struct{}
 

@@ -13,7 +13,7 @@ const (
 
 	// As region/load.go measures itself.
 	serviceWeight    = 0.1
-	serviceSmoothing = time.Second
+	serviceSmoothing = 500 * time.Millisecond
 	arrivalSmoothing = 2 * time.Second
 )
 

@@ -13,9 +13,14 @@ const (
 	probeSooner  = 200 * time.Millisecond // of a node in trouble
 
 	hedgeLeast  = 10 * time.Millisecond
-	hedgeShare  = 0.02 // tokens per call
+	hedgeShare  = 0.02 // tokens per call that went well
 	hedgeBurst  = 40.0 // tokens at most
 	hedgeClosed = 0.85 // of the platform's capacity: above it, second copies only make it worse
+
+	// As router/forward retries.
+	mostAttempts = 3     // the third only if nothing was heard of either
+	retryShare   = 0.2   // tokens per call that went well
+	retryBurst   = 500.0 // tokens at most
 
 	drop    = "drop"
 	inZone  = "zone"
@@ -35,7 +40,9 @@ type rimlight struct {
 	next     time.Duration // the earliest next publication
 	waking   bool
 	started  bool
-	tokens   float64
+	hedges   float64 // tokens
+	retries  float64 // tokens
+	paying   bool    // the next retry costs one
 }
 
 var withUnits, withoutUnits = map[string]arbiter.Stock{drop: arbiter.StockHeld}, map[string]arbiter.Stock{drop: arbiter.StockNone}
@@ -44,7 +51,8 @@ func newRimlight(e Env) Policy {
 	n := len(e.Regions)
 	p := &rimlight{
 		env: e, nodes: make([]*arbiter.Node, n), rows: make([]*arbiter.Region, n), stale: make([]bool, n),
-		modes: make([]arbiter.Mode, n), stocks: make([]map[string]arbiter.Stock, n), snapshot: &arbiter.Snapshot{}, tokens: hedgeBurst,
+		modes: make([]arbiter.Mode, n), stocks: make([]map[string]arbiter.Stock, n), snapshot: &arbiter.Snapshot{}, hedges: hedgeBurst,
+		retries: retryBurst,
 	}
 	return p
 }
@@ -156,7 +164,17 @@ func (p *rimlight) index(c arbiter.Choice) int {
 }
 
 func (p *rimlight) Pick(_ time.Duration, a Ask) int {
-	return p.index(arbiter.Pick(p.snapshot, p.request(a), p.env.Rand.Float64()))
+	i := p.index(arbiter.Pick(p.snapshot, p.request(a), p.env.Rand.Float64()))
+	if i >= 0 && a.Tried != 0 && p.paying {
+		p.retries--
+	}
+	return i
+}
+
+// Again allows a further attempt: as many as router/forward's, from the same budget.
+func (p *rimlight) Again(v Verdict, asked int, silent bool) bool {
+	p.paying = v != NoUnit && v != Refused // a healthy region's refusal costs nothing
+	return asked < mostAttempts && (asked == 1 || silent) && (!p.paying || p.retries >= 1)
 }
 
 func (p *rimlight) Sent(now time.Duration, i int) {
@@ -173,6 +191,8 @@ func (p *rimlight) Done(now time.Duration, i int, o Outcome) {
 	switch o.Verdict {
 	case Answered:
 		end.Verdict = arbiter.Good
+		p.hedges = math.Min(p.hedges+hedgeShare, hedgeBurst)
+		p.retries = math.Min(p.retries+retryShare, retryBurst)
 	case NoUnit:
 		end.Verdict = arbiter.Good
 		p.stocks[i] = withoutUnits
@@ -232,7 +252,6 @@ func (p *rimlight) ProbeEvery(i int) time.Duration {
 
 // HedgeAfter is when an answer is late, as the picker predicts it.
 func (p *rimlight) HedgeAfter(_ time.Duration, i int, _ Ask) time.Duration {
-	p.tokens = math.Min(p.tokens+hedgeShare, hedgeBurst)
 	if p.rows[i] == nil {
 		return 0
 	}
@@ -240,14 +259,14 @@ func (p *rimlight) HedgeAfter(_ time.Duration, i int, _ Ask) time.Duration {
 }
 
 func (p *rimlight) HedgePick(_ time.Duration, i int, a Ask) int {
-	if p.tokens < 1 || p.snapshot.Utilisation() > hedgeClosed {
+	if p.hedges < 1 || p.snapshot.Utilisation() > hedgeClosed {
 		return -1
 	}
 	r := p.request(a)
 	r.Hedging = p.env.Regions[i]
 	g := p.index(arbiter.Pick(p.snapshot, r, p.env.Rand.Float64()))
 	if g >= 0 {
-		p.tokens--
+		p.hedges--
 	}
 	return g
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math/bits"
 	"math/rand/v2"
 	"time"
 )
@@ -14,6 +15,7 @@ type call struct {
 	outstanding int8
 	restricted  bool
 	retried     bool
+	spoken      bool // a region said something, if only that it cannot
 	over        bool
 	last        Verdict
 }
@@ -375,7 +377,7 @@ func (r *run) hedge(id int32) {
 		return
 	}
 	if g := rt.hedges.HedgePick(r.now, int(a.region), ask); g >= 0 {
-		c.retried = true // a call has two attempts, however they come
+		c.retried = true // a hedge is a call's second attempt
 		r.dispatch(a.call, g, true)
 	}
 }
@@ -419,18 +421,27 @@ func (r *run) give(id int32, v Verdict) {
 	}
 }
 
-// failed retries once elsewhere, or waits for the attempt that is still under way, or ends the call.
+// failed retries elsewhere, or waits for the attempt that is still under way, or ends the call.
 func (r *run) failed(id int32, v Verdict) {
 	c := &r.calls[id]
 	c.last = v
+	c.spoken = c.spoken || v != Broken && v != TimedOut
 	switch {
 	case c.over || c.outstanding > 0:
-	case c.retried:
-		r.end(id, v)
-	default:
+	case r.again(c, v):
 		c.retried = true
 		r.send(id, false)
+	default:
+		r.end(id, v)
 	}
+}
+
+// again tells whether a call whose attempts failed gets another one: one retry, unless the policy has its own rule.
+func (r *run) again(c *call, v Verdict) bool {
+	if p, ok := r.routers[c.router].policy.(retrier); ok {
+		return p.Again(v, bits.OnesCount64(uint64(c.tried)), !c.spoken)
+	}
+	return !c.retried
 }
 
 // end finishes a call and cancels what is still under way.
