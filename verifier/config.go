@@ -63,6 +63,11 @@ type Config struct {
 	KeyPoll time.Duration
 	// StreamIdle is after what silence WatchOrders is opened again: default 45 s, three missed proofs of life.
 	StreamIdle time.Duration
+	// WebhookMaxBackoff is the longest pause before a failing webhook is tried again, doubling from 1 s: default 1 h. At
+	// double, an endpoint that came back waits longer for its news than its operators do.
+	WebhookMaxBackoff time.Duration
+	// WebhookGiveUp is after how long without a success a webhook is disabled: default 72 h, a long weekend.
+	WebhookGiveUp time.Duration
 	// WatchMissing is how long WatchPurchase waits for a purchase that is not here yet: default 30 s.
 	WatchMissing time.Duration
 }
@@ -88,6 +93,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ClosePoll, 5*time.Second)
 	setDefault(&c.KeyPoll, 30*time.Second)
 	setDefault(&c.StreamIdle, 45*time.Second)
+	setDefault(&c.WebhookMaxBackoff, time.Hour)
+	setDefault(&c.WebhookGiveUp, 72*time.Hour)
 	setDefault(&c.WatchMissing, 30*time.Second)
 	return c
 }
@@ -120,6 +127,7 @@ func (c Config) Validate() error {
 	for name, d := range map[string]time.Duration{
 		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
 		"KeyPoll": c.KeyPoll, "ClosePoll": c.ClosePoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
+		"WebhookMaxBackoff": c.WebhookMaxBackoff, "WebhookGiveUp": c.WebhookGiveUp,
 	} {
 		check(d > 0, "%s %v is not positive", name, d)
 	}

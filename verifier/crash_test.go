@@ -12,6 +12,7 @@ import (
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier"
 	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/store"
 )
 
 var errCrash = errors.New("the machine lost its power")
@@ -295,7 +296,7 @@ func TestOneBadOrderDoesNotHoldUpTheOthers(t *testing.T) {
 }
 
 func TestOrderIDIsAFunctionOfThePurchase(t *testing.T) {
-	if a, b := verifier.OrderID([16]byte{1}), verifier.OrderID([16]byte{1}); a != b || a == verifier.OrderID([16]byte{2}) {
+	if a, b := store.OrderID([16]byte{1}), store.OrderID([16]byte{1}); a != b || a == store.OrderID([16]byte{2}) {
 		t.Errorf("order ids %s and %s", a, b)
 	}
 }

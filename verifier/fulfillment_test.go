@@ -157,7 +157,14 @@ func (f *fulfillment) GetDrop(_ context.Context, r *fulfillmentv1.GetDropRequest
 	if d == nil {
 		return nil, rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_DROP_NOT_FOUND, "no such drop")
 	}
-	return &fulfillmentv1.GetDropResponse{Drop: d.proto()}, nil
+	response := &fulfillmentv1.GetDropResponse{Drop: d.proto()}
+	response.Drop.Stock = &fulfillmentv1.StockLevel{Units: uint32(len(d.units))}
+	for _, u := range d.units {
+		if u.sold != "" {
+			response.Drop.Stock.Sold++
+		}
+	}
+	return response, nil
 }
 
 func (d *dropRow) proto() *fulfillmentv1.DropStatus {

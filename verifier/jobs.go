@@ -2,7 +2,6 @@ package verifier
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -158,7 +157,7 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 			return err
 		}
 		request.Orders = append(request.Orders, &fulfillmentv1.Order{
-			OrderId: orderID(p.PurchaseID), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
+			OrderId: store.OrderID(p.PurchaseID).UUID(), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
 		})
 	}
 	if mutant.On(mutant.JobDoneEarly) {
@@ -216,16 +215,6 @@ func (s *Service) releaseUnits(ctx context.Context, jobs []store.Job) error {
 
 func unitClaim(p *store.Purchase, serial uint32, leaseID store.ID) *fulfillmentv1.UnitClaim {
 	return &fulfillmentv1.UnitClaim{TokenId: p.TokenID[:], DropId: p.DropID.UUID(), Serial: serial, LeaseId: leaseID.UUID()}
-}
-
-// orderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
-// (RFC 9562, section 5.8) of a hash.
-func orderID(purchaseID store.ID) string {
-	sum := sha256.Sum256(append([]byte("order-id/v1\x00"), purchaseID[:]...))
-	id := store.ID(sum[:16])
-	id[6] = 0x80 | id[6]&0x0f
-	id[8] = 0x80 | id[8]&0x3f
-	return id.UUID()
 }
 
 // dropTerms is what the catalogue says of a drop; terms are frozen before the first sale, so what was read once stays

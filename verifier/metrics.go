@@ -13,6 +13,7 @@ type metrics struct {
 	events        *prometheus.CounterVec
 	jobs          *prometheus.CounterVec
 	payments      *prometheus.CounterVec
+	webhooks      *prometheus.CounterVec
 	strangeOrders prometheus.Counter
 }
 
@@ -28,12 +29,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		events:   counter("purchase_events_total", "Events of purchases, by the state that they tell of.", "state"),
 		jobs:     counter("jobs_total", "Jobs worked on, by kind and result: done or failed.", "kind", "result"),
 		payments: counter("payment_calls_total", "Calls to the payment provider, by call and result: ok, unknown, failed.", "call", "result"),
+		webhooks: counter("webhook_attempts_total", "Events posted to webhooks, by result: delivered, failed, disabled after it.", "result"),
 		strangeOrders: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "rimlight", Subsystem: "verifier", Name: "strange_orders_total",
 			Help: "Orders reported by fulfillment that belong to no paid purchase.",
 		}),
 	}
-	return m, errors.Join(r.Register(m.entries), r.Register(m.events), r.Register(m.jobs), r.Register(m.payments), r.Register(m.strangeOrders))
+	return m, errors.Join(r.Register(m.entries), r.Register(m.events), r.Register(m.jobs), r.Register(m.payments), r.Register(m.strangeOrders), r.Register(m.webhooks))
 }
 
 func (m *metrics) countEvents(changed []store.Changed) {

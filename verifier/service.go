@@ -33,6 +33,10 @@ var (
 	errNoCredential = errors.New("verifier: no credential")
 	errPurchaseID   = errors.New("verifier: not a purchase id")
 	errVoucherID    = errors.New("verifier: not a voucher id")
+	errOrderID      = errors.New("verifier: not an order id")
+	errSince        = errors.New("verifier: not a time")
+	errWebhookID    = errors.New("verifier: not a webhook id")
+	errUpstream     = errors.New("verifier: fulfillment does not answer")
 	errAmount       = errors.New("verifier: not an amount to refund")
 )
 
@@ -73,12 +77,28 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return invalid("purchase_id", "must be 32 hex digits")
 	case errors.Is(err, errVoucherID):
 		return invalid("voucher_id", "must be empty or a UUID in canonical form")
+	case errors.Is(err, errOrderID):
+		return invalid("order_id", "must be empty or a UUID in canonical form")
+	case errors.Is(err, errSince):
+		return invalid("since_time", "must be a time between the years 1 and 9999")
+	case errors.Is(err, errWebhookID):
+		return invalid("webhook_id", "must be a UUID in canonical form")
+	case errors.Is(err, errURL):
+		return invalid("url", "must be an http or https URL without user and fragment")
+	case errors.Is(err, errStates):
+		return invalid("states", "must be states that purchases come into")
+	case errors.Is(err, errTooManyWebhooks):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_TOO_MANY_WEBHOOKS, "There are as many webhooks as there may be; remove one first.")
+	case errors.Is(err, store.ErrNoWebhook):
+		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_WEBHOOK_NOT_FOUND, "No webhook has this id.")
+	case errors.Is(err, errUpstream):
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE, "Fulfillment does not answer.")
 	case errors.Is(err, errAmount):
 		return invalid("amount.minor_units", "must be more than 0; without an amount all that is left is refunded")
 	case errors.Is(err, errNoChoice):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NO_CHOICE_PENDING, "The purchase does not wait for this choice.")
 	case errors.Is(err, errReplayed), errors.Is(err, store.ErrRequestKnown):
-		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The request id was used for another refund.")
+		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The request id was used for something else.")
 	case errors.As(err, &notRefundable):
 		left := strconv.FormatInt(notRefundable.refundable, 10)
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NOT_REFUNDABLE,

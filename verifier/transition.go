@@ -198,7 +198,7 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 	case saga.ActionRequired:
 		m.PaymentIntentId = p.IntentID
 	case saga.Captured, saga.Ordered, saga.Delivered:
-		m.OrderId = orderID(p.PurchaseID)
+		m.OrderId = store.OrderID(p.PurchaseID).UUID()
 	case saga.Voucher:
 		if p.Voucher != nil {
 			m.Voucher = makeGoodProto(p.Voucher, p.CurrencyCode)

@@ -8,7 +8,7 @@
 //	   release loop -ReleaseUnits-> fulfillment                       |
 //	   delivery loop <-WatchOrders- fulfillment  ---------------------+
 //	                                                                  | events, in commit order
-//	node <--outcomes-- streams, WatchPurchase, WatchEvents <----------'
+//	node <--outcomes-- streams, WatchPurchase, WatchEvents, webhooks <-'
 //
 // Invariants: a purchase changes only by a transition of package saga, compare-and-set on its state, in the same
 // transaction as everything that the transition promises (jobs, postings, voucher, signed outcome, event). A loop does
@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ import (
 	"github.com/rimlight/rimlight/verifier/store"
 )
 
-// Deps is what the verifier needs of others. All but Metrics are required.
+// Deps is what the verifier needs of others. All but WebhookTransport and Metrics are required.
 type Deps struct {
 	// DB is the verifier's own migrated store. One process at a time.
 	DB *sqldb.DB
@@ -56,6 +57,8 @@ type Deps struct {
 	Random io.Reader
 	// Log gets what an operator must know. Never a token, reference, detail or licence key.
 	Log *slog.Logger
+	// WebhookTransport posts events to webhooks; nil: over the network.
+	WebhookTransport http.RoundTripper
 	// Metrics registers the verifier's metrics; nil: they are kept but not served.
 	Metrics prometheus.Registerer
 }
@@ -78,16 +81,24 @@ func (d Deps) validate() error {
 func Rules() auth.Rules {
 	service, finance := []auth.Role{auth.Service}, []auth.Role{auth.Finance}
 	return auth.Rules{
-		verifierv1.VerifierService_SubmitRedemptions_FullMethodName: service,
-		verifierv1.VerifierService_PresentReceipt_FullMethodName:    service,
-		verifierv1.VerifierService_CancelRedemption_FullMethodName:  service,
-		verifierv1.VerifierService_GetPurchase_FullMethodName:       service,
-		verifierv1.VerifierService_WatchPurchase_FullMethodName:     service,
-		verifierv1.VerifierService_ChooseMakeGood_FullMethodName:    service,
-		verifierv1.VerifierService_WatchEvents_FullMethodName:       service,
-		verifierv1.SupportService_RefundPurchase_FullMethodName:     finance,
-		verifierv1.SupportService_ListRefunds_FullMethodName:        finance,
-		verifierv1.SupportService_ListVouchers_FullMethodName:       finance,
+		verifierv1.VerifierService_SubmitRedemptions_FullMethodName:  service,
+		verifierv1.VerifierService_PresentReceipt_FullMethodName:     service,
+		verifierv1.VerifierService_CancelRedemption_FullMethodName:   service,
+		verifierv1.VerifierService_GetPurchase_FullMethodName:        service,
+		verifierv1.VerifierService_WatchPurchase_FullMethodName:      service,
+		verifierv1.VerifierService_ChooseMakeGood_FullMethodName:     service,
+		verifierv1.VerifierService_WatchEvents_FullMethodName:        service,
+		verifierv1.SupportService_RefundPurchase_FullMethodName:      finance,
+		verifierv1.SupportService_ListRefunds_FullMethodName:         finance,
+		verifierv1.SupportService_ListVouchers_FullMethodName:        finance,
+		verifierv1.SupportService_GetDropReport_FullMethodName:       {auth.Finance, auth.Producer, auth.CommunityManager},
+		verifierv1.SupportService_FindPurchases_FullMethodName:       {auth.Finance, auth.CommunityManager},
+		verifierv1.SupportService_WatchPurchaseEvents_FullMethodName: {auth.Finance, auth.Service},
+		verifierv1.SupportService_CreateWebhook_FullMethodName:       finance,
+		verifierv1.SupportService_ListWebhooks_FullMethodName:        finance,
+		verifierv1.SupportService_DeleteWebhook_FullMethodName:       finance,
+		verifierv1.SupportService_ReplayWebhook_FullMethodName:       finance,
+		verifierv1.SupportService_RotateWebhookSecret_FullMethodName: finance,
 	}
 }
 
@@ -169,6 +180,7 @@ func (s *Service) Run(ctx context.Context) error {
 	loops.Go(func() { s.runDropSettler(ctx) })
 	loops.Go(func() { s.runCloser(ctx) })
 	loops.Go(func() { s.runKeys(ctx) })
+	loops.Go(func() { s.runWebhooks(ctx) })
 	<-ctx.Done()
 	close(s.stopping)
 	loops.Wait()

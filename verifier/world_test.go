@@ -1,12 +1,14 @@
 package verifier_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -22,20 +24,23 @@ import (
 	"github.com/rimlight/rimlight/verifier"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
+	"github.com/rimlight/rimlight/verifier/store"
 )
 
 // world is one verifier between a fulfillment in memory and the test provider. Its databases outlive the service.
 type world struct {
-	t       testing.TB
-	db      *sqldb.DB
-	psp     *testpsp.Provider
-	f       *fulfillment
-	cfg     verifier.Config
-	payment payment.Provider // what the service is given; psp unless a test puts itself between
-	drop    string
-	nodes   []*node
-	serial  uint32
-	random  io.Reader
+	t         testing.TB
+	db        *sqldb.DB
+	psp       *testpsp.Provider
+	f         *fulfillment
+	cfg       verifier.Config
+	transport http.RoundTripper // of webhooks
+	log       *slog.Logger
+	payment   payment.Provider // what the service is given; psp unless a test puts itself between
+	drop      string
+	nodes     []*node
+	serial    uint32
+	random    io.Reader
 
 	impl   registrar
 	cancel context.CancelFunc
@@ -118,8 +123,33 @@ func (w *world) start(prepare ...func(*verifier.Service)) {
 func (w *world) deps() verifier.Deps {
 	return verifier.Deps{
 		DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.payment, Now: time.Now, Random: w.random,
-		Log: slog.New(slog.DiscardHandler),
+		Log: cmp.Or(w.log, slog.New(slog.DiscardHandler)), WebhookTransport: w.transport,
 	}
+}
+
+// replica runs another verifier on the same store, until the func that it returns is called.
+func (w *world) replica() (stop func()) {
+	w.t.Helper()
+	svc, err := verifier.New(w.cfg, w.deps())
+	check(w.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- svc.Run(ctx) }()
+	return func() {
+		cancel()
+		check(w.t, <-done)
+	}
+}
+
+// events are all that a webhook with every state is to be told.
+func (w *world) events() (list []string) {
+	w.t.Helper()
+	all, err := store.New(w.db).Read().Events(w.t.Context(), 0, 1<<40, 1<<20)
+	check(w.t, err)
+	for _, e := range all {
+		list = append(list, fmt.Sprint(e.Cursor, " purchase.", e.State))
+	}
+	return list
 }
 
 // make makes a service that answers calls, without its loops.

@@ -29,6 +29,7 @@ package saga
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -58,6 +59,9 @@ var stateNames = map[State]string{
 	Ordered: "ordered", Delivered: "delivered", Voucher: "voucher", Refused: "refused",
 	ChoiceRequired: "choice_required", Refunding: "refunding", Refunded: "refunded",
 }
+
+// States lists all of them.
+func States() []State { return slices.Sorted(maps.Keys(stateNames)) }
 
 // String is the state's name, for logs, metrics and tests.
 func (s State) String() string {

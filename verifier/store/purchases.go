@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -91,15 +92,25 @@ func (q Queries) purchaseBy(ctx context.Context, column string, value any) (Purc
 	return p, nil
 }
 
+// OrderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
+// (RFC 9562, section 5.8) of a hash.
+func OrderID(purchaseID ID) ID {
+	sum := sha256.Sum256(append([]byte("order-id/v1\x00"), purchaseID[:]...))
+	id := ID(sum[:16])
+	id[6] = 0x80 | id[6]&0x0f
+	id[8] = 0x80 | id[8]&0x3f
+	return id
+}
+
 // InsertPurchase stores a new one.
 func (tx *Tx) InsertPurchase(ctx context.Context, p *Purchase) error {
 	_, err := tx.exec(ctx, "storing a purchase", `INSERT INTO purchases (token_id, purchase_id, arrival, drop_id, viewer_session_id,
 		state, reason, state_time, node_id, serial, lease_id, accept_time, currency_code, minor_units, payment_reference, attempt,
-		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`,
+		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, order_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`,
 		p.TokenID, p.PurchaseID, p.Arrival, p.DropID, p.ViewerSessionID, p.State, p.Reason, p.StateTime, p.NodeID, p.Serial,
 		p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits, p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome,
-		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld)
+		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld, OrderID(p.PurchaseID))
 	return err
 }
 
