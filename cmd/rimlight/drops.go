@@ -26,6 +26,7 @@ type dropsCmd struct {
 	Resume dropsResumeCmd `cmd:"" help:"Let a paused drop go on."`
 	Extend dropsExtendCmd `cmd:"" help:"Close a drop later."`
 	Close  dropsCloseCmd  `cmd:"" help:"Close a drop now; offers that are out stand."`
+	Report dropsReportCmd `cmd:"" help:"Say what a drop came to; exits 1 if the ledger and the purchases differ."`
 }
 
 type dropsCreateCmd struct {

@@ -21,6 +21,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/buyer"
 	"github.com/rimlight/rimlight/internal/cluster"
 	"github.com/rimlight/rimlight/internal/rpc"
@@ -122,7 +123,7 @@ func (p *platform) dial(t *testing.T, addr string, role auth.Role) routedConn {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return routedConn{
-		offerv1.NewOfferServiceClient(conn), fulfillmentv1.NewCatalogServiceClient(conn), routerv1.NewRouterAdminServiceClient(conn),
+		offerv1.NewOfferServiceClient(conn), fulfillmentv1.NewCatalogServiceClient(conn), routerv1.NewRouterAdminServiceClient(conn), verifierv1.NewSupportServiceClient(conn),
 	}
 }
 
@@ -130,6 +131,7 @@ type routedConn struct {
 	offers  offerv1.OfferServiceClient
 	catalog fulfillmentv1.CatalogServiceClient
 	admin   routerv1.RouterAdminServiceClient
+	support verifierv1.SupportServiceClient
 }
 
 func (p *platform) reachable(t *testing.T, addr string) map[string]bool {

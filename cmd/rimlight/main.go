@@ -42,6 +42,7 @@ type commands struct {
 	Drops    dropsCmd    `cmd:"" help:"Plan drops and watch them sell."`
 	Buy      buyCmd      `cmd:"" help:"Buy one unit and follow it to its final outcome."`
 	Purchase purchaseCmd `cmd:"" help:"Look a purchase up, or choose how it is made good."`
+	Webhooks webhooksCmd `cmd:"" help:"Tell other systems of changes of purchases."`
 	Voucher  voucherCmd  `cmd:"" help:"List vouchers and what is left on them."`
 	Refund   refundCmd   `cmd:"" help:"Give money of a delivered purchase back."`
 	Orders   ordersCmd   `cmd:"" help:"List orders."`

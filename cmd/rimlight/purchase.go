@@ -15,6 +15,8 @@ import (
 
 type purchaseCmd struct {
 	Get    purchaseGetCmd    `cmd:"" help:"Show one purchase; needs its receipt, its offer token, or a receipt that 'buy' kept here."`
+	Find   purchaseFindCmd   `cmd:"" help:"Find purchases by drop, state, reason, order, id or time: for support."`
+	Events purchaseEventsCmd `cmd:"" help:"Follow every change of every purchase, until interrupted."`
 	Choose purchaseChooseCmd `cmd:"" help:"Choose a voucher or the money for a purchase that could not be delivered."`
 }
 

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/cluster"
 	"github.com/rimlight/rimlight/internal/pgtest"
 	"github.com/rimlight/rimlight/internal/process"
@@ -166,8 +168,31 @@ func (p *replicated) sellOut(t *testing.T, units uint32, disturb func(accepted f
 	}
 	p.everyReceiptSettles(t, drop, stats.Receipts)
 	p.auditHolds(t)
+	p.reportAgrees(t, drop.GetDropId(), units, len(stats.Receipts))
 	if !sold() {
 		t.Error("units came back after the drop was sold out")
+	}
+}
+
+// reportAgrees holds the report of a sold-out drop against its units, the audit and the receipts of its viewers.
+func (p *platform) reportAgrees(t *testing.T, drop string, units uint32, receipts int) {
+	t.Helper()
+	code, out, errOut := p.verb(t, "drops", "report", drop)
+	var r verifierv1.GetDropReportResponse
+	if err := protojson.Unmarshal([]byte(out), &r); code != exitDone || err != nil {
+		t.Fatalf("drops report: exit %d, %v: %s%s", code, err, errOut, out)
+	}
+	if !r.GetAgrees() || r.GetUnsold() != 0 || r.GetSettled() != units || r.GetOpen() != 0 || r.GetOffered() < int64(receipts) {
+		t.Errorf("with %d units and %d receipts the report is %v", units, receipts, &r)
+	}
+	audit, err := p.dial(t, p.Routers[0], auth.Finance).support.GetAudit(t.Context(), &verifierv1.GetAuditRequest{DropId: drop})
+	if err != nil || len(audit.GetDrops()) != 1 {
+		t.Fatalf("the audit has %d drops: %v", len(audit.GetDrops()), err)
+	}
+	d := audit.GetDrops()[0]
+	if money := r.GetLedger(); d.GetDelivered() != r.GetSettled() || d.GetVouchers() != r.GetVouchers() || d.GetRefunded() != r.GetRefunded() ||
+		d.GetCapturedMinorUnits() != money.GetCapturedMinorUnits()-money.GetRefundedMinorUnits() || d.GetChargedMinorUnits() != money.GetCapturedMinorUnits() {
+		t.Errorf("the audit says %v, the report %v", d, &r)
 	}
 }
 
