@@ -124,6 +124,18 @@ test("it never takes the focus", async () => {
   assert.equal(await page.evaluate(() => document.activeElement.localName), "input");
 });
 
+test("what was said at one drop does not stand above the next", async () => {
+  await page.evaluate(() => {
+    window.tools.platform.result = { kind: "refused", reason: "VIEWER_LIMIT", message: "" };
+  });
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.evaluate(() => window.tools.element.buy());
+  await until(() => text("status"), "You have your share of this drop already.");
+  await show(5_000, 95_000, { id: "d2" });
+  await until(() => text("status"), "");
+});
+
 test("a place in the line is told, and asked for again with the same request id", async () => {
   await page.evaluate(() => {
     window.tools.platform.result = { kind: "pending", position: 12, retryAfterMs: 3000, requestId: "r1", via: {} };
