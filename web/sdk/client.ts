@@ -152,7 +152,7 @@ export class RimlightClient {
 
   /** The drops, now and as they change, over as many streams as it takes; break out of the loop, or abort, to stop. */
   async *watchDrops(signal?: AbortSignal): AsyncGenerator<DropsView, void, undefined> {
-    this.#keepMeasured();
+    this.#getReady();
     let resumeToken = "";
     const drops = new Map<string, Drop>();
     const view = (live: boolean): DropsView => ({
@@ -186,7 +186,7 @@ export class RimlightClient {
 
   /** Asks for a price. Reserves nothing. */
   async requestOffer(options: OfferOptions): Promise<OfferResult> {
-    this.#keepMeasured();
+    this.#getReady();
     const requestId = options.requestId ?? crypto.randomUUID();
     const { message, via } = await this.#calls.unary(OfferService.method.requestOffer, {
       hints: this.#hints({ dropId: options.dropId, requestId }), ...this.#viewer(), ...mediaTime(options),
@@ -305,6 +305,12 @@ export class RimlightClient {
     this.#purchases ??= Promise.resolve(this.#options.store ?? openStore()).then(
       (store) => new Purchases(store, this.#calls, (hints) => this.#hints(hints)));
     return this.#purchases;
+  }
+
+  /** Does ahead of a tap what the tap would wait for. */
+  #getReady(): void {
+    this.#keepMeasured();
+    this.#kept().then((purchases) => purchases.prepare(), () => {}); // a store that fails tells whoever buys
   }
 
   #keepMeasured(): void {

@@ -25,6 +25,7 @@ type Hints = { dropId?: string; requestId?: string; preferredRegion?: string };
  */
 export class Purchases {
   readonly #keys = new Keys();
+  #ahead: Promise<void> | undefined;
 
   constructor(
     private readonly store: PurchaseStore,
@@ -137,17 +138,30 @@ export class Purchases {
     return outcome;
   }
 
+  /** Fetches the published keys ahead of the first receipt, which would wait a round trip for them. */
+  prepare(): void {
+    this.#ahead ??= this.#fetchKeys().catch(() => (this.#ahead = undefined)); // whoever needs them asks again
+  }
+
   /** Opens a text; when its key is not known, once more after fetching the published keys. */
   async #withKeys<T>(open: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    try {
-      return await open();
-    } catch (error) {
-      if (!(error instanceof UnverifiedError) || error.why !== "unknown_key") throw error;
+    for (const fetched of [() => this.#ahead, () => this.#fetchKeys(signal)]) {
+      try {
+        return await open();
+      } catch (error) {
+        if (!(error instanceof UnverifiedError) || error.why !== "unknown_key") throw error;
+      }
+      await fetched();
     }
-    for (let pageToken = ""; ; ) {
+    return open();
+  }
+
+  async #fetchKeys(signal?: AbortSignal): Promise<void> {
+    let pageToken = "";
+    do {
       const { message } = await this.calls.unary(OfferService.method.listKeys, { hints: this.hints({}), pageToken }, signal);
       await this.#keys.add(message.keys);
-      if ((pageToken = message.nextPageToken) === "") return open();
-    }
+      pageToken = message.nextPageToken;
+    } while (pageToken !== "");
   }
 }

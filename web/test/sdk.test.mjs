@@ -182,7 +182,7 @@ test("the drops go on at another router, from the last token", async () => {
     yield { event: { case: "changed", value: drop("d1", sdk.DropState.OPEN) }, resumeToken: "t3" };
     yield { event: { case: "changed", value: drop("d2", sdk.DropState.PLANNED) }, resumeToken: "t4" };
   };
-  const w = world({ "http://a": { watchDrops: a, listKeys: gone }, "http://b": { watchDrops: b, listKeys: gone } });
+  const w = world({ "http://a": { watchDrops: a, listKeys: gone }, "http://b": { watchDrops: b, listKeys: () => ({}) } });
   const client = new RimlightClient({ routers: ["http://a", "http://b"], transport: (url) => w.transports[url] });
   const seen = [];
   for await (const view of client.watchDrops()) {
@@ -220,6 +220,30 @@ test("a redemption's receipt is verified and kept", async () => {
   assert.equal(result.kind, "accepted");
   assert.equal((await store.get(GENUINE.purchase_id)).receipt, GENUINE.text);
   assert.deepEqual(await client.verify(GENUINE.purchase_id), { receipt: true, outcome: false });
+});
+
+const grants = () => ({ decision: { case: "granted", value: { offerToken: OFFER } } });
+
+test("the keys are there before the tap that needs them", async () => {
+  const asked = [];
+  const { client } = viewer({
+    listKeys: () => (asked.push("keys"), keysAnswer()), requestOffer: grants, redeemOffer: () => (asked.push("redeem"), accepts(GENUINE.text)()),
+  });
+  await client.requestOffer({ dropId: offer.dropId });
+  assert.equal((await client.redeem(offer, options)).kind, "accepted");
+  assert.deepEqual(asked, ["keys", "redeem"]);
+});
+
+test("keys that could not be had before the tap are asked for again", async () => {
+  let asked = 0;
+  const listKeys = () => {
+    if (asked++ === 0) throw new ConnectError("not now", Code.Internal);
+    return keysAnswer();
+  };
+  const { client } = viewer({ listKeys, requestOffer: grants, redeemOffer: accepts(GENUINE.text) });
+  await client.requestOffer({ dropId: offer.dropId });
+  assert.equal((await client.redeem(offer, options)).kind, "accepted");
+  assert.equal(asked, 2);
 });
 
 test("a receipt that is not genuine, or for another price, is no acceptance, and kept all the same", async () => {
