@@ -77,6 +77,10 @@ bench: ## Run the benchmarks, BENCHTIME (1s) each, and measure the figures of be
 	go test -p 1 -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./... | grep -v -e 'no test files' -e '^PASS$$'
 	go run ./bench
 
+.PHONY: bench-browser
+bench-browser: build web/node_modules/.package-lock.json ## Measure from tap to verified receipt in Chromium, SAMPLES (200) times each way (needs node, chromium).
+	node web/bench.mjs
+
 .PHONY: bench-arbitration
 bench-arbitration: ## Play arbitration scenarios with real routers and regions (minutes, a quiet machine), and compare with the simulator.
 	go build -trimpath -o bin/arbitration ./bench/arbitration

@@ -73,6 +73,7 @@ export class Card {
     this.#last = p.state;
     this.element.dataset["state"] = p.state;
     this.#status.textContent = english.states[p.state] ?? "";
+    if (p.reason) this.#status.append(` Why: ${p.reason.toLowerCase().replaceAll("_", " ")}.`);
     if (p.final) this.#status.append(" The verifier's signature under this was verified.");
     if (p.licenceKey) {
       this.#key.replaceChildren("Your licence key: ", el("code", "key", p.licenceKey));

@@ -138,8 +138,11 @@ function nearest(): Router {
 
 function showRouters(): void {
   const used = nearest();
-  const from = line.place?.name ?? "this machine";
-  byId("route").textContent = line.isCut(used) ? "No router can be reached." : `Your calls go through ${used.name}, ${ms(line.rttMs(used))} from ${from}.`;
+  const { place } = line;
+  const away = (router: Router) => (place ? ms(line.rttMs(router)) : "");
+  byId("route").textContent = line.isCut(used)
+    ? "No router can be reached."
+    : `Your calls go through ${used.name}${place ? `, ${away(used)} from ${place.name}` : ""}.`;
   byId("seen-by").textContent = used.name;
   const focused = (document.activeElement as HTMLElement | null)?.dataset["router"];
   byId("routers").replaceChildren(...platform.routers.map((router) => {
@@ -147,7 +150,7 @@ function showRouters(): void {
     const plug = button(cut ? "Plug in" : "Unplug", "plain", () => line.toggle(router));
     plug.dataset["router"] = router.name;
     plug.setAttribute("aria-label", `${cut ? "Plug in" : "Unplug"} ${router.name}`);
-    return el("li", cut ? "cut" : router === used ? "used" : "", router.name, el("span", "ms", cut ? "unplugged" : ms(line.rttMs(router))), plug);
+    return el("li", cut ? "cut" : router === used ? "used" : "", router.name, el("span", "ms", cut ? "unplugged" : away(router)), plug);
   }));
   if (focused) document.querySelector<HTMLElement>(`[data-router="${focused}"]`)?.focus();
   void showRegions();
