@@ -135,8 +135,9 @@ web-test: build web/node_modules/.package-lock.json ## Test the SDK, its size, a
 	node --test --test-concurrency 1 --test-timeout 180000 --test-reporter spec web/test/*.test.mjs
 
 .PHONY: screenshots
-screenshots: build web/node_modules/.package-lock.json ## Make docs/images of the storefront (needs node, chromium).
+screenshots: build web/node_modules/.package-lock.json ## Make docs/images of the storefront and the console (needs node, chromium).
 	node web/screenshots.mjs
+	node web/screenshots-console.mjs
 
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 

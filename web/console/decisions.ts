@@ -1,5 +1,6 @@
 // Slow and failed calls, and what happened to one of them in plain words.
 import { html, nothing, type TemplateResult } from "lit";
+import { repeat } from "lit/directives/repeat.js";
 import type { Choice, Decision } from "../../gen/ts/rimlight/router/v1/decision_pb.js";
 import { trouble } from "./regions.js";
 import type { View } from "./state.js";
@@ -21,16 +22,17 @@ export function decisions(v: View): TemplateResult {
       ${model.decisions.length === 0 ? html`<p class="quiet">None among the calls that this router keeps.</p>` : html`
         <div class="scroll tall"><table>
           <thead><tr><th scope="col">Time</th><th scope="col">Call</th><th scope="col">Region</th><th scope="col" class="n">Took</th><th scope="col">Ended</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
-          <tbody>${model.decisions.map((d) => row(v, d))}</tbody>
+          <tbody>${repeat(model.decisions, (d) => d.decisionId, (d) => row(v, d))}</tbody>
         </table></div>`}
     </section>`;
 }
 
+// Rows are keyed by what they are about: under a pointer on its way to a button, a row never becomes another.
 function row(v: View, d: Decision): TemplateResult {
   const regions = [...new Set(d.attempts.map((a) => a.region))].join(", then ");
   return html`<tr class=${failed(d) ? "broken" : "late"} data-decision=${d.decisionId}>
-    <td>${showTime(epoch(d.time))}</td><td>${methodName(d.method)}</td><td>${regions || "none"}</td><td class="n">${showMs(millis(d.total))}</td>
-    <td>${failed(d) ? "failed" : d.attempts.length > 1 ? "answered at last" : "answered"}</td>
+    <td>${showTime(epoch(d.time))}</td><td>${methodName(d.method)}</td><td class="wrap">${regions || "none"}</td><td class="n">${showMs(millis(d.total))}</td>
+    <td class="wrap why">${failed(d) ? "failed" : d.attempts.length > 1 ? "answered at last" : "answered"}</td>
     <td class="n"><button class="link" @click=${() => v.actions.explain(d.decisionId)}>Why?</button></td></tr>`;
 }
 

@@ -55,7 +55,7 @@ function prediction(v: View, d: Drain): TemplateResult | typeof nothing {
         <thead><tr><th scope="col">Region</th><th scope="col" class="n">Share</th><th scope="col" class="n">Would be</th><th scope="col" class="n">Load</th><th scope="col" class="n">Would be</th></tr></thead>
         <tbody>${rows.map((r) => html`<tr data-region=${r.region} class=${r.predictedUtilisation > 0.8 ? "late" : ""}>
           <th scope="row">${r.region}</th><td class="n">${showShare(r.share)}</td><td class="n">${showShare(r.predictedShare)}</td>
-          <td class="n">${showShare(r.utilisation)}</td><td class="n">${showShare(r.predictedUtilisation)}</td></tr>`)}</tbody>
+          <td class="n">${showShare(r.utilisation)}</td><td class="n why">${showShare(r.predictedUtilisation)}</td></tr>`)}</tbody>
       </table></div>
       <p class="quiet">From ${showCount(p.predictedFromCalls)} calls of the last minute; ${showCount(p.unservedCalls)} of them nobody could serve.
         ${p.silentRouters.length > 0 ? `No answer from ${p.silentRouters.join(", ")}.` : nothing}</p>

@@ -1,5 +1,6 @@
 // The table of regions, and the matrix of network times.
 import { html, nothing, type TemplateResult } from "lit";
+import { repeat } from "lit/directives/repeat.js";
 import { RegionMode } from "../../gen/ts/rimlight/region/v1/load_pb.js";
 import type { Region } from "./model.js";
 import { passes, ROWS, type SortKey, type View } from "./state.js";
@@ -42,7 +43,7 @@ export function table(v: View): TemplateResult {
           ${heading(v, "p99", "p50 / p99")}${heading(v, "late", "Late, 5 s")}<th scope="col" class="n">In flight</th>${heading(v, "lag", "Journal lag")}
           <th scope="col"><span class="hidden">Actions</span></th>
         </tr></thead>
-        <tbody>${all.slice(0, v.state.shown).map((r) => row(v, r))}</tbody>
+        <tbody>${repeat(all.slice(0, v.state.shown), (r) => r.name, (r) => row(v, r))}</tbody>
       </table></div>
       ${more(v, all.length)}
     </section>`;
@@ -57,7 +58,7 @@ function heading({ state, actions }: View, key: SortKey, label: string): Templat
 function row(v: View, r: Region): TemplateResult {
   return html`<tr class=${r.health} data-region=${r.name}>
     <th scope="row">${r.name}${r.nodes.length > 1 ? html` <small>${r.nodes.length} nodes</small>` : nothing}</th>
-    <td><span class="mark ${r.health}"></span>${r.why || word(RegionMode, r.mode)}</td>
+    <td class="why"><span class="mark ${r.health}"></span>${r.why || word(RegionMode, r.mode)}</td>
     <td class="n"><progress max="1" value=${r.share} aria-hidden="true"></progress> ${showShare(r.share)}</td>
     <td class="n">${showMs(r.rtt)}</td>
     <td class="n">${showMs(r.p50)} / ${showMs(r.p99)}</td>

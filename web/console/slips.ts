@@ -1,5 +1,6 @@
 // Slips: on a timeline, and one by one.
 import { html, nothing, svg, type TemplateResult } from "lit";
+import { repeat } from "lit/directives/repeat.js";
 import { type Slip, SlipRule, SlipScope } from "../../gen/ts/rimlight/router/v1/slip_pb.js";
 import { trouble } from "./regions.js";
 import type { View } from "./state.js";
@@ -21,7 +22,7 @@ export function slips(v: View): TemplateResult {
       <h2 id="slips-title">Slips <small>${active} active, ${all.length} kept</small></h2>
       ${windows(v)}
       ${timeline(v)}
-      ${all.length === 0 ? html`<p class="quiet">None: no window of calls had too many late ones.</p>` : html`<ul class="slips">${all.slice(0, LISTED).map((s) => item(v, s))}</ul>`}
+      ${all.length === 0 ? html`<p class="quiet">None: no window of calls had too many late ones.</p>` : html`<ul class="slips">${repeat(all.slice(0, LISTED), (s) => s.slipId, (s) => item(v, s))}</ul>`}
     </section>`;
 }
 

@@ -4,25 +4,25 @@ import { Reason } from "../../gen/ts/rimlight/errors/v1/reason_pb.js";
 import { type Fault, FaultKind } from "../../gen/ts/rimlight/region/v1/fault_pb.js";
 import { type Attempt, type Candidate, type Choice, type Decision, FilterReason } from "../../gen/ts/rimlight/router/v1/decision_pb.js";
 import { type Slip, SlipCause } from "../../gen/ts/rimlight/router/v1/slip_pb.js";
-import { epoch, millis, showMs, showShare, showTime } from "./units.js";
+import { epoch, millis, showMs, showShare, showSpan, showTime } from "./units.js";
 
 /** "RedeemOffer" of "/rimlight.offer.v1.OfferService/RedeemOffer". */
 export const methodName = (full: string) => full.slice(full.lastIndexOf("/") + 1);
 
 /** Whether nothing but failures came of a call. */
-export const failed = (d: Decision) => d.attempts.length === 0 || (d.attempts.at(-1)?.statusCode ?? 0) !== 0;
+export const failed = (d: Decision) => !d.attempts.some((a) => a.statusCode === 0);
 
 /** What happened to a call, sentence by sentence. */
 export function tell(d: Decision): string[] {
   const budget = millis(d.budget);
   const sentences = [
     `${methodName(d.method)} reached the router ${d.router} at ${showTime(epoch(d.time))}` +
-      (budget === undefined ? "." : ` with ${showMs(budget)} left to answer.`),
+      (budget === undefined ? "." : ` with ${budget < 10_000 ? showMs(budget) : showSpan(budget)} left to answer.`),
   ];
   d.choices.forEach((choice, i) => {
     sentences.push((i === 0 ? "" : `Then, attempt ${i + 1}: `) + sentence(choice.explanation));
     const attempt = d.attempts[i];
-    if (attempt) sentences.push(tellAttempt(attempt, choice));
+    if (attempt) sentences.push(tellAttempt(attempt, choice, i + 1 < d.attempts.length || !failed(d)));
   });
   if (d.choices.length === 0) sentences.push("No region was asked.");
   const total = millis(d.total);
@@ -33,13 +33,16 @@ export function tell(d: Decision): string[] {
   return sentences;
 }
 
-function tellAttempt(a: Attempt, choice: Choice): string {
+/** elsewhere: another attempt was made, or answered. */
+function tellAttempt(a: Attempt, choice: Choice, elsewhere: boolean): string {
   const took = millis(a.duration) ?? 0;
   const inside = millis(a.residence) ?? 0;
   const began = millis(a.startOffset) ?? 0;
   const expected = millis(choice.candidates.find((c) => c.region === a.region && c.nodeId === a.nodeId)?.expected);
   let text = `${a.region} was asked${began >= 1 ? ` after ${showMs(began)}` : ""} and `;
-  text += a.statusCode === 0 ? `answered in ${showMs(took)}` : `failed after ${showMs(took)} with ${status(a)}`;
+  if (a.statusCode === 0) text += `answered in ${showMs(took)}`;
+  else if (a.statusCode === Code.Canceled && elsewhere) text += `given up after ${showMs(took)} without an answer`;
+  else text += `failed after ${showMs(took)} with ${status(a)}`;
   if (expected !== undefined && expected > 0) text += `, where ${showMs(expected)} had been expected`;
   if (inside > 0) {
     const way = Math.max(0, took - inside);

@@ -1,7 +1,7 @@
 // The console in a browser: opened, and its violations of the policy noted.
 
 /** Opens the console of a router in a page of its own. */
-export async function openConsole(browser, url, { colorScheme = "light", viewport = { width: 1440, height: 900 }, script } = {}) {
+export async function openConsole(browser, url, { colorScheme = "light", viewport = { width: 1440, height: 900 }, script, virtual = false } = {}) {
   const context = await browser.newContext({ colorScheme, viewport, reducedMotion: "reduce" });
   const page = await context.newPage();
   page.problems = [];
@@ -10,6 +10,7 @@ export async function openConsole(browser, url, { colorScheme = "light", viewpor
     window.violations = [];
     document.addEventListener("securitypolicyviolation", (e) => window.violations.push(`${e.violatedDirective} ${e.blockedURI} ${e.sample}`));
   });
+  if (virtual) await page.clock.install();
   if (script) await page.addInitScript(script);
   await page.goto(`${url}/console`);
   return page;
