@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
@@ -28,10 +29,11 @@ type knownDrop struct {
 	terms decide.Terms
 }
 
-// catalogue is all drops at one revision. Immutable.
+// catalogue is all drops at one revision. Immutable. heard tells one that fulfillment sent to this process.
 type catalogue struct {
 	drops    map[string]*knownDrop
 	revision int64
+	heard    bool
 }
 
 func newKnownDrop(m *fulfillmentv1.CatalogDrop) *knownDrop {
@@ -124,7 +126,7 @@ func (n *Node) watchCatalogue(ctx context.Context, wait *backoff) error {
 // applyCatalogue journals what changes, then serves it.
 func (n *Node) applyCatalogue(ctx context.Context, m *fulfillmentv1.WatchCatalogResponse) error {
 	old, now := n.catalogue.Load(), n.deps.Now()
-	next := &catalogue{drops: maps.Clone(old.drops), revision: max(old.revision, m.GetRevision())}
+	next := &catalogue{drops: maps.Clone(old.drops), revision: max(old.revision, m.GetRevision()), heard: true}
 	if m.GetSnapshot() {
 		next.revision = m.GetRevision()
 	}
@@ -187,4 +189,13 @@ func (n *Node) publishCatalogue(next *catalogue, now time.Time) {
 func (n *Node) findDrop(id string) (*knownDrop, bool) {
 	d, ok := n.catalogue.Load().drops[id]
 	return d, ok
+}
+
+// noDrop is the answer for a drop that findDrop does not find. A node on an empty disk has read no catalogue at first: what
+// it does not know may well be for sale elsewhere.
+func (n *Node) noDrop(id string) error {
+	if c := n.catalogue.Load(); !c.heard && len(c.drops) == 0 {
+		return errDraining()
+	}
+	return refuse(errorsv1.Reason_REASON_DROP_NOT_FOUND, "no drop has this id", "drop_id", id)
 }

@@ -178,3 +178,23 @@ func TestTheOlderOfTwoProcessesStops(t *testing.T) {
 		})
 	}
 }
+
+// A node on an empty disk has joined before it has read the catalogue: what it does not know then it sends elsewhere.
+func TestAnUnreadCatalogueDeniesNoDrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 9, 5)
+		first := <-w.catalog.messages // is late
+		w.start()
+		time.Sleep(time.Second)
+		_, err := w.offer(1)
+		wantReason(t, err, "DRAINING")
+		w.catalog.messages <- first
+		time.Sleep(time.Second)
+		if _, err := w.offer(1); rpcerr.Reason(err) == errorsv1.Reason_REASON_DRAINING {
+			t.Error("the node has read the catalogue and still sends viewers away")
+		}
+		if err := w.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -69,7 +69,7 @@ func (n *Node) decide(w wish) (*made, *offerv1.OfferRefused, error) {
 	}
 	d, ok := n.findDrop(w.drop)
 	if !ok {
-		return nil, nil, dropNotFound(w.drop)
+		return nil, nil, n.noDrop(w.drop)
 	}
 	now := n.deps.Now()
 	bought, gone := n.till.viewer(w.drop, w.session)

@@ -214,7 +214,7 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 	}
 	d, ok := n.findDrop(o.drop)
 	if !ok {
-		return dropNotFound(o.drop)
+		return n.noDrop(o.drop)
 	}
 	expire := time.UnixMicro(o.token.GetExpireTimeUs())
 	if at.After(expire.Add(dropclock.Grace)) && !mutant.On(mutant.AcceptLate) {
@@ -249,10 +249,6 @@ func (n *Node) readReceipt(ctx context.Context, sequence int64) (string, error) 
 
 func soldOut(drop string) error {
 	return refuse(errorsv1.Reason_REASON_SOLD_OUT, "every unit of the drop is sold", "drop_id", drop)
-}
-
-func dropNotFound(drop string) error {
-	return refuse(errorsv1.Reason_REASON_DROP_NOT_FOUND, "no drop has this id", "drop_id", drop)
 }
 
 func dropNotOpen(d *knownDrop, s dropclock.State) error {

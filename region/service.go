@@ -163,7 +163,7 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 func (n *Node) claimSoldOut(ctx context.Context, w wish, body [sha256.Size]byte) (accepted, *offerv1.Offer, *offerv1.OfferRefused, error) {
 	d, ok := n.findDrop(w.drop)
 	if !ok {
-		return accepted{}, nil, nil, dropNotFound(w.drop)
+		return accepted{}, nil, nil, n.noDrop(w.drop)
 	}
 	a, err := n.soldOutFor(ctx, wanted{w.tokenID, w.drop, w.session, d.msg.GetDrop().GetPrice(), body})
 	if err != nil {
