@@ -141,3 +141,38 @@ func TestOthersCannotReadADatabase(t *testing.T) {
 		}
 	}
 }
+
+func TestAnImageIsACopyOfItsOwn(t *testing.T) {
+	first, err := sqldb.OpenMemory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if err := first.Migrate(t.Context(), migrations); err != nil {
+		t.Fatal(err)
+	}
+	b, err := first.Image(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		db, err := sqldb.OpenImage(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if err := increment(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, db); n != 1 {
+			t.Errorf("the copy counts %d, want 1", n)
+		}
+		err = db.Write(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `INSERT INTO child (parent) VALUES (9)`)
+			return err
+		})
+		if err == nil {
+			t.Error("the copy does not hold its foreign keys")
+		}
+	}
+}

@@ -66,6 +66,48 @@ func OpenMemory(context.Context) (*DB, error) {
 	return newSQLite(db, db), nil
 }
 
+// image is what modernc.org/sqlite's connections can do with a whole database.
+type image interface {
+	Serialize() ([]byte, error)
+	Deserialize([]byte) error
+}
+
+// Image copies a database that OpenMemory made, so that many can begin as it is: migrating costs more than a short test.
+func (db *DB) Image(ctx context.Context) (b []byte, err error) {
+	err = db.raw(ctx, func(i image) error {
+		b, err = i.Serialize()
+		return err
+	})
+	return b, err
+}
+
+// OpenImage is OpenMemory with a copy of an Image.
+func OpenImage(ctx context.Context, b []byte) (*DB, error) {
+	db, err := OpenMemory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.raw(ctx, func(i image) error { return i.Deserialize(b) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening a database from its image: %w", err), db.Close())
+	}
+	return db, nil
+}
+
+func (db *DB) raw(ctx context.Context, do func(image) error) error {
+	c, err := db.write.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.Raw(func(conn any) error {
+		i, ok := conn.(*cachingConn).fullConn.(image)
+		if !ok {
+			return fmt.Errorf("sqldb: %T has no images", conn)
+		}
+		return do(i)
+	})
+	return errors.Join(err, c.Close())
+}
+
 func newSQLite(write, read *sql.DB) *DB {
 	return &DB{write: write, read: read, dialect: dialect{goose: goose.DialectSQLite3, alone: true}}
 }
