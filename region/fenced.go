@@ -7,6 +7,7 @@ import (
 	"time"
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/region/lease"
 )
 
@@ -69,6 +70,9 @@ func (s *stocker) obeyFence(ctx context.Context, leases []string) error {
 // journalID names the journal to the verifier, which remembers by it how far it has read. A journal that a copy went on
 // with has sequences of its own from then on: it is read from its beginning.
 func (n *Node) journalID() string {
+	if mutant.On(mutant.JournalUnnamed) {
+		return n.deps.Identity.NodeID
+	}
 	if n.superseded != "" {
 		return n.deps.Identity.DiskID + "/" + n.superseded
 	}

@@ -7,6 +7,7 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/store"
 )
 
@@ -73,7 +74,7 @@ func (s *Service) closeLease(ctx context.Context, l *fulfillmentv1.QuarantinedLe
 		return nil
 	}
 	dead, err := s.store.Read().Tombstoned(ctx, leaseID)
-	if err == nil && !dead {
+	if err == nil && !dead && !mutant.On(mutant.CloseUntombstoned) {
 		err = s.store.Write(ctx, func(tx *store.Tx) error { return tx.Tombstone(ctx, leaseID, s.deps.Now().UnixMicro()) })
 	}
 	if err != nil {

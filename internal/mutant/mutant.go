@@ -14,26 +14,31 @@ type Mutation string
 
 // The mutations, in the order of docs/settlement.md: the node, fulfillment, the verifier, viewers.
 const (
-	AnswerBeforeSync    Mutation = "answer-before-sync"
-	ForgetUsedSerials   Mutation = "forget-used-serials"
-	ReturnUnrecorded    Mutation = "return-unrecorded"
-	LeaseUnrecorded     Mutation = "lease-unrecorded"
-	LostGrantIgnored    Mutation = "lost-grant-ignored"
-	ForwardFromSent     Mutation = "forward-from-sent"
-	AcceptLate          Mutation = "accept-late"
-	FreeByTimeout       Mutation = "free-by-timeout"
-	LeaseToppedUp       Mutation = "lease-topped-up"
-	AckBeforeCommit     Mutation = "ack-before-commit"
-	NoKeyOnK            Mutation = "no-key-on-k"
-	DuplicateLeaked     Mutation = "duplicate-leaked"
-	ReleaseBeforeLeave  Mutation = "release-before-leaving"
-	FreshProviderKey    Mutation = "fresh-provider-key"
-	DeclineNotCancelled Mutation = "decline-not-cancelled"
-	CapIgnored          Mutation = "cap-ignored"
-	JobDoneEarly        Mutation = "job-done-early"
-	CursorAhead         Mutation = "cursor-ahead"
-	WatchFromHead       Mutation = "watch-from-head"
-	NoUnitIsFinal       Mutation = "no-unit-is-final"
+	AnswerBeforeSync     Mutation = "answer-before-sync"
+	ForgetUsedSerials    Mutation = "forget-used-serials"
+	ReturnUnrecorded     Mutation = "return-unrecorded"
+	LeaseUnrecorded      Mutation = "lease-unrecorded"
+	LostGrantIgnored     Mutation = "lost-grant-ignored"
+	ForwardFromSent      Mutation = "forward-from-sent"
+	AcceptLate           Mutation = "accept-late"
+	FreeByTimeout        Mutation = "free-by-timeout"
+	LeaseToppedUp        Mutation = "lease-topped-up"
+	AckBeforeCommit      Mutation = "ack-before-commit"
+	NoKeyOnK             Mutation = "no-key-on-k"
+	DuplicateLeaked      Mutation = "duplicate-leaked"
+	ReleaseBeforeLeave   Mutation = "release-before-leaving"
+	FreshProviderKey     Mutation = "fresh-provider-key"
+	DeclineNotCancelled  Mutation = "decline-not-cancelled"
+	CapIgnored           Mutation = "cap-ignored"
+	JobDoneEarly         Mutation = "job-done-early"
+	CursorAhead          Mutation = "cursor-ahead"
+	WatchFromHead        Mutation = "watch-from-head"
+	NoUnitIsFinal        Mutation = "no-unit-is-final"
+	EpochNotFenced       Mutation = "epoch-not-fenced"
+	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
+	CloseUntombstoned    Mutation = "close-untombstoned"
+	JournalUnnamed       Mutation = "journal-unnamed"
+	CancelUnkept         Mutation = "cancel-unkept"
 )
 
 // Rule is what a mutation leaves out.
@@ -68,5 +73,10 @@ func Rules() []Rule {
 		{CursorAhead, "a cursor moves in the transaction of what it stands for", "crashes"},
 		{WatchFromHead, "a watch stream goes on where it broke off, not at what is new", ""},
 		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
+		{EpochNotFenced, "an older epoch of a node is granted nothing", "disks"},
+		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},
+		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},
+		{JournalUnnamed, "how far a journal was read is remembered for each journal, not for each node", "disks"},
+		{CancelUnkept, "a definite no is made true at the verifier before it is said", "market"},
 	}
 }

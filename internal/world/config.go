@@ -85,6 +85,7 @@ const (
 	TapsLate     Habit = "taps after the offer's time"
 	ChangesOrder Habit = "redeems again with another payment"
 	Steals       Habit = "redeems somebody else's token"
+	Forgets      Habit = "looks at its receipt minutes later"
 	Vanishes     Habit = "goes away before the answer comes"
 	PresentsLate Habit = "shows its receipt elsewhere after the drop"
 	Shares       Habit = "shares its session with all who do"
@@ -151,7 +152,7 @@ func (c Config) withDefaults() Config {
 	if c.Habits == nil {
 		c.Habits = []Weighted[Habit]{
 			{50, Plain}, {8, Replays}, {8, DoubleTaps}, {8, Claims}, {5, ClaimsTwice}, {6, Presents}, {5, BuysTwice},
-			{3, TapsLate}, {4, ChangesOrder}, {3, Steals}, {3, Vanishes}, {3, PresentsLate}, {4, Shares},
+			{3, TapsLate}, {4, ChangesOrder}, {3, Steals}, {3, Vanishes}, {3, Forgets}, {3, PresentsLate}, {4, Shares},
 		}
 	}
 	if c.HealWithin == 0 {

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
-	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/simnet"
 	"github.com/rimlight/rimlight/internal/sqldb"
@@ -47,6 +44,9 @@ type Evidence struct {
 	Journals []Journal
 
 	Units      []Unit
+	Leases     []Lease
+	Epochs     map[string]int64         // of nodes, as fulfillment has them
+	Tombstones map[string]time.Duration // when the verifier gave leases up
 	Orders     []Order
 	Purchases  []Purchase
 	Candidates []Candidate
@@ -56,10 +56,20 @@ type Evidence struct {
 	Charges    []Charge
 }
 
-// Journal is one node's, decoded.
+// Journal is one node's, decoded. Lost ones are out of the platform's reach: their disk is lost, or their node is fenced.
 type Journal struct {
-	Region  string
+	Host    string
+	Lost    bool
 	Entries []Entry
+}
+
+// Lease is one row of fulfillment's.
+type Lease struct {
+	ID, Drop, Node string
+	Epoch          int64
+	State          int // 1 active, 2 quarantined, 3 closed
+	Quarantined    bool
+	Serials        []uint32
 }
 
 // Entry is one record about stock.
@@ -94,6 +104,7 @@ type Purchase struct {
 	Reason                                                         saga.Reason
 	Serial                                                         uint32
 	MinorUnits                                                     int64
+	Arrived                                                        time.Duration // its first event, by the verifier's clock
 }
 
 // Candidate is one redemption that the verifier knows. State: see verifier/store.
@@ -131,9 +142,10 @@ func (w *world) unfinished(ctx context.Context) (int, error) {
 		db    *sqldb.DB
 		query string
 	}{
-		{w.centre.verifierDB, fmt.Sprintf(`SELECT (SELECT COUNT(*) FROM purchases WHERE state NOT IN (%d, %d, %d)) + (SELECT COUNT(*) FROM jobs)`,
-			saga.Delivered, saga.Voucher, saga.Refused)},
-		{w.centre.stockDB, `SELECT (SELECT COUNT(*) FROM units WHERE state = 2) + (SELECT COUNT(*) FROM drops WHERE settled_time_us IS NULL)`},
+		{w.centre.verifierDB, fmt.Sprintf(`SELECT (SELECT COUNT(*) FROM purchases WHERE state NOT IN (%d, %d, %d, %d)) + (SELECT COUNT(*) FROM jobs)`,
+			saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded)},
+		{w.centre.stockDB, `SELECT (SELECT COUNT(*) FROM units WHERE state = 2) + (SELECT COUNT(*) FROM drops WHERE settled_time_us IS NULL)
+			+ (SELECT COUNT(*) FROM leases WHERE state = 2)`},
 	} {
 		n := 0
 		if err := q.db.Read().QueryRowContext(ctx, q.query).Scan(&n); err != nil {
@@ -160,7 +172,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	if e.Unfinished, err = w.unfinished(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
+	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
 		return nil, err
 	}
 	if e.Heard, err = w.ears.heard(); err != nil {
@@ -205,6 +217,7 @@ func (w *world) readStock(ctx context.Context, e *Evidence) error {
 			i.ID = uuid(id)
 			return i, err
 		}, `SELECT order_id, state FROM order_events ORDER BY cursor`),
+		w.readLeases(ctx, e),
 		rows(ctx, db, &e.DropStates, func(scan func(...any) error) (s string, err error) { return s, scan(&s) },
 			`SELECT CASE WHEN settled_time_us IS NULL THEN 'open' ELSE 'settled' END FROM drops ORDER BY drop_id`),
 	)
@@ -215,12 +228,14 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 	return errors.Join(
 		rows(ctx, db, &e.Purchases, func(scan func(...any) error) (p Purchase, err error) {
 			var tok, id, drop, session, lease []byte
-			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey)
+			var arrived int64
+			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey, &arrived)
+			p.Arrived = time.UnixMicro(arrived).Sub(w.start)
 			p.Token, p.ID, p.Drop = hex.EncodeToString(tok), hex.EncodeToString(id), uuid(drop)
 			p.Session, p.Lease = hex.EncodeToString(session), uuid(lease)
 			return p, err
 		}, `SELECT token_id, purchase_id, drop_id, viewer_session_id, lease_id, serial, state, reason, currency_code, minor_units,
-			outcome, licence_key FROM purchases ORDER BY arrival`),
+			outcome, licence_key, (SELECT MIN(event_time) FROM events e WHERE e.token_id = p.token_id) FROM purchases p ORDER BY arrival`),
 		rows(ctx, db, &e.PurchaseEvents, func(scan func(...any) error) (i Item, err error) {
 			var id []byte
 			err = scan(&id, &i.State)
@@ -257,37 +272,6 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 	)
 }
 
-// readJournals reads the disks themselves.
-func (w *world) readJournals(ctx context.Context, e *Evidence) error {
-	for _, n := range w.nodes {
-		j := Journal{Region: n.region}
-		records, err := n.records(ctx)
-		if err != nil {
-			return err
-		}
-		for _, r := range records {
-			var m regionv1.JournalRecord
-			if err := proto.Unmarshal(r.Payload, &m); err != nil {
-				return fmt.Errorf("decoding record %d of %s: %w", r.Sequence, n.region, err)
-			}
-			entry := Entry{Sequence: r.Sequence}
-			switch m := m.GetRecord().(type) {
-			case *regionv1.JournalRecord_Leased:
-				entry.Kind, entry.Drop, entry.Lease, entry.Serials = "leased", m.Leased.GetDropId(), m.Leased.GetLeaseId(), m.Leased.GetSerials()
-			case *regionv1.JournalRecord_Returned:
-				entry.Kind, entry.Lease, entry.Serials = "returned", m.Returned.GetLeaseId(), m.Returned.GetSerials()
-			case *regionv1.JournalRecord_Redeemed:
-				entry.Kind, entry.Receipt = "redeemed", m.Redeemed
-			default:
-				continue
-			}
-			j.Entries = append(j.Entries, entry)
-		}
-		e.Journals = append(e.Journals, j)
-	}
-	return nil
-}
-
 // rows scans a whole query into a list.
 func rows[T any](ctx context.Context, db *sqldb.DB, into *[]T, scan func(func(...any) error) (T, error), query string) error {
 	r, err := db.Read().QueryContext(ctx, query)
@@ -302,22 +286,6 @@ func rows[T any](ctx context.Context, db *sqldb.DB, into *[]T, scan func(func(..
 		*into = append(*into, item)
 	}
 	return errors.Join(r.Err(), r.Close())
-}
-
-// askKeys gets the public keys the way clients do. Every node must know every key by now.
-func (w *world) askKeys(ctx context.Context, e *Evidence) error {
-	for _, n := range w.nodes {
-		client := offerv1.NewOfferServiceClient(w.net.Conn("operator", n.region))
-		answer, err := client.ListKeys(ctx, &offerv1.ListKeysRequest{PageSize: 1000})
-		if err != nil {
-			return fmt.Errorf("asking %s for its keys: %w", n.region, err)
-		}
-		if want := len(w.nodes) + 1; len(answer.GetKeys()) != want {
-			w.watch.surprise("%s lists %d keys, there are %d", n.region, len(answer.GetKeys()), want)
-		}
-		e.Keys = append(e.Keys, answer.GetKeys()...)
-	}
-	return nil
 }
 
 func uuid(b []byte) string {

@@ -27,6 +27,11 @@ const (
 	CrashAfterCommit  Kind = "crash after a commit"
 	// BadSync fails the node's next fsync: the node must stop by itself.
 	BadSync Kind = "failing fsync"
+	// LoseDisk is a power cut after which the node comes back as itself, with an empty disk and another key.
+	LoseDisk Kind = "lost disk"
+	// Replace starts a second process with a living node's id and an empty disk, as an operator does who takes a node for
+	// dead that is cut off from fulfillment. Viewers reach the one or the other.
+	Replace Kind = "replaced while alive"
 	// Slow is a gray failure: every message from and to Host, and every fsync of it, takes By longer.
 	Slow Kind = "slow host"
 	// Step puts Host's clock By off at once, Drift little by little; both end with a step back.
@@ -75,7 +80,7 @@ func (f Fault) String() string {
 
 // downs tells faults that take their host down.
 func (f Fault) downs() bool {
-	return slices.Contains([]Kind{Crash, Stop, CrashBeforeCommit, CrashAfterCommit, BadSync}, f.Kind)
+	return slices.Contains([]Kind{Crash, Stop, CrashBeforeCommit, CrashAfterCommit, BadSync, LoseDisk}, f.Kind)
 }
 
 func (f Fault) validate(c Config) error {
@@ -87,7 +92,7 @@ func (f Fault) validate(c Config) error {
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)
-	case f.Kind == BadSync && !slices.Contains(c.Regions, f.Host):
+	case slices.Contains([]Kind{BadSync, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
 		return fmt.Errorf("%s: %q is no node", f.Kind, f.Host)
 	case (f.Kind == Step || f.Kind == Drift) && (f.By <= -time.Second || f.By >= time.Second):
 		return fmt.Errorf("%s by %v: two clocks must agree within 2 s", f.Kind, f.By)

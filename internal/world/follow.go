@@ -39,7 +39,7 @@ func (v *viewer) follow(ctx context.Context, b bought) {
 func (v *viewer) followOnce(ctx context.Context, b bought, region string, answered *bool) (final bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := v.offers[region].WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{
+	stream, err := v.at(region).WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{
 		Hints: v.hints(), Credential: &offerv1.WatchPurchaseRequest_Receipt{Receipt: b.receipt},
 	})
 	if err != nil {

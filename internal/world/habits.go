@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
@@ -15,9 +16,12 @@ import (
 
 // repeat redeems the same token at the region that accepted it.
 func (v *viewer) repeat(ctx context.Context, token string, first bought) {
-	err := v.try(ctx, first.region, func(ctx context.Context, region string) error {
-		answer, err := v.offers[region].RedeemOffer(ctx, v.order(token))
-		if err == nil {
+	err := v.try(ctx, first.region, func(call context.Context, region string) error {
+		answer, err := v.at(region).RedeemOffer(call, v.order(token))
+		switch {
+		case err == nil && answer.GetReceipt() != first.receipt: // of another disk; I8 judges it
+			v.keep(ctx, bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}, 0, false, 1)
+		case err == nil:
 			v.w.watch.answer(Answer{Viewer: v.Number, Region: answer.GetRegion(), PurchaseID: answer.GetPurchaseId(), Receipt: answer.GetReceipt()})
 		}
 		return err
@@ -31,7 +35,7 @@ func (v *viewer) repeat(ctx context.Context, token string, first bought) {
 func (v *viewer) vanish(ctx context.Context, token string) {
 	ctx, cancel := context.WithTimeout(ctx, lastMile+time.Duration(v.draws.Int64N(int64(200*time.Millisecond))))
 	defer cancel()
-	if answer, err := v.offers[v.Regions[0]].RedeemOffer(ctx, v.order(token)); err == nil {
+	if answer, err := v.at(v.Regions[0]).RedeemOffer(ctx, v.order(token)); err == nil {
 		// It came sooner than that, and the viewer keeps it without ever looking again.
 		v.w.watch.refusal("RedeemOffer answered to a viewer who went away: " + answer.GetRegion())
 	}
@@ -44,7 +48,7 @@ func (v *viewer) doubleTap(ctx context.Context, token string) {
 	for i, region := range v.Regions[:min(2, len(v.Regions))] {
 		taps.Go(func() {
 			err := v.try(ctx, region, func(call context.Context, region string) error {
-				answer, err := v.offers[region].RedeemOffer(call, v.order(token))
+				answer, err := v.at(region).RedeemOffer(call, v.order(token))
 				if err == nil {
 					v.keep(ctx, bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}, tapped, i == 0, 1)
 				}
@@ -64,7 +68,7 @@ func (v *viewer) present(ctx context.Context, b bought) {
 		return
 	}
 	_, err := v.roam(ctx, func(ctx context.Context, region string) error {
-		answer, err := v.offers[region].GetPurchase(ctx, &offerv1.GetPurchaseRequest{
+		answer, err := v.at(region).GetPurchase(ctx, &offerv1.GetPurchaseRequest{
 			Hints: v.hints(), Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: b.receipt},
 		})
 		if err == nil && answer.GetPurchase().GetPurchaseId() != b.purchaseID {
@@ -100,8 +104,12 @@ func (v *viewer) steal(ctx context.Context, token string) {
 func (v *viewer) mustFail(ctx context.Context, region, what string, reason errorsv1.Reason, change func(*offerv1.RedeemOfferRequest), token string) {
 	order := v.order(token)
 	change(order)
-	err := v.try(ctx, region, func(ctx context.Context, region string) error {
-		_, err := v.offers[region].RedeemOffer(ctx, order)
+	err := v.try(ctx, region, func(call context.Context, region string) error {
+		answer, err := v.at(region).RedeemOffer(call, order)
+		if err == nil && v.w.disks(region) > 1 { // another disk knows nothing of the first
+			v.keep(ctx, bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}, 0, false, 1)
+			return status.Error(codes.Unavailable, "the node lost its disk")
+		}
 		return err
 	})
 	if rpcerr.Reason(err) != reason && !elsewhere(err) && ctx.Err() == nil {

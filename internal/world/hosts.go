@@ -47,6 +47,8 @@ type host struct {
 	// begin makes the next life's service. run is its loops, cut is the power cut of its disk, close ends it in order.
 	begin func(life int) (service, error)
 	clock *clock
+	// loseDisk, of nodes, puts an empty disk into the host. It is down.
+	loseDisk func() error
 
 	now   service
 	stop  context.CancelFunc
@@ -57,6 +59,7 @@ type host struct {
 	life    int        // from 1
 	dead    bool       // the power is off
 	failing bool       // its disk failed: it ends itself
+	fenced  bool       // another disk has its place: it ended itself
 	trap    *trap
 }
 
@@ -69,7 +72,7 @@ type service struct {
 func (h *host) start() error {
 	h.mu.Lock()
 	h.life++
-	h.dead, h.failing, h.trap = false, false, nil
+	h.dead, h.failing, h.fenced, h.trap = false, false, false, nil
 	life := h.life
 	h.mu.Unlock()
 	s, err := h.begin(life)
@@ -82,7 +85,12 @@ func (h *host) start() error {
 	go func() {
 		defer close(h.ended)
 		h.err = s.run(ctx)
-		if h.err != nil && ctx.Err() == nil && !h.isDead() {
+		if errors.Is(h.err, region.ErrDiskChanged) { // it has been replaced, and nobody starts it again
+			h.sim.Down()
+			h.mu.Lock()
+			h.fenced = true
+			h.mu.Unlock()
+		} else if h.err != nil && ctx.Err() == nil && !h.isDead() {
 			h.w.watch.surprise("%s stopped by itself: %v", h.name, h.err)
 		}
 	}()
@@ -110,7 +118,7 @@ func (h *host) down(crash bool) error {
 	h.stop()
 	<-h.ended
 	h.sim.Down()
-	if h.err != nil && !h.isDead() {
+	if h.err != nil && !h.isDead() && !h.isFenced() {
 		h.w.watch.surprise("%s did not stop in order: %v", h.name, h.err)
 	}
 	if h.now.close != nil {
@@ -125,19 +133,11 @@ type centre struct {
 	verifierDB, stockDB, paymentDB *sqldb.DB
 }
 
-// node is a region's node with its disk.
-type node struct {
-	*host
-	region   string
-	identity journal.Identity
-	disk     *journal.Disk
-}
-
 // hosts are all that can die, by name.
 func (w *world) hosts() map[string]*host {
 	all := map[string]*host{"verifier": w.centre.verifier, "fulfillment": w.centre.fulfillment}
-	for _, n := range w.nodes {
-		all[n.region] = n.host
+	for _, n := range w.allNodes() {
+		all[n.name] = n.host
 	}
 	return all
 }
@@ -153,14 +153,14 @@ func (w *world) open(ctx context.Context) error {
 	c := &centre{verifier: w.newHost("verifier"), fulfillment: w.newHost("fulfillment")}
 	w.centre = c
 	for _, store := range []struct {
-		db      **sqldb.DB
-		migrate func(context.Context, *sqldb.DB) error
-	}{{&c.verifierDB, verifier.Migrate}, {&c.stockDB, fulfillment.Migrate}, {&c.paymentDB, testpsp.Migrate}} {
-		var err error
-		if *store.db, err = sqldb.OpenMemory(ctx); err != nil {
+		db    **sqldb.DB
+		empty func() ([]byte, error)
+	}{{&c.verifierDB, emptyVerifier}, {&c.stockDB, emptyFulfillment}, {&c.paymentDB, emptyProvider}} {
+		b, err := store.empty()
+		if err != nil {
 			return err
 		}
-		if err := store.migrate(ctx, *store.db); err != nil {
+		if *store.db, err = sqldb.OpenImage(ctx, b); err != nil {
 			return err
 		}
 	}
@@ -170,18 +170,32 @@ func (w *world) open(ctx context.Context) error {
 		return err
 	}
 	for _, name := range w.cfg.Regions {
-		identity, err := journal.NewIdentity(w.start, w.random(name+" identity", 0))
-		if err != nil {
-			return err
-		}
-		n := &node{host: w.newHost(name), region: name, identity: identity, disk: &journal.Disk{}}
-		n.begin = func(life int) (service, error) { return w.newNode(n, life) }
-		w.nodes = append(w.nodes, n)
-		if err := n.start(); err != nil {
+		if err := w.addNode(name, name, ""); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Databases without a row, shared between worlds: migrating three of them takes as long as half a small world.
+var (
+	emptyVerifier    = sync.OnceValues(func() ([]byte, error) { return migrated(verifier.Migrate) })
+	emptyFulfillment = sync.OnceValues(func() ([]byte, error) { return migrated(fulfillment.Migrate) })
+	emptyProvider    = sync.OnceValues(func() ([]byte, error) { return migrated(testpsp.Migrate) })
+)
+
+func migrated(migrate func(context.Context, *sqldb.DB) error) ([]byte, error) {
+	ctx := context.Background()
+	db, err := sqldb.OpenMemory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = migrate(ctx, db)
+	var b []byte
+	if err == nil {
+		b, err = db.Image(ctx)
+	}
+	return b, errors.Join(err, db.Close())
 }
 
 // store is a database as one life of a host sees it.
@@ -193,7 +207,7 @@ func (h *host) store(db *sqldb.DB, life int) *sqldb.DB {
 
 func (w *world) newFulfillment(life int) (service, error) {
 	h := w.centre.fulfillment
-	s, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
+	s, err := fulfillment.New(fulfillment.Config{Claims: claims}, fulfillment.Deps{
 		DB: h.store(w.centre.stockDB, life), Now: h.clock.now, Random: w.random("fulfillment", life), Log: w.log.With("host", "fulfillment"),
 		Metrics: w.ears.registry(),
 	})
@@ -240,14 +254,14 @@ func (w *world) newNode(n *node, life int) (service, error) {
 	if w.cfg.broken.journal != nil {
 		disk = w.cfg.broken.journal(memory)
 	}
-	toFulfillment, toVerifier := w.net.Conn(n.region, "fulfillment"), w.net.Conn(n.region, "verifier")
+	toFulfillment, toVerifier := w.net.Conn(n.name, "fulfillment"), w.net.Conn(n.name, "verifier")
 	s, err := region.New(region.Config{Region: n.region}, region.Deps{
 		Journal: disk, Identity: n.identity,
 		Stock:    fulfillmentv1.NewStockServiceClient(toFulfillment),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
 		Verifier: verifierv1.NewVerifierServiceClient(toVerifier),
 		Now:      n.clock.now,
-		Random:   w.random(n.region, life), Log: w.log.With("host", n.region), Metrics: w.ears.registry(),
+		Random:   w.random(n.name, life), Log: w.log.With("host", n.name), Metrics: w.ears.registry(),
 	})
 	if err != nil {
 		return service{}, errors.Join(err, disk.Close())
@@ -263,7 +277,7 @@ func (w *world) newNode(n *node, life int) (service, error) {
 // stop ends whatever still runs, then the network and the stores.
 func (w *world) stop() error {
 	var errs []error
-	for _, n := range w.nodes {
+	for _, n := range w.allNodes() {
 		errs = append(errs, n.down(true))
 	}
 	if c := w.centre; c != nil {
@@ -335,7 +349,8 @@ func (w *world) place(host string) string {
 	if _, home, ok := strings.Cut(host, "@"); ok {
 		return home
 	}
-	return host
+	region, _, _ := strings.Cut(host, "~")
+	return region
 }
 
 // random is one process life's randomness, drawn from the seed and safe for concurrent use.
@@ -357,15 +372,4 @@ func (l *lockedRandom) Read(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.r.Read(p)
-}
-
-// records are all that is durable on the node's disk.
-func (n *node) records(ctx context.Context) ([]journal.Record, error) {
-	disk := n.disk.OpenMemory(journal.MemoryOptions{})
-	var all []journal.Record
-	err := journal.Replay(ctx, disk, 0, func(r journal.Record) error {
-		all = append(all, r)
-		return nil
-	})
-	return all, errors.Join(err, disk.Close())
 }

@@ -59,6 +59,13 @@ func (w *world) cause(ctx context.Context, f Fault) {
 		w.weather.payments(1)
 		end()
 		w.weather.payments(-1)
+	case Replace:
+		w.net.CutBoth(f.Host, "fulfillment")
+		if err := w.replace(f.Host); err != nil {
+			w.watch.surprise("%v", err)
+		}
+		end()
+		w.net.HealBoth(f.Host, "fulfillment")
 	case Step:
 		clock := w.hosts()[f.Host].clock
 		clock.set(f.By, 0)
@@ -114,6 +121,12 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 		return false
 	}
 	w.watch.down(Down{h.name, from, time.Since(w.start)})
+	if f.Kind == LoseDisk {
+		if err := h.loseDisk(); err != nil {
+			w.watch.surprise("%v", err)
+			return false
+		}
+	}
 	if err := h.start(); err != nil {
 		w.watch.surprise("%v", err)
 		return false

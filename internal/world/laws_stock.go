@@ -15,6 +15,8 @@ import (
 const (
 	free, leased, sold  = 1, 2, 3
 	winner              = 1
+	activeLease         = 1
+	closedLease         = 3
 	toRelease, released = 4, 5
 )
 
@@ -66,9 +68,36 @@ func stockAddsUp(e *Evidence, x *index, broken func(string, ...any)) {
 			broken("unit %d of drop %s is in state %d", u.Serial, u.Drop, u.State)
 		}
 	}
+	for _, l := range e.Leases {
+		if l.Quarantined && l.State != closedLease {
+			broken("lease %s is quarantined and not closed", l.ID)
+		}
+	}
 	for id, i := range x.drops {
 		if count[id] != e.Config.Drops[i].Units {
 			broken("drop %s has %d units, %d were created", id, count[id], e.Config.Drops[i].Units)
+		}
+	}
+}
+
+func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
+	leases := map[string]Lease{}
+	for _, l := range e.Leases {
+		leases[l.ID] = l
+		if l.Epoch != e.Epochs[l.Node] && l.State == activeLease {
+			broken("lease %s of epoch %d is in use, node %s is in epoch %d", l.ID, l.Epoch, l.Node, e.Epochs[l.Node])
+		}
+	}
+	for _, l := range e.Leases {
+		d := e.Config.Drops[x.drops[l.Drop]]
+		if end, given := e.Tombstones[l.ID]; given && end < d.Opens+d.Lasts+tokenTTL-maxSkew {
+			broken("lease %s was given up after %v, while a fenced node could sell from it", l.ID, end)
+		}
+	}
+	for _, c := range e.Candidates {
+		r, genuine := x.receipts[c.Receipt]
+		if l := leases[c.Lease]; genuine && c.Settled != 0 && (r.epoch != l.Epoch || r.nodeID != l.Node || !slices.Contains(l.Serials, c.Serial)) {
+			broken("a redemption of epoch %d of node %s settled unit %d of lease %s, of epoch %d of node %s", r.epoch, r.nodeID, c.Serial, l.ID, l.Epoch, l.Node)
 		}
 	}
 }
@@ -80,7 +109,7 @@ func serialsUsedOnce(e *Evidence, x *index, broken func(string, ...any)) {
 		step := func(entry Entry, lease string, serial uint32, from, to string) {
 			unit := fmt.Sprintf("unit %d of lease %s", serial, lease)
 			if units[unit] != from {
-				broken("%s, record %d: %s is %s after it was %q", j.Region, entry.Sequence, unit, to, units[unit])
+				broken("%s, record %d: %s is %s after it was %q", j.Host, entry.Sequence, unit, to, units[unit])
 			}
 			units[unit] = to
 		}
@@ -103,7 +132,7 @@ func serialsUsedOnce(e *Evidence, x *index, broken func(string, ...any)) {
 				}
 				step(entry, r.lease, r.serial, "leased", "used")
 				if !bytes.Equal(last, r.previous) {
-					broken("%s, record %d: the receipt does not follow the one before it", j.Region, entry.Sequence)
+					broken("%s, record %d: the receipt does not follow the one before it", j.Host, entry.Sequence)
 				}
 				hash := sha256.Sum256([]byte(entry.Receipt))
 				last = hash[:]
@@ -142,7 +171,7 @@ func stockSells(e *Evidence, x *index, broken func(string, ...any)) {
 func (e *Evidence) sellsOut(drop int) bool {
 	for _, f := range append(slices.Clone(e.Config.Schedule), e.Config.drawMix(0, time.Minute)...) {
 		node := slices.Contains(e.Config.Regions, f.Host)
-		if !(f.Kind == Cut || f.Kind == Swizzle && node || f.downs() && node) {
+		if !(f.Kind == Cut || f.Kind == Replace || f.Kind == Swizzle && node || f.downs() && node) {
 			return false
 		}
 	}
@@ -166,9 +195,16 @@ func (e *Evidence) excused(drop int, u Unit) bool {
 // instant. A journal has no times: what such a node gave back earlier counts too, and was for others to sell.
 func (e *Evidence) heldByTheDead(at time.Duration) map[string]bool {
 	held := map[string]bool{}
+	for _, l := range e.Leases {
+		for _, serial := range l.Serials {
+			if l.Quarantined {
+				held[fmt.Sprintf("%s/%d", l.Drop, serial)] = true
+			}
+		}
+	}
 	for _, j := range e.Journals {
 		down := slices.ContainsFunc(e.Downs, func(d Down) bool {
-			return d.Host == j.Region && d.From < at && d.To > at-resale
+			return d.Host == j.Host && d.From < at && d.To > at-resale
 		})
 		if !down {
 			continue

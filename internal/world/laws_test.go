@@ -101,6 +101,21 @@ var lies = []doctored{
 		end.Outcome = e.Endings[1].Outcome
 		e.Endings = append(e.Endings, end)
 	}},
+	{"I4", "a receipt came in time and was denied its unit", func(e *world.Evidence) {
+		p := nth(e, saga.Voucher, 0)
+		p.Reason, p.Arrived = saga.UnitDenied, time.Second
+		e.Tombstones = map[string]time.Duration{p.Lease: time.Hour}
+	}},
+	{"I7", "a lease stays quarantined", func(e *world.Evidence) { e.Leases[0].State, e.Leases[0].Quarantined = 2, true }},
+	{"I9", "a lease of an old epoch is in use", func(e *world.Evidence) { e.Leases[0].Epoch = 7 }},
+	{"I9", "a lease was given up before its drop was over", func(e *world.Evidence) {
+		e.Tombstones = map[string]time.Duration{e.Leases[0].ID: 20 * time.Second}
+	}},
+	{"I9", "a redemption settled into another node's lease", func(e *world.Evidence) {
+		for i := range e.Leases {
+			e.Leases[i].Node = "another"
+		}
+	}},
 	{"I10", "a serial is sold twice from one lease", func(e *world.Evidence) {
 		j := &e.Journals[0]
 		j.Entries = append(j.Entries, entry(j, "redeemed"))
@@ -202,7 +217,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		})
 		noticed[d.law] = true
 	}
-	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I10", "I11", "I12", "I13", "I14", "watch", "edge"} {
+	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "edge"} {
 		if !noticed[law] {
 			t.Errorf("nobody lied about %s", law)
 		}

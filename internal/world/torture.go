@@ -17,6 +17,8 @@ const (
 	AimMarket = "market"
 	// AimCrashes are power cuts at commits.
 	AimCrashes = "crashes"
+	// AimDisks are disks that are lost, and nodes that are replaced while they live.
+	AimDisks = "disks"
 	// AimPayments are declines, actions and outages of the provider.
 	AimPayments = "payments"
 )
@@ -25,10 +27,11 @@ const (
 var kinds = map[string][]Weighted[Kind]{
 	AnyAim: {
 		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
-		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments},
+		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace},
 	},
-	AimMarket:   {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}},
+	AimMarket:   {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
 	AimCrashes:  {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
+	AimDisks:    {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
 	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
 }
 
@@ -102,8 +105,10 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		if r.IntN(2) == 0 {
 			f.Host, f.To = f.To, f.Host
 		}
-	case BadSync:
+	case BadSync, LoseDisk:
 		f.Host = node()
+	case Replace:
+		f.Host, f.For = node(), upTo(0, 30*time.Second)
 	case Storm:
 		f.Share = 0.05 + 0.25*r.Float64()
 	case NoPayments:

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -30,10 +31,10 @@ const (
 // viewer walks through one plan. Its goroutine alone uses it.
 type viewer struct {
 	*viewerPlan
-	w      *world
-	draws  *rand.Rand
-	route  []string                              // where calls go, in this order; begins as Regions
-	offers map[string]offerv1.OfferServiceClient // by region
+	w     *world
+	draws *rand.Rand
+	route []string // where calls go, in this order; begins as Regions
+	calls atomic.Int64
 
 	follows sync.WaitGroup
 }
@@ -50,14 +51,17 @@ func (w *world) admitViewers(ctx context.Context) {
 			if !w.sleepUntil(ctx, p.Arrives) {
 				return
 			}
-			v := &viewer{viewerPlan: p, w: w, draws: w.cfg.draws("visit", p.Number), route: p.Regions, offers: map[string]offerv1.OfferServiceClient{}}
-			for _, region := range p.Regions {
-				v.offers[region] = offerv1.NewOfferServiceClient(w.net.Conn(viewerHost(p), region))
-			}
+			v := &viewer{viewerPlan: p, w: w, draws: w.cfg.draws("visit", p.Number), route: p.Regions}
 			defer v.follows.Wait()
 			v.visit(ctx)
 		})
 	}
+}
+
+// at is a node of a region.
+func (v *viewer) at(region string) offerv1.OfferServiceClient {
+	turn := v.Number + int(v.calls.Add(1))
+	return offerv1.NewOfferServiceClient(v.w.net.Conn(viewerHost(v.viewerPlan), v.w.reach(region, turn)))
 }
 
 func (v *viewer) hints() *offerv1.RoutingHints {
@@ -188,7 +192,7 @@ func (v *viewer) ask(ctx context.Context, requestID string) (token string, ok bo
 	hints.RequestId = requestID
 	var answer *offerv1.RequestOfferResponse
 	_, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
-		answer, err = v.offers[region].RequestOffer(ctx, &offerv1.RequestOfferRequest{
+		answer, err = v.at(region).RequestOffer(ctx, &offerv1.RequestOfferRequest{
 			Hints: hints, ViewerSessionId: v.Session[:], Consent: v.consent(),
 		})
 		return err
@@ -216,13 +220,13 @@ func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, 
 	tapped := time.Since(v.w.start)
 	var answer *offerv1.RedeemOfferResponse
 	tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
-		answer, err = v.offers[region].RedeemOffer(ctx, v.order(token))
+		answer, err = v.at(region).RedeemOffer(ctx, v.order(token))
 		return err
 	})
 	if err != nil {
 		v.leave(ctx, "RedeemOffer", err)
-		if first && mutant.On(mutant.NoUnitIsFinal) && rpcerr.Reason(err) == errorsv1.Reason_REASON_NO_UNIT_HERE {
-			v.w.watch.no(No{v.Number, v.wish()})
+		if first {
+			v.heardNo(err)
 		}
 		return bought{}, false
 	}
@@ -231,13 +235,32 @@ func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, 
 	return b, true
 }
 
+// heardNo notes a no for good to the viewer's first wish.
+func (v *viewer) heardNo(err error) {
+	switch rpcerr.Reason(err) {
+	case errorsv1.Reason_REASON_SOLD_OUT:
+	case errorsv1.Reason_REASON_NO_UNIT_HERE:
+		if !mutant.On(mutant.NoUnitIsFinal) {
+			return
+		}
+	default:
+		return
+	}
+	v.w.watch.no(No{v.Number, v.wish()})
+}
+
 // keep notes a receipt and follows it.
 func (v *viewer) keep(ctx context.Context, b bought, tapped time.Duration, first bool, tries int) {
 	v.w.watch.answer(Answer{
 		Viewer: v.Number, Region: b.region, PurchaseID: b.purchaseID, Receipt: b.receipt,
 		Tapped: tapped, Arrived: time.Since(v.w.start), First: first, Tries: tries,
 	})
-	v.follows.Go(func() { v.follow(ctx, b) })
+	v.follows.Go(func() {
+		if d := v.w.cfg.Drops[v.Drop]; v.Habit == Forgets { // some come when nobody waits for receipts any more
+			v.w.sleepUntil(ctx, d.Opens+d.Lasts+tokenTTL+5*v.Think)
+		}
+		v.follow(ctx, b)
+	})
 }
 
 // claim asks and buys in one call; who claims twice makes the same call at the next region too.
@@ -255,13 +278,14 @@ func (v *viewer) claim(ctx context.Context) {
 		tapped := time.Since(v.w.start)
 		var answer *offerv1.ClaimOfferResponse
 		tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
-			answer, err = v.offers[region].ClaimOffer(ctx, request)
+			answer, err = v.at(region).ClaimOffer(ctx, request)
 			return err
 		})
 		accepted := answer.GetAccepted()
 		switch {
 		case err != nil:
 			v.leave(ctx, "ClaimOffer", err)
+			v.heardNo(err)
 			return
 		case accepted == nil:
 			v.w.watch.refusal("ClaimOffer refused " + answer.GetRefused().GetReason().String())

@@ -16,7 +16,7 @@
 // no summary. With them it can decide which of two messages on one link is the n-th, so a replay meets the same faults
 // and the same audience, and may tell a slightly different story: run a seed a few times.
 //
-// It does not model routers, gossip, disk faults, lost disks, restored backups or stolen keys.
+// It does not model routers, gossip, restored backups or stolen keys.
 package world
 
 import (
@@ -51,8 +51,11 @@ type world struct {
 	log   *slog.Logger
 
 	centre *centre
-	nodes  []*node
 	drops  []string // ids, in the order of cfg.Drops
+
+	mu      sync.Mutex // guards what is below
+	nodes   []*node
+	disksOf map[string]int // how many a region's node has had
 
 	life       context.Context // ends when everything has settled
 	background sync.WaitGroup
@@ -73,7 +76,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &world{life: ctx, cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), calm: make(chan struct{})}
+	w := &world{life: ctx, cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), disksOf: map[string]int{}, calm: make(chan struct{})}
 	w.moods = w.random("payments", 0)
 	w.log = slog.New(slog.NewJSONHandler(w.ears, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.net = simnet.New(simnet.Config{Seed: cfg.Seed, Link: w.link})
