@@ -38,7 +38,6 @@ const (
 	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
 	CloseUntombstoned    Mutation = "close-untombstoned"
 	JournalUnnamed       Mutation = "journal-unnamed"
-	CancelUnkept         Mutation = "cancel-unkept"
 )
 
 // Rule is what a mutation leaves out.
@@ -77,6 +76,5 @@ func Rules() []Rule {
 		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},
 		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},
 		{JournalUnnamed, "how far a journal was read is remembered for each journal, not for each node", "disks"},
-		{CancelUnkept, "a definite no is made true at the verifier before it is said", "market"},
 	}
 }

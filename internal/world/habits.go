@@ -56,6 +56,7 @@ func (v *viewer) doubleTap(ctx context.Context, token string) {
 			})
 			if err != nil {
 				v.leave(ctx, "a double RedeemOffer", err)
+				v.heardNo(err)
 			}
 		})
 	}
