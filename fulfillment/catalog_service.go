@@ -50,6 +50,12 @@ func (s *catalogServer) createDrop(ctx context.Context, req *fulfillmentv1.Creat
 		}
 		d := catalogDrop(id, terms, salt)
 		d.StockKind = req.GetStockKind()
+		if terms.SKU != "" {
+			d.GoodsKind, d.Sku = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, terms.SKU
+			if d.StockKind == fulfillmentv1.StockKind_STOCK_KIND_UNSPECIFIED {
+				d.StockKind = fulfillmentv1.StockKind_STOCK_KIND_PHYSICAL
+			}
+		}
 		return d, terms.Schedule(), nil
 	})
 	if err != nil {
@@ -225,6 +231,7 @@ func draftOf(req *fulfillmentv1.CreateDropRequest) catalog.Draft {
 		ChannelID: req.GetChannelId(), Title: req.GetTitle(),
 		CurrencyCode: req.GetPrice().GetCurrencyCode(), MinorUnits: req.GetPrice().GetMinorUnits(),
 		Units: req.GetUnits(), Duration: req.GetDuration().AsDuration(), MaxPerViewer: req.GetMaxPerViewer(),
+		Physical: req.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, SKU: req.GetSku(),
 	}
 	if req.GetOpenTime() != nil {
 		d.OpenTime = req.GetOpenTime().AsTime()

@@ -4,7 +4,7 @@
 //	nodes ────── StockService ────┼──> fulfillment/store ┤
 //	verifier ─── OrderService ────┘     (SQL, escrow)    └── WatchOrders ───> verifier
 //	                                         ^
-//	                           digital worker (claims, delivers)
+//	       digital worker (claims, delivers)      router of physical orders ── WorkOrders ──> microfulfillment nodes
 //
 // Invariants: every RPC that changes something is one database transaction; every one of them is idempotent by an id
 // that its caller chose; free + leased + quarantined + sold = units at every commit.
@@ -12,11 +12,10 @@
 // This package is the shell: RPCs, loops, soft state (who is hungry, who watches). What a drop may be is
 // fulfillment/catalog, how much to lend is fulfillment/stock, what an order may become is fulfillment/orders, and what
 // is durable is fulfillment/store. It knows nothing of money, receipts or viewers.
-//
-// Not built yet: goods that are not digital.
 package fulfillment
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -27,6 +26,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/rimlight/rimlight/fulfillment/orders"
@@ -46,6 +46,16 @@ type Config struct {
 	// OrderAttempts is how often an order is tried before it is DEAD and goes back to the verifier. Zero means 10; from
 	// 1 to 1,000. A crash counts as an attempt.
 	OrderAttempts int
+	// AcceptWithin is how long a microfulfillment node may take to accept an order, before another node gets it. Zero means
+	// 10 s; from 100 ms to 1 h. Half of it and a node on a bad line loses orders that it was about to accept; double it and
+	// a node that died makes its orders wait.
+	AcceptWithin time.Duration
+	// PackWithin is how long a node may keep an order that it accepted, before the parcel may leave; then the order is DEAD
+	// and its buyer gets the money back. Zero means 72 h; from 1 s to 30 days.
+	PackWithin time.Duration
+	// NodeWithin is how long an order waits for a node that can take it; then it is DEAD. Zero means 72 h; from 1 s to 30
+	// days. Less than the longest time that a node is closed, and orders of a weekend die.
+	NodeWithin time.Duration
 	// Claims are how long late receipts for a lost node's units are waited for.
 	Claims ClaimsWindows
 }
@@ -58,6 +68,18 @@ func (c Config) Validate() error {
 	}
 	if c.OrderAttempts < 0 || c.OrderAttempts > 1000 {
 		problems = append(problems, fmt.Errorf("OrderAttempts is %d, need 1 to 1,000, or 0 for the default", c.OrderAttempts))
+	}
+	for _, f := range []struct {
+		name             string
+		value, low, high time.Duration
+	}{
+		{"AcceptWithin", c.AcceptWithin, 100 * time.Millisecond, time.Hour},
+		{"PackWithin", c.PackWithin, time.Second, 30 * 24 * time.Hour},
+		{"NodeWithin", c.NodeWithin, time.Second, 30 * 24 * time.Hour},
+	} {
+		if f.value != 0 && (f.value < f.low || f.value > f.high) {
+			problems = append(problems, fmt.Errorf("%s is %v, need %v to %v, or 0 for the default", f.name, f.value, f.low, f.high))
+		}
 	}
 	problems = append(problems, c.Claims.validate())
 	return errors.Join(problems...)
@@ -90,10 +112,15 @@ type Service struct {
 	policy  orders.Policy
 	worker  string // this process life's name in orders; a restart has another
 
+	physical   orders.Policy
+	packWithin time.Duration
+	nodeWithin time.Duration
+	crew       crew // the microfulfillment nodes that are connected
+
 	claims  ClaimsWindows
 	board   board // what nodes last reported
 	catalog hub   // poked after a drop changed
-	placed  hub   // poked after an order came
+	placed  hub   // poked after an order came, or a node
 	events  hub   // poked after an order changed
 
 	stop     sync.Once
@@ -114,6 +141,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if cfg.OrderAttempts == 0 {
 		cfg.OrderAttempts = 10
 	}
+	cfg.AcceptWithin = cmp.Or(cfg.AcceptWithin, 10*time.Second)
+	cfg.PackWithin = cmp.Or(cfg.PackWithin, 72*time.Hour)
+	cfg.NodeWithin = cmp.Or(cfg.NodeWithin, 72*time.Hour)
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
@@ -132,14 +162,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	random := &lockedReader{r: deps.Random}
 	return &Service{
-		store:   store.New(deps.DB),
-		now:     deps.Now,
-		random:  random,
-		log:     deps.Log,
-		metrics: m,
-		policy:  orders.Policy{Lease: cfg.OrderLease, MaxAttempts: cfg.OrderAttempts},
-		claims:  cfg.Claims.withDefaults(),
-		worker:  ids.NewV7(deps.Now(), random),
+		store:    store.New(deps.DB),
+		now:      deps.Now,
+		random:   random,
+		log:      deps.Log,
+		metrics:  m,
+		policy:   orders.Policy{Lease: cfg.OrderLease, MaxAttempts: cfg.OrderAttempts},
+		physical: orders.Policy{Lease: cfg.AcceptWithin, MaxAttempts: cfg.OrderAttempts}, packWithin: cfg.PackWithin, nodeWithin: cfg.NodeWithin,
+		claims: cfg.Claims.withDefaults(),
+		worker: ids.NewV7(deps.Now(), random),
 
 		stopping: make(chan struct{}),
 	}, nil
@@ -157,15 +188,13 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 // store is broken and the process must stop. Call it once.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.stop.Do(func() { close(s.stopping) })
+	loops, ctx := errgroup.WithContext(ctx)
 	if s.store.Shared() {
-		var loops sync.WaitGroup
-		defer loops.Wait()
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		loops.Go(func() { s.follow(ctx) })
-		return s.deliver(ctx)
+		loops.Go(func() error { s.follow(ctx); return nil })
 	}
-	return s.deliver(ctx)
+	loops.Go(func() error { return s.deliver(ctx) })
+	loops.Go(func() error { return s.route(ctx) })
+	return loops.Wait()
 }
 
 // Rules says which roles each method needs. Reads of drops are open.
@@ -190,6 +219,7 @@ func Rules() auth.Rules {
 		fulfillmentv1.StockService_ListQuarantinedLeases_FullMethodName: service,
 		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,
 		fulfillmentv1.OrderService_WatchOrders_FullMethodName:           service,
+		fulfillmentv1.OrderService_WorkOrders_FullMethodName:            service,
 		fulfillmentv1.OrderService_ListOrders_FullMethodName:            readers,
 		fulfillmentv1.OrderService_GetOrder_FullMethodName:              readers,
 	}

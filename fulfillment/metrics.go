@@ -16,6 +16,9 @@ type metrics struct {
 	released  prometheus.Counter
 	delivered prometheus.Histogram
 	dead      prometheus.Counter
+	shipped   prometheus.Counter
+	refused   *prometheus.CounterVec // by reason
+	nodes     prometheus.Gauge
 	rounds    prometheus.Counter
 
 	quarantined prometheus.Counter
@@ -40,14 +43,21 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Namespace: "rimlight", Subsystem: "fulfillment", Name: "order_delivery_seconds",
 			Help: "From placing an order to its delivery.", Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60},
 		}),
-		dead:   counter("orders_dead_total", "Orders that no attempt could deliver."),
-		rounds: counter("worker_failed_rounds_total", "Rounds of the digital worker that a failure ended early."),
+		dead:    counter("orders_dead_total", "Orders that no attempt could deliver."),
+		shipped: counter("orders_shipped_total", "Orders whose parcel left."),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "rimlight", Subsystem: "fulfillment", Name: "orders_refused_total", Help: "Orders that a node did not take, or gave up.",
+		}, []string{"reason"}),
+		nodes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "rimlight", Subsystem: "fulfillment", Name: "working_nodes", Help: "Microfulfillment nodes that are connected.",
+		}),
+		rounds: counter("worker_failed_rounds_total", "Rounds of delivering or routing orders that a failure ended early."),
 
 		quarantined: counter("leases_quarantined_total", "Leases that were put aside."),
 		closed:      counter("units_closed_total", "Units that closing a lease set free."),
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.rounds, m.quarantined, m.closed} {
+	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.shipped, m.refused, m.nodes, m.rounds, m.quarantined, m.closed} {
 		problems = append(problems, r.Register(c))
 	}
 	return m, errors.Join(problems...)

@@ -27,7 +27,8 @@ func (s *orderServer) PlaceOrders(ctx context.Context, req *fulfillmentv1.PlaceO
 }
 
 func (s *orderServer) placeOrders(ctx context.Context, req *fulfillmentv1.PlaceOrdersRequest) error {
-	placed := make([]store.Order, len(req.GetOrders()))
+	placed := make([]store.Placement, len(req.GetOrders()))
+	at := map[store.ID]int{}
 	for i, o := range req.GetOrders() {
 		id, err := parseID(fmt.Sprintf("orders[%d].order_id", i), o.GetOrderId())
 		if err != nil {
@@ -37,7 +38,20 @@ func (s *orderServer) placeOrders(ctx context.Context, req *fulfillmentv1.PlaceO
 		if err != nil {
 			return err
 		}
-		placed[i] = store.Order{ID: id, PurchaseID: o.GetPurchaseId(), DropID: drop, Serial: o.GetSerial()}
+		placed[i].Order = store.Order{ID: id, PurchaseID: o.GetPurchaseId(), DropID: drop, Serial: o.GetSerial()}
+		at[id] = i
+	}
+	for i, d := range req.GetDeliveries() {
+		field := fmt.Sprintf("deliveries[%d].order_id", i)
+		id, err := parseID(field, d.GetOrderId())
+		if err != nil {
+			return err
+		}
+		order, ok := at[id]
+		if !ok {
+			return invalid(field, "A delivery belongs to an order of the same request.")
+		}
+		placed[order].Region, placed[order].Details = d.GetRegion(), d.GetDetails()
 	}
 	if err := s.store.PlaceOrders(ctx, placed, s.now()); err != nil {
 		return err
@@ -135,6 +149,7 @@ func orderProto(o store.Order, withKey bool) *fulfillmentv1.Order {
 	p := &fulfillmentv1.Order{
 		OrderId: o.ID.String(), PurchaseId: o.PurchaseID, DropId: o.DropID.String(), Serial: o.Serial,
 		State: fulfillmentv1.OrderState(o.State), Attempt: uint32(o.Attempt), StateTime: timestamppb.New(o.StateTime),
+		Worker: o.Worker, Reason: fulfillmentv1.RejectReason(o.Reason), TrackingReference: o.Tracking,
 	}
 	if withKey {
 		p.LicenceKey = o.LicenceKey

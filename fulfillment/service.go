@@ -20,6 +20,9 @@ import (
 // errStopping ends streams when Run's context ended.
 var errStopping = errors.New("fulfillment: shutting down")
 
+// errReplaced ends a node's stream when it has a newer one.
+var errReplaced = errors.New("fulfillment: the node has another stream")
+
 // requestError is a request that is wrong by itself.
 type requestError struct {
 	reason     errorsv1.Reason
@@ -114,6 +117,8 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return rpcerr.New(codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, "The same id came before with another body.")
 	case errors.Is(err, store.ErrKeyTaken):
 		return requestStatus(invalid("signing_key.key_id", "The key belongs to another node."))
+	case errors.Is(err, errReplaced):
+		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED, "The node has another stream.")
 	case errors.Is(err, errStopping):
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "Fulfillment is shutting down.")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -52,9 +52,9 @@ func (s *Service) round(ctx context.Context) (int, error) {
 	if err != nil || len(found) == 0 {
 		return 0, err
 	}
-	claimed, err := s.advance(ctx, found, func(o store.Order, now time.Time) (orders.Order, string, error) {
-		next, err := s.policy.Claim(o.Order, s.worker, now)
-		return next, "", err
+	claimed, err := s.advance(ctx, found, func(o *store.Order, now time.Time) (err error) {
+		o.Order, err = s.policy.Claim(o.Order, s.worker, now)
+		return err
 	})
 	if err != nil {
 		return 0, err
@@ -65,9 +65,9 @@ func (s *Service) round(ctx context.Context) (int, error) {
 			attempts[o.ID] = o.Attempt
 		}
 	}
-	acked, err := s.advance(ctx, list(claimed), func(o store.Order, _ time.Time) (orders.Order, string, error) {
-		next, err := orders.Ack(o.Order, s.worker, attempts[o.ID])
-		return next, "", err
+	acked, err := s.advance(ctx, list(claimed), func(o *store.Order, _ time.Time) (err error) {
+		o.Order, err = orders.Ack(o.Order, s.worker, attempts[o.ID])
+		return err
 	})
 	if err != nil {
 		return 0, err
@@ -80,24 +80,25 @@ func (s *Service) round(ctx context.Context) (int, error) {
 		}
 		keys[o.ID] = key
 	}
-	_, err = s.advance(ctx, list(acked), func(o store.Order, now time.Time) (orders.Order, string, error) {
+	_, err = s.advance(ctx, list(acked), func(o *store.Order, now time.Time) (err error) {
 		if keys[o.ID] == "" {
-			next, err := s.policy.Fail(o.Order, s.worker, attempts[o.ID], now)
-			return next, "", err
+			o.Order, err = s.policy.Fail(o.Order, s.worker, attempts[o.ID], now)
+			return err
 		}
-		next, err := orders.Deliver(o.Order, s.worker, attempts[o.ID])
-		return next, keys[o.ID], err
+		o.LicenceKey = keys[o.ID]
+		o.Order, err = orders.Deliver(o.Order, s.worker, attempts[o.ID])
+		return err
 	})
 	return len(found), err
 }
 
 // advance takes one step with a list of orders, counts where it ended for good, and wakes those who watch.
-func (s *Service) advance(ctx context.Context, list []store.ID, step func(store.Order, time.Time) (orders.Order, string, error)) ([]store.Order, error) {
+func (s *Service) advance(ctx context.Context, list []store.ID, step func(*store.Order, time.Time) error) ([]store.Order, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
 	now := s.now()
-	advanced, err := s.store.Advance(ctx, list, now, func(o store.Order) (orders.Order, string, error) { return step(o, now) })
+	advanced, err := s.store.Advance(ctx, list, now, func(o *store.Order) error { return step(o, now) })
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +106,8 @@ func (s *Service) advance(ctx context.Context, list []store.ID, step func(store.
 		switch o.State {
 		case orders.Delivered:
 			s.metrics.delivered.Observe(now.Sub(o.PlaceTime).Seconds())
+		case orders.Shipped:
+			s.metrics.shipped.Inc()
 		case orders.Dead:
 			s.metrics.dead.Inc()
 			s.log.WarnContext(ctx, "an order is dead", "order_id", o.ID.String(), "attempt", o.Attempt)

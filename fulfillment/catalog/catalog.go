@@ -58,7 +58,7 @@ type Arm struct {
 	TokenTTL time.Duration
 }
 
-// Draft is a drop as a producer asks for it. Zero values of the last four mean the defaults.
+// Draft is a drop as a producer asks for it. Zero values of times, MaxPerViewer and Arms mean the defaults.
 type Draft struct {
 	ChannelID, Title string
 	CurrencyCode     string
@@ -68,6 +68,9 @@ type Draft struct {
 	Duration         time.Duration
 	MaxPerViewer     uint32
 	Arms             []Arm
+	Physical         bool
+	// SKU is what nodes know a physical good by.
+	SKU string
 }
 
 // Terms are a complete and valid drop.
@@ -79,6 +82,8 @@ type Terms struct {
 	OpenTime, CloseTime time.Time
 	MaxPerViewer        uint32
 	Arms                []Arm
+	// SKU is empty for a digital good.
+	SKU string
 }
 
 // Violation is one broken rule: the field of CreateDropRequest, and a sentence.
@@ -87,6 +92,7 @@ type Violation struct{ Field, Sentence string }
 var (
 	channelPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
+	skuPattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	armPattern      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
 )
 
@@ -117,6 +123,8 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 		d.MaxPerViewer = DefaultMaxPerViewer
 	}
 	require(d.MaxPerViewer <= MaxPerViewer, "max_per_viewer", "A viewer session may buy at most %d.", MaxPerViewer)
+	require(!d.Physical || skuPattern.MatchString(d.SKU), "sku", "A physical good has a SKU: 1 to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit.")
+	require(d.Physical || d.SKU == "", "sku", "A digital good has no SKU.")
 	if len(d.Arms) == 0 {
 		d.Arms = []Arm{{Name: DefaultArm, Weight: 1, TokenTTL: DefaultTokenTTL}}
 	}
@@ -138,7 +146,7 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 	open := d.OpenTime.UTC().Truncate(time.Microsecond)
 	return Terms{
 		ChannelID: d.ChannelID, Title: d.Title, CurrencyCode: d.CurrencyCode, MinorUnits: d.MinorUnits, Units: d.Units,
-		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, Arms: arms,
+		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, Arms: arms, SKU: d.SKU,
 	}, broken
 }
 

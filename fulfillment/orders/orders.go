@@ -1,4 +1,4 @@
-// Package orders is the life of an order and the making of licence keys.
+// Package orders is the life of an order, the choice of the node that works on it, and the making of licence keys.
 //
 //	READY ─Claim─> LEASED(worker, until, attempt) ─Ack─> ACKED ─Deliver─> DELIVERED
 //	  ^                  │ Fail, or until is over          │
@@ -6,7 +6,8 @@
 //
 // Every step after Claim is fenced by (worker, attempt): a worker that was thought dead and wakes up finds its steps
 // refused, so one order is delivered once however many workers ever held it. A claim whose time is over may be claimed
-// again from LEASED and from ACKED alike: a worker that died holding an order says so to nobody.
+// again from LEASED and from ACKED alike: a worker that died holding an order says so to nobody. That is a digital order;
+// physical.go has the physical one.
 //
 // It is pure. Where orders are kept, and that a step is saved before its effect is shown, is the caller's business.
 package orders
@@ -28,6 +29,8 @@ const (
 	Acked     State = 3
 	Delivered State = 4
 	Dead      State = 5
+	Shipped   State = 6
+	Cleared   State = 7
 )
 
 // ErrFenced means: the step comes from a worker that no longer holds the order.

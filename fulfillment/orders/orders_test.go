@@ -131,10 +131,22 @@ func TestStatesAreTheContracts(t *testing.T) {
 	for state, want := range map[orders.State]fulfillmentv1.OrderState{
 		orders.Ready: fulfillmentv1.OrderState_ORDER_STATE_READY, orders.Leased: fulfillmentv1.OrderState_ORDER_STATE_LEASED,
 		orders.Acked: fulfillmentv1.OrderState_ORDER_STATE_ACKED, orders.Delivered: fulfillmentv1.OrderState_ORDER_STATE_DELIVERED,
-		orders.Dead: fulfillmentv1.OrderState_ORDER_STATE_DEAD,
+		orders.Dead: fulfillmentv1.OrderState_ORDER_STATE_DEAD, orders.Shipped: fulfillmentv1.OrderState_ORDER_STATE_SHIPPED,
+		orders.Cleared: fulfillmentv1.OrderState_ORDER_STATE_CLEARED,
 	} {
 		if int(state) != int(want) {
 			t.Errorf("%v is %d, want %d", want, state, want)
+		}
+	}
+}
+
+func TestReasonsAreTheContracts(t *testing.T) {
+	for reason, want := range map[orders.Reason]fulfillmentv1.RejectReason{
+		orders.NoReason: fulfillmentv1.RejectReason_REJECT_REASON_UNSPECIFIED, orders.Silent: fulfillmentv1.RejectReason_REJECT_REASON_SILENT,
+		orders.NoNode: fulfillmentv1.RejectReason_REJECT_REASON_NO_NODE,
+	} {
+		if int(reason) != int(want) {
+			t.Errorf("%d, want %v", reason, want)
 		}
 	}
 }

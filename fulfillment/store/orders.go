@@ -24,20 +24,35 @@ type Order struct {
 	Position int64
 	// LicenceKey is empty before DELIVERED.
 	LicenceKey string
+	// SKU is what nodes know the good by; empty: a digital order.
+	SKU string
+	// Region accepted the purchase; empty of a digital order.
+	Region string
+	// Reason is why it was last refused or given up.
+	Reason orders.Reason
+	// Tracking is empty before SHIPPED.
+	Tracking string
+	// AssignTime is when it was last given to a worker.
+	AssignTime time.Time
 }
 
-const orderColumns = `o.order_id, o.purchase_id, o.drop_id, o.serial, o.state, o.worker, o.attempt, o.until_us, o.state_time_us, o.place_time_us, o.position, o.licence_key`
+// Physical tells that nodes work on it.
+func (o Order) Physical() bool { return o.SKU != "" }
+
+const orderColumns = `o.order_id, o.purchase_id, o.drop_id, o.serial, o.state, o.worker, o.attempt, o.until_us, o.state_time_us, o.place_time_us, o.position, o.licence_key,
+	o.sku, o.region, o.reason, o.tracking, o.assign_time_us`
 
 func scanOrder(row scanner, more ...any) (Order, error) {
 	var o Order
 	var id, drop []byte
-	var until, state, place int64
-	err := row.Scan(append([]any{&id, &o.PurchaseID, &drop, &o.Serial, &o.State, &o.Worker, &o.Attempt, &until, &state, &place, &o.Position, &o.LicenceKey}, more...)...)
+	var until, state, place, assign int64
+	err := row.Scan(append([]any{&id, &o.PurchaseID, &drop, &o.Serial, &o.State, &o.Worker, &o.Attempt, &until, &state, &place, &o.Position, &o.LicenceKey,
+		&o.SKU, &o.Region, &o.Reason, &o.Tracking, &assign}, more...)...)
 	if err != nil {
 		return Order{}, err
 	}
 	o.ID, o.DropID = ID(id), ID(drop)
-	o.Until, o.StateTime, o.PlaceTime = fromMicros(until), fromMicros(state), fromMicros(place)
+	o.Until, o.StateTime, o.PlaceTime, o.AssignTime = fromMicros(until), fromMicros(state), fromMicros(place), fromMicros(assign)
 	return o, nil
 }
 
@@ -57,11 +72,19 @@ func (s *Store) GetOrder(ctx context.Context, id ID) (Order, error) {
 	return getOrder(ctx, s.db.Read(), id)
 }
 
-// PlaceOrders stores new orders as READY, all or none; of each only ID, PurchaseID, DropID and Serial are read. An order
-// that is there already is left alone, ErrReplayed if it was for something else. The unit must be SOLD to the order's
-// purchase, else UnitNotSoldError: that makes "one shipped order per unit" a fact of the escrow.
-func (s *Store) PlaceOrders(ctx context.Context, placed []Order, now time.Time) error {
+// Placement is a new order: of the order only ID, PurchaseID, DropID, Serial and Region are read.
+type Placement struct {
+	Order
+	// Details say where a physical order goes.
+	Details []byte
+}
+
+// PlaceOrders stores new orders as READY, all or none. An order that is there already is left alone, ErrReplayed if it was
+// for something else. The unit must be SOLD to the order's purchase, else UnitNotSoldError: that makes "one shipped order
+// per unit" a fact of the escrow. Whether it is physical is its drop's word; a digital one keeps neither region nor details.
+func (s *Store) PlaceOrders(ctx context.Context, placed []Placement, now time.Time) error {
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		skus := map[ID]string{}
 		for _, o := range placed {
 			before, err := getOrder(ctx, tx, o.ID)
 			if err == nil {
@@ -76,6 +99,19 @@ func (s *Store) PlaceOrders(ctx context.Context, placed []Order, now time.Time) 
 			if err := s.hold(ctx, tx, o.DropID, o.Serial); err != nil {
 				return fmt.Errorf("order %v: %w", o.ID, err)
 			}
+			if _, known := skus[o.DropID]; !known {
+				d, err := getDrop(ctx, tx, o.DropID)
+				if missing := (*DropNotFoundError)(nil); errors.As(err, &missing) {
+					return fmt.Errorf("order %v: %w", o.ID, &UnitNotSoldError{o.DropID, o.Serial})
+				}
+				if err != nil {
+					return err
+				}
+				skus[o.DropID] = d.Terms.GetSku()
+			}
+			if o.SKU = skus[o.DropID]; !o.Physical() {
+				o.Region, o.Details = "", nil
+			}
 			if err := placeOrder(ctx, tx, o, now); err != nil {
 				return fmt.Errorf("order %v: %w", o.ID, err)
 			}
@@ -88,7 +124,7 @@ func (s *Store) PlaceOrders(ctx context.Context, placed []Order, now time.Time) 
 	return nil
 }
 
-func placeOrder(ctx context.Context, tx *sql.Tx, o Order, now time.Time) error {
+func placeOrder(ctx context.Context, tx *sql.Tx, o Placement, now time.Time) error {
 	var k []byte
 	var taken bool
 	err := tx.QueryRowContext(ctx, `SELECT token_id, EXISTS (SELECT 1 FROM orders WHERE drop_id = $1 AND serial = $2 AND state <> $4)
@@ -99,16 +135,21 @@ func placeOrder(ctx context.Context, tx *sql.Tx, o Order, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	o.Order = orders.Order{State: orders.Ready, Until: now}
+	o.Order.Order = orders.Order{State: orders.Ready, Until: now}
 	if o.Position, err = draw(ctx, tx, orderCursor, 1); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO orders (order_id, purchase_id, drop_id, serial, state, worker, attempt, until_us, state_time_us, place_time_us, position, licence_key)
-		VALUES ($1, $2, $3, $4, $5, '', 0, $6, $6, $6, $7, '')`, o.ID[:], o.PurchaseID, o.DropID[:], o.Serial, o.State, now.UnixMicro(), o.Position)
+	_, err = tx.ExecContext(ctx, `INSERT INTO orders (order_id, purchase_id, drop_id, serial, state, worker, attempt, until_us, state_time_us, place_time_us, position, licence_key, sku, region)
+		VALUES ($1, $2, $3, $4, $5, '', 0, $6, $6, $6, $7, '', $8, $9)`, o.ID[:], o.PurchaseID, o.DropID[:], o.Serial, o.State, now.UnixMicro(), o.Position, o.SKU, o.Region)
 	if err != nil {
 		return err
 	}
-	return insertEvent(ctx, tx, o.Position, o, now)
+	if o.Physical() {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO order_details (order_id, details) VALUES ($1, $2)`, o.ID[:], append([]byte{}, o.Details...)); err != nil {
+			return err
+		}
+	}
+	return insertEvent(ctx, tx, o.Position, o.Order, now)
 }
 
 func insertEvent(ctx context.Context, tx *sql.Tx, cursor int64, o Order, now time.Time) error {
@@ -117,9 +158,10 @@ func insertEvent(ctx context.Context, tx *sql.Tx, cursor int64, o Order, now tim
 	return err
 }
 
-// Claimable lists orders that a worker may claim at now, longest waiting first.
+// Claimable lists digital orders that a worker may claim at now, longest waiting first.
 func (s *Store) Claimable(ctx context.Context, now time.Time, limit int) ([]ID, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT order_id FROM orders WHERE state < 4 AND until_us <= $1 ORDER BY until_us, position LIMIT CAST($2 AS BIGINT)`, now.UnixMicro(), limit)
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT order_id FROM orders WHERE state < 4 AND sku = '' AND until_us <= $1
+		ORDER BY until_us, position LIMIT CAST($2 AS BIGINT)`, now.UnixMicro(), limit)
 	found, err := collect(rows, err, func(rows *sql.Rows) (ID, error) {
 		var id []byte
 		if err := rows.Scan(&id); err != nil {
@@ -133,8 +175,9 @@ func (s *Store) Claimable(ctx context.Context, now time.Time, limit int) ([]ID, 
 	return found, nil
 }
 
-// Step turns an order into what it becomes, by the rules of package orders, and names its licence key if that is DELIVERED.
-type Step func(Order) (next orders.Order, licenceKey string, err error)
+// Step turns an order into what it becomes, by the rules of package orders. Its state, licence key, reason, tracking and
+// times of assignment are stored.
+type Step func(*Order) error
 
 // Advance takes a step with each of the orders in one transaction, and returns those that took it. An order whose step is
 // fenced (orders.ErrFenced) is left alone; any other error undoes all. The step may run more than once.
@@ -161,29 +204,38 @@ func (s *Store) Advance(ctx context.Context, list []ID, now time.Time, step Step
 }
 
 func advance(ctx context.Context, tx *sql.Tx, id ID, now time.Time, step Step) (Order, error) {
-	o, err := getOrder(ctx, tx, id)
+	old, err := getOrder(ctx, tx, id)
 	if err != nil {
 		return Order{}, err
 	}
-	next, key, err := step(o)
-	if err != nil {
+	o := old
+	if err := step(&o); err != nil {
 		return Order{}, err
+	}
+	if o.Order == old.Order { // a repeat
+		return old, nil
 	}
 	// Where transactions run side by side, whoever was faster fences this step.
-	n, err := affected(tx.ExecContext(ctx, `UPDATE orders SET state = $1, worker = $2, attempt = $3, until_us = $4, state_time_us = $5, licence_key = $6
-		WHERE order_id = $7 AND state = $8 AND attempt = $9 AND worker = $10`,
-		next.State, next.Worker, next.Attempt, next.Until.UnixMicro(), now.UnixMicro(), key, id[:], o.State, o.Attempt, o.Worker))
+	n, err := affected(tx.ExecContext(ctx, `UPDATE orders SET state = $1, worker = $2, attempt = $3, until_us = $4, state_time_us = $5, licence_key = $6,
+		reason = $7, tracking = $8, assign_time_us = $9 WHERE order_id = $10 AND state = $11 AND attempt = $12 AND worker = $13`,
+		o.State, o.Worker, o.Attempt, o.Until.UnixMicro(), now.UnixMicro(), o.LicenceKey, o.Reason, o.Tracking, o.AssignTime.UnixMicro(),
+		id[:], old.State, old.Attempt, old.Worker))
 	if err != nil {
 		return Order{}, err
 	}
 	if n == 0 {
 		return Order{}, orders.ErrFenced
 	}
+	if o.Physical() {
+		if err := remember(ctx, tx, &old, &o); err != nil {
+			return Order{}, err
+		}
+	}
 	cursor, err := draw(ctx, tx, orderCursor, 1)
 	if err != nil {
 		return Order{}, err
 	}
-	o.Order, o.LicenceKey, o.StateTime = next, key, now
+	o.StateTime = now
 	return o, insertEvent(ctx, tx, cursor, o, now)
 }
 
@@ -247,6 +299,9 @@ func (s *Store) Events(ctx context.Context, after int64, limit int) ([]Event, er
 		}
 		if state != orders.Delivered {
 			e.Order.LicenceKey = "" // the row has gone on since
+		}
+		if state != orders.Shipped {
+			e.Order.Tracking = ""
 		}
 		e.Order.State, e.Order.Attempt, e.Order.StateTime = state, attempt, fromMicros(at)
 		return e, nil

@@ -444,7 +444,7 @@ func TestPlaceOrdersNeedsTheUnitToBeThePurchases(t *testing.T) {
 		join(t, s, node)
 		serial := grant(t, s, id('r', 1), node, drop, id('l', 1), 1).Lease.Serials[0]
 		order := store.Order{ID: id('o', 1), PurchaseID: token.PurchaseID(k[:]), DropID: drop, Serial: serial}
-		place := func(o store.Order) error { return s.PlaceOrders(t.Context(), []store.Order{o}, start) }
+		place := func(o store.Order) error { return s.PlaceOrders(t.Context(), []store.Placement{{Order: o}}, start) }
 		if err := place(order); !errors.As(err, new(*store.UnitNotSoldError)) {
 			t.Errorf("a unit that is leased: %v", err)
 		}

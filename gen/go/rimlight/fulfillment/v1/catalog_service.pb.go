@@ -47,7 +47,11 @@ type CreateDropRequest struct {
 	// The experiment's arms; empty: one arm "control" with 60 s. TTLs other than 60 s and 300 s with a warning.
 	Arms []*OfferArm `protobuf:"bytes,9,rep,name=arms,proto3" json:"arms,omitempty"`
 	// How long units of a lost node are kept for late receipts.
-	StockKind     StockKind `protobuf:"varint,10,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
+	StockKind StockKind `protobuf:"varint,10,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
+	// What an order of it is; unspecified: DIGITAL.
+	GoodsKind GoodsKind `protobuf:"varint,11,opt,name=goods_kind,json=goodsKind,proto3,enum=rimlight.fulfillment.v1.GoodsKind" json:"goods_kind,omitempty"`
+	// What nodes know the good by: required for a physical one, empty for a digital one.
+	Sku           string `protobuf:"bytes,12,opt,name=sku,proto3" json:"sku,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +154,20 @@ func (x *CreateDropRequest) GetStockKind() StockKind {
 		return x.StockKind
 	}
 	return StockKind_STOCK_KIND_UNSPECIFIED
+}
+
+func (x *CreateDropRequest) GetGoodsKind() GoodsKind {
+	if x != nil {
+		return x.GoodsKind
+	}
+	return GoodsKind_GOODS_KIND_UNSPECIFIED
+}
+
+func (x *CreateDropRequest) GetSku() string {
+	if x != nil {
+		return x.Sku
+	}
+	return ""
 }
 
 // The response of CreateDrop.
@@ -1148,7 +1166,7 @@ var File_rimlight_fulfillment_v1_catalog_service_proto protoreflect.FileDescript
 
 const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\n" +
-	"-rimlight/fulfillment/v1/catalog_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1crimlight/offer/v1/drop.proto\x1a\x1drimlight/offer/v1/money.proto\"\xa7\x04\n" +
+	"-rimlight/fulfillment/v1/catalog_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1crimlight/offer/v1/drop.proto\x1a\x1drimlight/offer/v1/money.proto\"\xb3\x05\n" +
 	"\x11CreateDropRequest\x12(\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12?\n" +
@@ -1163,7 +1181,10 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\x04arms\x18\t \x03(\v2!.rimlight.fulfillment.v1.OfferArmB\b\xbaH\x05\x92\x01\x02\x10\bR\x04arms\x12K\n" +
 	"\n" +
 	"stock_kind\x18\n" +
-	" \x01(\x0e2\".rimlight.fulfillment.v1.StockKindB\b\xbaH\x05\x82\x01\x02\x10\x01R\tstockKind\"j\n" +
+	" \x01(\x0e2\".rimlight.fulfillment.v1.StockKindB\b\xbaH\x05\x82\x01\x02\x10\x01R\tstockKind\x12K\n" +
+	"\n" +
+	"goods_kind\x18\v \x01(\x0e2\".rimlight.fulfillment.v1.GoodsKindB\b\xbaH\x05\x82\x01\x02\x10\x01R\tgoodsKind\x12=\n" +
+	"\x03sku\x18\f \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$R\x03sku\"j\n" +
 	"\x12CreateDropResponse\x128\n" +
 	"\x04drop\x18\x01 \x01(\v2$.rimlight.fulfillment.v1.CatalogDropR\x04drop\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x81\x01\n" +
@@ -1272,9 +1293,10 @@ var file_rimlight_fulfillment_v1_catalog_service_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 	(*OfferArm)(nil),              // 21: rimlight.fulfillment.v1.OfferArm
 	(StockKind)(0),                // 22: rimlight.fulfillment.v1.StockKind
-	(*CatalogDrop)(nil),           // 23: rimlight.fulfillment.v1.CatalogDrop
-	(*StockLevel)(nil),            // 24: rimlight.fulfillment.v1.StockLevel
-	(v1.DropState)(0),             // 25: rimlight.offer.v1.DropState
+	(GoodsKind)(0),                // 23: rimlight.fulfillment.v1.GoodsKind
+	(*CatalogDrop)(nil),           // 24: rimlight.fulfillment.v1.CatalogDrop
+	(*StockLevel)(nil),            // 25: rimlight.fulfillment.v1.StockLevel
+	(v1.DropState)(0),             // 26: rimlight.offer.v1.DropState
 }
 var file_rimlight_fulfillment_v1_catalog_service_proto_depIdxs = []int32{
 	18, // 0: rimlight.fulfillment.v1.CreateDropRequest.price:type_name -> rimlight.offer.v1.Money
@@ -1282,40 +1304,41 @@ var file_rimlight_fulfillment_v1_catalog_service_proto_depIdxs = []int32{
 	20, // 2: rimlight.fulfillment.v1.CreateDropRequest.duration:type_name -> google.protobuf.Duration
 	21, // 3: rimlight.fulfillment.v1.CreateDropRequest.arms:type_name -> rimlight.fulfillment.v1.OfferArm
 	22, // 4: rimlight.fulfillment.v1.CreateDropRequest.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
-	23, // 5: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	23, // 6: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	24, // 7: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
-	2,  // 8: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	25, // 9: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
-	2,  // 10: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
-	23, // 11: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	20, // 12: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
-	9,  // 13: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
-	10, // 14: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
-	11, // 15: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
-	12, // 16: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
-	20, // 17: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
-	2,  // 18: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
-	2,  // 19: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
-	14, // 20: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
-	2,  // 21: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	0,  // 22: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
-	3,  // 23: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
-	5,  // 24: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
-	7,  // 25: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
-	13, // 26: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
-	16, // 27: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
-	1,  // 28: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
-	4,  // 29: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
-	6,  // 30: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
-	8,  // 31: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
-	15, // 32: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
-	17, // 33: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
-	28, // [28:34] is the sub-list for method output_type
-	22, // [22:28] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	23, // 5: rimlight.fulfillment.v1.CreateDropRequest.goods_kind:type_name -> rimlight.fulfillment.v1.GoodsKind
+	24, // 6: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	24, // 7: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	25, // 8: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
+	2,  // 9: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	26, // 10: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
+	2,  // 11: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
+	24, // 12: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	20, // 13: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
+	9,  // 14: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
+	10, // 15: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
+	11, // 16: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
+	12, // 17: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
+	20, // 18: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
+	2,  // 19: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
+	2,  // 20: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
+	14, // 21: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
+	2,  // 22: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	0,  // 23: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
+	3,  // 24: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
+	5,  // 25: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
+	7,  // 26: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
+	13, // 27: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
+	16, // 28: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
+	1,  // 29: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
+	4,  // 30: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
+	6,  // 31: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
+	8,  // 32: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
+	15, // 33: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
+	17, // 34: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
+	29, // [29:35] is the sub-list for method output_type
+	23, // [23:29] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_catalog_service_proto_init() }

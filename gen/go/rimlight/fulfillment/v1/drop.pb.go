@@ -31,6 +31,8 @@ const (
 	GoodsKind_GOODS_KIND_UNSPECIFIED GoodsKind = 0
 	// A licence key, delivered within seconds.
 	GoodsKind_GOODS_KIND_DIGITAL GoodsKind = 1
+	// A parcel, packed and sent by a microfulfillment node.
+	GoodsKind_GOODS_KIND_PHYSICAL GoodsKind = 2
 )
 
 // Enum value maps for GoodsKind.
@@ -38,10 +40,12 @@ var (
 	GoodsKind_name = map[int32]string{
 		0: "GOODS_KIND_UNSPECIFIED",
 		1: "GOODS_KIND_DIGITAL",
+		2: "GOODS_KIND_PHYSICAL",
 	}
 	GoodsKind_value = map[string]int32{
 		"GOODS_KIND_UNSPECIFIED": 0,
 		"GOODS_KIND_DIGITAL":     1,
+		"GOODS_KIND_PHYSICAL":    2,
 	}
 )
 
@@ -152,7 +156,9 @@ type CatalogDrop struct {
 	// 16 random bytes.
 	ArmSalt []byte `protobuf:"bytes,6,opt,name=arm_salt,json=armSalt,proto3" json:"arm_salt,omitempty"`
 	// How long units of a lost node are kept for late receipts.
-	StockKind     StockKind `protobuf:"varint,7,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
+	StockKind StockKind `protobuf:"varint,7,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
+	// What nodes know a physical good by. Empty for digital ones.
+	Sku           string `protobuf:"bytes,8,opt,name=sku,proto3" json:"sku,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +242,13 @@ func (x *CatalogDrop) GetStockKind() StockKind {
 	return StockKind_STOCK_KIND_UNSPECIFIED
 }
 
+func (x *CatalogDrop) GetSku() string {
+	if x != nil {
+		return x.Sku
+	}
+	return ""
+}
+
 var File_rimlight_fulfillment_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
@@ -244,7 +257,7 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\bOfferArm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x126\n" +
-	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\xce\x02\n" +
+	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\xe0\x02\n" +
 	"\vCatalogDrop\x12+\n" +
 	"\x04drop\x18\x01 \x01(\v2\x17.rimlight.offer.v1.DropR\x04drop\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\rR\x05units\x12A\n" +
@@ -254,10 +267,12 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\x04arms\x18\x05 \x03(\v2!.rimlight.fulfillment.v1.OfferArmR\x04arms\x12\x19\n" +
 	"\barm_salt\x18\x06 \x01(\fR\aarmSalt\x12A\n" +
 	"\n" +
-	"stock_kind\x18\a \x01(\x0e2\".rimlight.fulfillment.v1.StockKindR\tstockKind*?\n" +
+	"stock_kind\x18\a \x01(\x0e2\".rimlight.fulfillment.v1.StockKindR\tstockKind\x12\x10\n" +
+	"\x03sku\x18\b \x01(\tR\x03sku*X\n" +
 	"\tGoodsKind\x12\x1a\n" +
 	"\x16GOODS_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12GOODS_KIND_DIGITAL\x10\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
+	"\x12GOODS_KIND_DIGITAL\x10\x01\x12\x17\n" +
+	"\x13GOODS_KIND_PHYSICAL\x10\x02BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
 	file_rimlight_fulfillment_v1_drop_proto_rawDescOnce sync.Once

@@ -39,6 +39,10 @@ const (
 	OrderState_ORDER_STATE_DELIVERED OrderState = 4
 	// No worker could.
 	OrderState_ORDER_STATE_DEAD OrderState = 5
+	// A parcel left. Of physical orders only.
+	OrderState_ORDER_STATE_SHIPPED OrderState = 6
+	// The parcel may leave, and nobody else will send one: the point of no return. Of physical orders only.
+	OrderState_ORDER_STATE_CLEARED OrderState = 7
 )
 
 // Enum value maps for OrderState.
@@ -50,6 +54,8 @@ var (
 		3: "ORDER_STATE_ACKED",
 		4: "ORDER_STATE_DELIVERED",
 		5: "ORDER_STATE_DEAD",
+		6: "ORDER_STATE_SHIPPED",
+		7: "ORDER_STATE_CLEARED",
 	}
 	OrderState_value = map[string]int32{
 		"ORDER_STATE_UNSPECIFIED": 0,
@@ -58,6 +64,8 @@ var (
 		"ORDER_STATE_ACKED":       3,
 		"ORDER_STATE_DELIVERED":   4,
 		"ORDER_STATE_DEAD":        5,
+		"ORDER_STATE_SHIPPED":     6,
+		"ORDER_STATE_CLEARED":     7,
 	}
 )
 
@@ -88,6 +96,140 @@ func (OrderState) EnumDescriptor() ([]byte, []int) {
 	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{0}
 }
 
+// Why a node did not take an order, or gave it up. A closed list: a text could carry personal data.
+type RejectReason int32
+
+const (
+	// None.
+	RejectReason_REJECT_REASON_UNSPECIFIED RejectReason = 0
+	// The node has none of it left.
+	RejectReason_REJECT_REASON_OUT_OF_STOCK RejectReason = 1
+	// The node cannot read the delivery details, or does not deliver there.
+	RejectReason_REJECT_REASON_UNDELIVERABLE RejectReason = 2
+	// The node is closed.
+	RejectReason_REJECT_REASON_CLOSED RejectReason = 3
+	// The node has too much to do.
+	RejectReason_REJECT_REASON_BUSY RejectReason = 4
+	// The goods broke.
+	RejectReason_REJECT_REASON_DAMAGED RejectReason = 5
+	// The node did not answer in time. Fulfillment says this, nodes never do.
+	RejectReason_REJECT_REASON_SILENT RejectReason = 6
+	// No node that could take it was there in time. Fulfillment says this, nodes never do.
+	RejectReason_REJECT_REASON_NO_NODE RejectReason = 7
+)
+
+// Enum value maps for RejectReason.
+var (
+	RejectReason_name = map[int32]string{
+		0: "REJECT_REASON_UNSPECIFIED",
+		1: "REJECT_REASON_OUT_OF_STOCK",
+		2: "REJECT_REASON_UNDELIVERABLE",
+		3: "REJECT_REASON_CLOSED",
+		4: "REJECT_REASON_BUSY",
+		5: "REJECT_REASON_DAMAGED",
+		6: "REJECT_REASON_SILENT",
+		7: "REJECT_REASON_NO_NODE",
+	}
+	RejectReason_value = map[string]int32{
+		"REJECT_REASON_UNSPECIFIED":   0,
+		"REJECT_REASON_OUT_OF_STOCK":  1,
+		"REJECT_REASON_UNDELIVERABLE": 2,
+		"REJECT_REASON_CLOSED":        3,
+		"REJECT_REASON_BUSY":          4,
+		"REJECT_REASON_DAMAGED":       5,
+		"REJECT_REASON_SILENT":        6,
+		"REJECT_REASON_NO_NODE":       7,
+	}
+)
+
+func (x RejectReason) Enum() *RejectReason {
+	p := new(RejectReason)
+	*p = x
+	return p
+}
+
+func (x RejectReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RejectReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_fulfillment_v1_order_service_proto_enumTypes[1].Descriptor()
+}
+
+func (RejectReason) Type() protoreflect.EnumType {
+	return &file_rimlight_fulfillment_v1_order_service_proto_enumTypes[1]
+}
+
+func (x RejectReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RejectReason.Descriptor instead.
+func (RejectReason) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{1}
+}
+
+// What a node does with an order.
+type WorkStep int32
+
+const (
+	// Never sent.
+	WorkStep_WORK_STEP_UNSPECIFIED WorkStep = 0
+	// The order is in the node's inbox, durably: the node will work on it.
+	WorkStep_WORK_STEP_ACCEPT WorkStep = 1
+	// The node will not: see the reason. Before ACCEPT was answered another node gets the order; afterwards it is dead.
+	WorkStep_WORK_STEP_REJECT WorkStep = 2
+	// It is packed: may the parcel leave? Only after a yes, whatever the clock says: it may be another node's by now.
+	WorkStep_WORK_STEP_CLEAR WorkStep = 3
+	// The parcel left.
+	WorkStep_WORK_STEP_SHIP WorkStep = 4
+)
+
+// Enum value maps for WorkStep.
+var (
+	WorkStep_name = map[int32]string{
+		0: "WORK_STEP_UNSPECIFIED",
+		1: "WORK_STEP_ACCEPT",
+		2: "WORK_STEP_REJECT",
+		3: "WORK_STEP_CLEAR",
+		4: "WORK_STEP_SHIP",
+	}
+	WorkStep_value = map[string]int32{
+		"WORK_STEP_UNSPECIFIED": 0,
+		"WORK_STEP_ACCEPT":      1,
+		"WORK_STEP_REJECT":      2,
+		"WORK_STEP_CLEAR":       3,
+		"WORK_STEP_SHIP":        4,
+	}
+)
+
+func (x WorkStep) Enum() *WorkStep {
+	p := new(WorkStep)
+	*p = x
+	return p
+}
+
+func (x WorkStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WorkStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_rimlight_fulfillment_v1_order_service_proto_enumTypes[2].Descriptor()
+}
+
+func (WorkStep) Type() protoreflect.EnumType {
+	return &file_rimlight_fulfillment_v1_order_service_proto_enumTypes[2]
+}
+
+func (x WorkStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WorkStep.Descriptor instead.
+func (WorkStep) EnumDescriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{2}
+}
+
 // One paid purchase to deliver.
 type Order struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -106,9 +248,15 @@ type Order struct {
 	// When it came into this state. Ignored in requests.
 	StateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
 	// Set when a digital order is delivered, for the verifier only.
-	LicenceKey    string `protobuf:"bytes,8,opt,name=licence_key,json=licenceKey,proto3" json:"licence_key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LicenceKey string `protobuf:"bytes,8,opt,name=licence_key,json=licenceKey,proto3" json:"licence_key,omitempty"`
+	// The node that has it, of a physical order: a UUID. Of a digital one: fulfillment's process. Ignored in requests.
+	Worker string `protobuf:"bytes,9,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Why it was last refused or given up. Ignored in requests.
+	Reason RejectReason `protobuf:"varint,10,opt,name=reason,proto3,enum=rimlight.fulfillment.v1.RejectReason" json:"reason,omitempty"`
+	// What the carrier knows the parcel by, once it is SHIPPED. Ignored in requests.
+	TrackingReference string `protobuf:"bytes,11,opt,name=tracking_reference,json=trackingReference,proto3" json:"tracking_reference,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Order) Reset() {
@@ -197,18 +345,105 @@ func (x *Order) GetLicenceKey() string {
 	return ""
 }
 
+func (x *Order) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *Order) GetReason() RejectReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RejectReason_REJECT_REASON_UNSPECIFIED
+}
+
+func (x *Order) GetTrackingReference() string {
+	if x != nil {
+		return x.TrackingReference
+	}
+	return ""
+}
+
+// Where a physical order goes. It is no part of Order, so that no answer about orders can carry it.
+type Delivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order, one of the same request's. UUID.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The region that accepted the purchase: nodes say which they deliver for.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Opaque. Kept until a node took the order, then deleted.
+	Details       []byte `protobuf:"bytes,3,opt,name=details,proto3" json:"details,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivery) Reset() {
+	*x = Delivery{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivery) ProtoMessage() {}
+
+func (x *Delivery) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
+func (*Delivery) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Delivery) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Delivery) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Delivery) GetDetails() []byte {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
 // The request of PlaceOrders.
 type PlaceOrdersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 100.
-	Orders        []*Order `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	Orders []*Order `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	// Of the physical ones among them.
+	Deliveries    []*Delivery `protobuf:"bytes,2,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlaceOrdersRequest) Reset() {
 	*x = PlaceOrdersRequest{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[1]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +455,7 @@ func (x *PlaceOrdersRequest) String() string {
 func (*PlaceOrdersRequest) ProtoMessage() {}
 
 func (x *PlaceOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[1]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,12 +468,19 @@ func (x *PlaceOrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOrdersRequest.ProtoReflect.Descriptor instead.
 func (*PlaceOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{1}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PlaceOrdersRequest) GetOrders() []*Order {
 	if x != nil {
 		return x.Orders
+	}
+	return nil
+}
+
+func (x *PlaceOrdersRequest) GetDeliveries() []*Delivery {
+	if x != nil {
+		return x.Deliveries
 	}
 	return nil
 }
@@ -252,7 +494,7 @@ type PlaceOrdersResponse struct {
 
 func (x *PlaceOrdersResponse) Reset() {
 	*x = PlaceOrdersResponse{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[2]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +506,7 @@ func (x *PlaceOrdersResponse) String() string {
 func (*PlaceOrdersResponse) ProtoMessage() {}
 
 func (x *PlaceOrdersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[2]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +519,7 @@ func (x *PlaceOrdersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOrdersResponse.ProtoReflect.Descriptor instead.
 func (*PlaceOrdersResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{2}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{3}
 }
 
 // The request of GetOrder.
@@ -291,7 +533,7 @@ type GetOrderRequest struct {
 
 func (x *GetOrderRequest) Reset() {
 	*x = GetOrderRequest{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[3]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +545,7 @@ func (x *GetOrderRequest) String() string {
 func (*GetOrderRequest) ProtoMessage() {}
 
 func (x *GetOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[3]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +558,7 @@ func (x *GetOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOrderRequest.ProtoReflect.Descriptor instead.
 func (*GetOrderRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{3}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetOrderRequest) GetOrderId() string {
@@ -337,7 +579,7 @@ type GetOrderResponse struct {
 
 func (x *GetOrderResponse) Reset() {
 	*x = GetOrderResponse{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[4]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +591,7 @@ func (x *GetOrderResponse) String() string {
 func (*GetOrderResponse) ProtoMessage() {}
 
 func (x *GetOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[4]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +604,7 @@ func (x *GetOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOrderResponse.ProtoReflect.Descriptor instead.
 func (*GetOrderResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{4}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetOrderResponse) GetOrder() *Order {
@@ -389,7 +631,7 @@ type ListOrdersRequest struct {
 
 func (x *ListOrdersRequest) Reset() {
 	*x = ListOrdersRequest{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[5]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +643,7 @@ func (x *ListOrdersRequest) String() string {
 func (*ListOrdersRequest) ProtoMessage() {}
 
 func (x *ListOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[5]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +656,7 @@ func (x *ListOrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrdersRequest.ProtoReflect.Descriptor instead.
 func (*ListOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{5}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListOrdersRequest) GetDropId() string {
@@ -458,7 +700,7 @@ type ListOrdersResponse struct {
 
 func (x *ListOrdersResponse) Reset() {
 	*x = ListOrdersResponse{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[6]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +712,7 @@ func (x *ListOrdersResponse) String() string {
 func (*ListOrdersResponse) ProtoMessage() {}
 
 func (x *ListOrdersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[6]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +725,7 @@ func (x *ListOrdersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrdersResponse.ProtoReflect.Descriptor instead.
 func (*ListOrdersResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{6}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListOrdersResponse) GetOrders() []*Order {
@@ -511,7 +753,7 @@ type WatchOrdersRequest struct {
 
 func (x *WatchOrdersRequest) Reset() {
 	*x = WatchOrdersRequest{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[7]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +765,7 @@ func (x *WatchOrdersRequest) String() string {
 func (*WatchOrdersRequest) ProtoMessage() {}
 
 func (x *WatchOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[7]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +778,7 @@ func (x *WatchOrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOrdersRequest.ProtoReflect.Descriptor instead.
 func (*WatchOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{7}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchOrdersRequest) GetAfterCursor() int64 {
@@ -559,7 +801,7 @@ type WatchOrdersResponse struct {
 
 func (x *WatchOrdersResponse) Reset() {
 	*x = WatchOrdersResponse{}
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[8]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +813,7 @@ func (x *WatchOrdersResponse) String() string {
 func (*WatchOrdersResponse) ProtoMessage() {}
 
 func (x *WatchOrdersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[8]
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +826,7 @@ func (x *WatchOrdersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOrdersResponse.ProtoReflect.Descriptor instead.
 func (*WatchOrdersResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{8}
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchOrdersResponse) GetOrders() []*Order {
@@ -601,11 +843,586 @@ func (x *WatchOrdersResponse) GetCursor() int64 {
 	return 0
 }
 
+// When a node works: every day from one minute to another, in UTC. An end before the start is on the next day.
+type OpeningHours struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Minutes since midnight.
+	FromMinute uint32 `protobuf:"varint,1,opt,name=from_minute,json=fromMinute,proto3" json:"from_minute,omitempty"`
+	// Minutes since midnight, not included.
+	ToMinute      uint32 `protobuf:"varint,2,opt,name=to_minute,json=toMinute,proto3" json:"to_minute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpeningHours) Reset() {
+	*x = OpeningHours{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpeningHours) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpeningHours) ProtoMessage() {}
+
+func (x *OpeningHours) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpeningHours.ProtoReflect.Descriptor instead.
+func (*OpeningHours) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OpeningHours) GetFromMinute() uint32 {
+	if x != nil {
+		return x.FromMinute
+	}
+	return 0
+}
+
+func (x *OpeningHours) GetToMinute() uint32 {
+	if x != nil {
+		return x.ToMinute
+	}
+	return 0
+}
+
+// What a node can. The first message of WorkOrders.
+type NodeHello struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, made at the node's first start.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The regions that it delivers for: names, or first parts of names ("europe" is europe-west3, too). Empty: all.
+	Zones []string `protobuf:"bytes,2,rep,name=zones,proto3" json:"zones,omitempty"`
+	// The goods that it has.
+	Skus []string `protobuf:"bytes,3,rep,name=skus,proto3" json:"skus,omitempty"`
+	// How many orders it works on at the same time.
+	MaxParallel uint32 `protobuf:"varint,4,opt,name=max_parallel,json=maxParallel,proto3" json:"max_parallel,omitempty"`
+	// How many orders it takes in an hour; 0: any number.
+	MaxPerHour uint32 `protobuf:"varint,5,opt,name=max_per_hour,json=maxPerHour,proto3" json:"max_per_hour,omitempty"`
+	// When it works. Empty: always.
+	Hours         []*OpeningHours `protobuf:"bytes,6,rep,name=hours,proto3" json:"hours,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeHello) Reset() {
+	*x = NodeHello{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeHello) ProtoMessage() {}
+
+func (x *NodeHello) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeHello.ProtoReflect.Descriptor instead.
+func (*NodeHello) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NodeHello) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeHello) GetZones() []string {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
+func (x *NodeHello) GetSkus() []string {
+	if x != nil {
+		return x.Skus
+	}
+	return nil
+}
+
+func (x *NodeHello) GetMaxParallel() uint32 {
+	if x != nil {
+		return x.MaxParallel
+	}
+	return 0
+}
+
+func (x *NodeHello) GetMaxPerHour() uint32 {
+	if x != nil {
+		return x.MaxPerHour
+	}
+	return 0
+}
+
+func (x *NodeHello) GetHours() []*OpeningHours {
+	if x != nil {
+		return x.Hours
+	}
+	return nil
+}
+
+// One step, fenced by the node and the attempt.
+type WorkReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The assignment's.
+	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What the node does.
+	Step WorkStep `protobuf:"varint,3,opt,name=step,proto3,enum=rimlight.fulfillment.v1.WorkStep" json:"step,omitempty"`
+	// With REJECT.
+	Reason RejectReason `protobuf:"varint,4,opt,name=reason,proto3,enum=rimlight.fulfillment.v1.RejectReason" json:"reason,omitempty"`
+	// With SHIP: what the carrier knows the parcel by.
+	TrackingReference string `protobuf:"bytes,5,opt,name=tracking_reference,json=trackingReference,proto3" json:"tracking_reference,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *WorkReport) Reset() {
+	*x = WorkReport{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkReport) ProtoMessage() {}
+
+func (x *WorkReport) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkReport.ProtoReflect.Descriptor instead.
+func (*WorkReport) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WorkReport) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *WorkReport) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *WorkReport) GetStep() WorkStep {
+	if x != nil {
+		return x.Step
+	}
+	return WorkStep_WORK_STEP_UNSPECIFIED
+}
+
+func (x *WorkReport) GetReason() RejectReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RejectReason_REJECT_REASON_UNSPECIFIED
+}
+
+func (x *WorkReport) GetTrackingReference() string {
+	if x != nil {
+		return x.TrackingReference
+	}
+	return ""
+}
+
+// One message of a node.
+type WorkOrdersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*WorkOrdersRequest_Hello
+	//	*WorkOrdersRequest_Report
+	Message       isWorkOrdersRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkOrdersRequest) Reset() {
+	*x = WorkOrdersRequest{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkOrdersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkOrdersRequest) ProtoMessage() {}
+
+func (x *WorkOrdersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkOrdersRequest.ProtoReflect.Descriptor instead.
+func (*WorkOrdersRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WorkOrdersRequest) GetMessage() isWorkOrdersRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *WorkOrdersRequest) GetHello() *NodeHello {
+	if x != nil {
+		if x, ok := x.Message.(*WorkOrdersRequest_Hello); ok {
+			return x.Hello
+		}
+	}
+	return nil
+}
+
+func (x *WorkOrdersRequest) GetReport() *WorkReport {
+	if x != nil {
+		if x, ok := x.Message.(*WorkOrdersRequest_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+type isWorkOrdersRequest_Message interface {
+	isWorkOrdersRequest_Message()
+}
+
+type WorkOrdersRequest_Hello struct {
+	// First.
+	Hello *NodeHello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
+}
+
+type WorkOrdersRequest_Report struct {
+	// Then.
+	Report *WorkReport `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+func (*WorkOrdersRequest_Hello) isWorkOrdersRequest_Message() {}
+
+func (*WorkOrdersRequest_Report) isWorkOrdersRequest_Message() {}
+
+// An order for a node.
+type Assignment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// Which attempt at the order this is.
+	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The drop. UUID.
+	DropId string `protobuf:"bytes,3,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// The unit.
+	Serial uint32 `protobuf:"varint,4,opt,name=serial,proto3" json:"serial,omitempty"`
+	// The good.
+	Sku string `protobuf:"bytes,5,opt,name=sku,proto3" json:"sku,omitempty"`
+	// Where to: opaque, at most 2 KiB.
+	DeliveryDetails []byte `protobuf:"bytes,6,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
+	// When another node gets it, unless this one has accepted it.
+	AcceptByTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accept_by_time,json=acceptByTime,proto3" json:"accept_by_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assignment) Reset() {
+	*x = Assignment{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assignment) ProtoMessage() {}
+
+func (x *Assignment) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
+func (*Assignment) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Assignment) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Assignment) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Assignment) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *Assignment) GetSerial() uint32 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *Assignment) GetSku() string {
+	if x != nil {
+		return x.Sku
+	}
+	return ""
+}
+
+func (x *Assignment) GetDeliveryDetails() []byte {
+	if x != nil {
+		return x.DeliveryDetails
+	}
+	return nil
+}
+
+func (x *Assignment) GetAcceptByTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AcceptByTime
+	}
+	return nil
+}
+
+// What fulfillment made of a report.
+type WorkAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The report's.
+	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The report's.
+	Step WorkStep `protobuf:"varint,3,opt,name=step,proto3,enum=rimlight.fulfillment.v1.WorkStep" json:"step,omitempty"`
+	// The step counts. If not, the order is another's or nobody's: the node must not send it.
+	Done          bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkAnswer) Reset() {
+	*x = WorkAnswer{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkAnswer) ProtoMessage() {}
+
+func (x *WorkAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkAnswer.ProtoReflect.Descriptor instead.
+func (*WorkAnswer) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WorkAnswer) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *WorkAnswer) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *WorkAnswer) GetStep() WorkStep {
+	if x != nil {
+		return x.Step
+	}
+	return WorkStep_WORK_STEP_UNSPECIFIED
+}
+
+func (x *WorkAnswer) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+// One message to a node. Neither: proof of life.
+type WorkOrdersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*WorkOrdersResponse_Assignment
+	//	*WorkOrdersResponse_Answer
+	Message       isWorkOrdersResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkOrdersResponse) Reset() {
+	*x = WorkOrdersResponse{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkOrdersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkOrdersResponse) ProtoMessage() {}
+
+func (x *WorkOrdersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkOrdersResponse.ProtoReflect.Descriptor instead.
+func (*WorkOrdersResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WorkOrdersResponse) GetMessage() isWorkOrdersResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *WorkOrdersResponse) GetAssignment() *Assignment {
+	if x != nil {
+		if x, ok := x.Message.(*WorkOrdersResponse_Assignment); ok {
+			return x.Assignment
+		}
+	}
+	return nil
+}
+
+func (x *WorkOrdersResponse) GetAnswer() *WorkAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*WorkOrdersResponse_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isWorkOrdersResponse_Message interface {
+	isWorkOrdersResponse_Message()
+}
+
+type WorkOrdersResponse_Assignment struct {
+	// Something to do.
+	Assignment *Assignment `protobuf:"bytes,1,opt,name=assignment,proto3,oneof"`
+}
+
+type WorkOrdersResponse_Answer struct {
+	// What came of a report.
+	Answer *WorkAnswer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+func (*WorkOrdersResponse_Assignment) isWorkOrdersResponse_Message() {}
+
+func (*WorkOrdersResponse_Answer) isWorkOrdersResponse_Message() {}
+
 var File_rimlight_fulfillment_v1_order_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/fulfillment/v1/order_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x02\n" +
+	"+rimlight/fulfillment/v1/order_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x03\n" +
 	"\x05Order\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x126\n" +
 	"\vpurchase_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\n" +
@@ -617,10 +1434,21 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\n" +
 	"state_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\x12\x1f\n" +
 	"\vlicence_key\x18\b \x01(\tR\n" +
-	"licenceKey\"X\n" +
+	"licenceKey\x12\x16\n" +
+	"\x06worker\x18\t \x01(\tR\x06worker\x12=\n" +
+	"\x06reason\x18\n" +
+	" \x01(\x0e2%.rimlight.fulfillment.v1.RejectReasonR\x06reason\x12-\n" +
+	"\x12tracking_reference\x18\v \x01(\tR\x11trackingReference\"t\n" +
+	"\bDelivery\x12#\n" +
+	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12\x1f\n" +
+	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12\"\n" +
+	"\adetails\x18\x03 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\adetails\"\xa5\x01\n" +
 	"\x12PlaceOrdersRequest\x12B\n" +
 	"\x06orders\x18\x01 \x03(\v2\x1e.rimlight.fulfillment.v1.OrderB\n" +
-	"\xbaH\a\x92\x01\x04\b\x01\x10dR\x06orders\"\x15\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10dR\x06orders\x12K\n" +
+	"\n" +
+	"deliveries\x18\x02 \x03(\v2!.rimlight.fulfillment.v1.DeliveryB\b\xbaH\x05\x92\x01\x02\x10dR\n" +
+	"deliveries\"\x15\n" +
 	"\x13PlaceOrdersResponse\"6\n" +
 	"\x0fGetOrderRequest\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\"H\n" +
@@ -640,7 +1468,53 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\fafter_cursor\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\vafterCursor\"e\n" +
 	"\x13WatchOrdersResponse\x126\n" +
 	"\x06orders\x18\x01 \x03(\v2\x1e.rimlight.fulfillment.v1.OrderR\x06orders\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\x03R\x06cursor*\xa0\x01\n" +
+	"\x06cursor\x18\x02 \x01(\x03R\x06cursor\"`\n" +
+	"\fOpeningHours\x12)\n" +
+	"\vfrom_minute\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x10\xa0\vR\n" +
+	"fromMinute\x12%\n" +
+	"\tto_minute\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xa0\vR\btoMinute\"\xa2\x02\n" +
+	"\tNodeHello\x12!\n" +
+	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12&\n" +
+	"\x05zones\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10d\"\x06r\x04\x10\x01\x18?R\x05zones\x12'\n" +
+	"\x04skus\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10\xe8\a\"\x06r\x04\x10\x01\x18@R\x04skus\x12-\n" +
+	"\fmax_parallel\x18\x04 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N(\x01R\vmaxParallel\x12+\n" +
+	"\fmax_per_hour\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
+	"maxPerHour\x12E\n" +
+	"\x05hours\x18\x06 \x03(\v2%.rimlight.fulfillment.v1.OpeningHoursB\b\xbaH\x05\x92\x01\x02\x10\bR\x05hours\"\xa3\x02\n" +
+	"\n" +
+	"WorkReport\x12#\n" +
+	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12?\n" +
+	"\x04step\x18\x03 \x01(\x0e2!.rimlight.fulfillment.v1.WorkStepB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04step\x12G\n" +
+	"\x06reason\x18\x04 \x01(\x0e2%.rimlight.fulfillment.v1.RejectReasonB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06reason\x12L\n" +
+	"\x12tracking_reference\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9._-]{0,64}$R\x11trackingReference\"\xa0\x01\n" +
+	"\x11WorkOrdersRequest\x12:\n" +
+	"\x05hello\x18\x01 \x01(\v2\".rimlight.fulfillment.v1.NodeHelloH\x00R\x05hello\x12=\n" +
+	"\x06report\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.WorkReportH\x00R\x06reportB\x10\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\xf1\x01\n" +
+	"\n" +
+	"Assignment\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x17\n" +
+	"\adrop_id\x18\x03 \x01(\tR\x06dropId\x12\x16\n" +
+	"\x06serial\x18\x04 \x01(\rR\x06serial\x12\x10\n" +
+	"\x03sku\x18\x05 \x01(\tR\x03sku\x12)\n" +
+	"\x10delivery_details\x18\x06 \x01(\fR\x0fdeliveryDetails\x12@\n" +
+	"\x0eaccept_by_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\facceptByTime\"\x8c\x01\n" +
+	"\n" +
+	"WorkAnswer\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x125\n" +
+	"\x04step\x18\x03 \x01(\x0e2!.rimlight.fulfillment.v1.WorkStepR\x04step\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\"\xa5\x01\n" +
+	"\x12WorkOrdersResponse\x12E\n" +
+	"\n" +
+	"assignment\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.AssignmentH\x00R\n" +
+	"assignment\x12=\n" +
+	"\x06answer\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.WorkAnswerH\x00R\x06answerB\t\n" +
+	"\amessage*\xd2\x01\n" +
 	"\n" +
 	"OrderState\x12\x1b\n" +
 	"\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -648,13 +1522,32 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x12ORDER_STATE_LEASED\x10\x02\x12\x15\n" +
 	"\x11ORDER_STATE_ACKED\x10\x03\x12\x19\n" +
 	"\x15ORDER_STATE_DELIVERED\x10\x04\x12\x14\n" +
-	"\x10ORDER_STATE_DEAD\x10\x052\xc0\x03\n" +
+	"\x10ORDER_STATE_DEAD\x10\x05\x12\x17\n" +
+	"\x13ORDER_STATE_SHIPPED\x10\x06\x12\x17\n" +
+	"\x13ORDER_STATE_CLEARED\x10\a*\xf0\x01\n" +
+	"\fRejectReason\x12\x1d\n" +
+	"\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aREJECT_REASON_OUT_OF_STOCK\x10\x01\x12\x1f\n" +
+	"\x1bREJECT_REASON_UNDELIVERABLE\x10\x02\x12\x18\n" +
+	"\x14REJECT_REASON_CLOSED\x10\x03\x12\x16\n" +
+	"\x12REJECT_REASON_BUSY\x10\x04\x12\x19\n" +
+	"\x15REJECT_REASON_DAMAGED\x10\x05\x12\x18\n" +
+	"\x14REJECT_REASON_SILENT\x10\x06\x12\x19\n" +
+	"\x15REJECT_REASON_NO_NODE\x10\a*z\n" +
+	"\bWorkStep\x12\x19\n" +
+	"\x15WORK_STEP_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10WORK_STEP_ACCEPT\x10\x01\x12\x14\n" +
+	"\x10WORK_STEP_REJECT\x10\x02\x12\x13\n" +
+	"\x0fWORK_STEP_CLEAR\x10\x03\x12\x12\n" +
+	"\x0eWORK_STEP_SHIP\x10\x042\xb0\x04\n" +
 	"\fOrderService\x12m\n" +
 	"\vPlaceOrders\x12+.rimlight.fulfillment.v1.PlaceOrdersRequest\x1a,.rimlight.fulfillment.v1.PlaceOrdersResponse\"\x03\x90\x02\x02\x12d\n" +
 	"\bGetOrder\x12(.rimlight.fulfillment.v1.GetOrderRequest\x1a).rimlight.fulfillment.v1.GetOrderResponse\"\x03\x90\x02\x01\x12j\n" +
 	"\n" +
 	"ListOrders\x12*.rimlight.fulfillment.v1.ListOrdersRequest\x1a+.rimlight.fulfillment.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12o\n" +
-	"\vWatchOrders\x12+.rimlight.fulfillment.v1.WatchOrdersRequest\x1a,.rimlight.fulfillment.v1.WatchOrdersResponse\"\x03\x90\x02\x010\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
+	"\vWatchOrders\x12+.rimlight.fulfillment.v1.WatchOrdersRequest\x1a,.rimlight.fulfillment.v1.WatchOrdersResponse\"\x03\x90\x02\x010\x01\x12n\n" +
+	"\n" +
+	"WorkOrders\x12*.rimlight.fulfillment.v1.WorkOrdersRequest\x1a+.rimlight.fulfillment.v1.WorkOrdersResponse\"\x03\x90\x02\x02(\x010\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
 	file_rimlight_fulfillment_v1_order_service_proto_rawDescOnce sync.Once
@@ -668,42 +1561,65 @@ func file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_order_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_order_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_fulfillment_v1_order_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_rimlight_fulfillment_v1_order_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_rimlight_fulfillment_v1_order_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_rimlight_fulfillment_v1_order_service_proto_goTypes = []any{
 	(OrderState)(0),               // 0: rimlight.fulfillment.v1.OrderState
-	(*Order)(nil),                 // 1: rimlight.fulfillment.v1.Order
-	(*PlaceOrdersRequest)(nil),    // 2: rimlight.fulfillment.v1.PlaceOrdersRequest
-	(*PlaceOrdersResponse)(nil),   // 3: rimlight.fulfillment.v1.PlaceOrdersResponse
-	(*GetOrderRequest)(nil),       // 4: rimlight.fulfillment.v1.GetOrderRequest
-	(*GetOrderResponse)(nil),      // 5: rimlight.fulfillment.v1.GetOrderResponse
-	(*ListOrdersRequest)(nil),     // 6: rimlight.fulfillment.v1.ListOrdersRequest
-	(*ListOrdersResponse)(nil),    // 7: rimlight.fulfillment.v1.ListOrdersResponse
-	(*WatchOrdersRequest)(nil),    // 8: rimlight.fulfillment.v1.WatchOrdersRequest
-	(*WatchOrdersResponse)(nil),   // 9: rimlight.fulfillment.v1.WatchOrdersResponse
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(RejectReason)(0),             // 1: rimlight.fulfillment.v1.RejectReason
+	(WorkStep)(0),                 // 2: rimlight.fulfillment.v1.WorkStep
+	(*Order)(nil),                 // 3: rimlight.fulfillment.v1.Order
+	(*Delivery)(nil),              // 4: rimlight.fulfillment.v1.Delivery
+	(*PlaceOrdersRequest)(nil),    // 5: rimlight.fulfillment.v1.PlaceOrdersRequest
+	(*PlaceOrdersResponse)(nil),   // 6: rimlight.fulfillment.v1.PlaceOrdersResponse
+	(*GetOrderRequest)(nil),       // 7: rimlight.fulfillment.v1.GetOrderRequest
+	(*GetOrderResponse)(nil),      // 8: rimlight.fulfillment.v1.GetOrderResponse
+	(*ListOrdersRequest)(nil),     // 9: rimlight.fulfillment.v1.ListOrdersRequest
+	(*ListOrdersResponse)(nil),    // 10: rimlight.fulfillment.v1.ListOrdersResponse
+	(*WatchOrdersRequest)(nil),    // 11: rimlight.fulfillment.v1.WatchOrdersRequest
+	(*WatchOrdersResponse)(nil),   // 12: rimlight.fulfillment.v1.WatchOrdersResponse
+	(*OpeningHours)(nil),          // 13: rimlight.fulfillment.v1.OpeningHours
+	(*NodeHello)(nil),             // 14: rimlight.fulfillment.v1.NodeHello
+	(*WorkReport)(nil),            // 15: rimlight.fulfillment.v1.WorkReport
+	(*WorkOrdersRequest)(nil),     // 16: rimlight.fulfillment.v1.WorkOrdersRequest
+	(*Assignment)(nil),            // 17: rimlight.fulfillment.v1.Assignment
+	(*WorkAnswer)(nil),            // 18: rimlight.fulfillment.v1.WorkAnswer
+	(*WorkOrdersResponse)(nil),    // 19: rimlight.fulfillment.v1.WorkOrdersResponse
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_rimlight_fulfillment_v1_order_service_proto_depIdxs = []int32{
 	0,  // 0: rimlight.fulfillment.v1.Order.state:type_name -> rimlight.fulfillment.v1.OrderState
-	10, // 1: rimlight.fulfillment.v1.Order.state_time:type_name -> google.protobuf.Timestamp
-	1,  // 2: rimlight.fulfillment.v1.PlaceOrdersRequest.orders:type_name -> rimlight.fulfillment.v1.Order
-	1,  // 3: rimlight.fulfillment.v1.GetOrderResponse.order:type_name -> rimlight.fulfillment.v1.Order
-	0,  // 4: rimlight.fulfillment.v1.ListOrdersRequest.states:type_name -> rimlight.fulfillment.v1.OrderState
-	1,  // 5: rimlight.fulfillment.v1.ListOrdersResponse.orders:type_name -> rimlight.fulfillment.v1.Order
-	1,  // 6: rimlight.fulfillment.v1.WatchOrdersResponse.orders:type_name -> rimlight.fulfillment.v1.Order
-	2,  // 7: rimlight.fulfillment.v1.OrderService.PlaceOrders:input_type -> rimlight.fulfillment.v1.PlaceOrdersRequest
-	4,  // 8: rimlight.fulfillment.v1.OrderService.GetOrder:input_type -> rimlight.fulfillment.v1.GetOrderRequest
-	6,  // 9: rimlight.fulfillment.v1.OrderService.ListOrders:input_type -> rimlight.fulfillment.v1.ListOrdersRequest
-	8,  // 10: rimlight.fulfillment.v1.OrderService.WatchOrders:input_type -> rimlight.fulfillment.v1.WatchOrdersRequest
-	3,  // 11: rimlight.fulfillment.v1.OrderService.PlaceOrders:output_type -> rimlight.fulfillment.v1.PlaceOrdersResponse
-	5,  // 12: rimlight.fulfillment.v1.OrderService.GetOrder:output_type -> rimlight.fulfillment.v1.GetOrderResponse
-	7,  // 13: rimlight.fulfillment.v1.OrderService.ListOrders:output_type -> rimlight.fulfillment.v1.ListOrdersResponse
-	9,  // 14: rimlight.fulfillment.v1.OrderService.WatchOrders:output_type -> rimlight.fulfillment.v1.WatchOrdersResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	20, // 1: rimlight.fulfillment.v1.Order.state_time:type_name -> google.protobuf.Timestamp
+	1,  // 2: rimlight.fulfillment.v1.Order.reason:type_name -> rimlight.fulfillment.v1.RejectReason
+	3,  // 3: rimlight.fulfillment.v1.PlaceOrdersRequest.orders:type_name -> rimlight.fulfillment.v1.Order
+	4,  // 4: rimlight.fulfillment.v1.PlaceOrdersRequest.deliveries:type_name -> rimlight.fulfillment.v1.Delivery
+	3,  // 5: rimlight.fulfillment.v1.GetOrderResponse.order:type_name -> rimlight.fulfillment.v1.Order
+	0,  // 6: rimlight.fulfillment.v1.ListOrdersRequest.states:type_name -> rimlight.fulfillment.v1.OrderState
+	3,  // 7: rimlight.fulfillment.v1.ListOrdersResponse.orders:type_name -> rimlight.fulfillment.v1.Order
+	3,  // 8: rimlight.fulfillment.v1.WatchOrdersResponse.orders:type_name -> rimlight.fulfillment.v1.Order
+	13, // 9: rimlight.fulfillment.v1.NodeHello.hours:type_name -> rimlight.fulfillment.v1.OpeningHours
+	2,  // 10: rimlight.fulfillment.v1.WorkReport.step:type_name -> rimlight.fulfillment.v1.WorkStep
+	1,  // 11: rimlight.fulfillment.v1.WorkReport.reason:type_name -> rimlight.fulfillment.v1.RejectReason
+	14, // 12: rimlight.fulfillment.v1.WorkOrdersRequest.hello:type_name -> rimlight.fulfillment.v1.NodeHello
+	15, // 13: rimlight.fulfillment.v1.WorkOrdersRequest.report:type_name -> rimlight.fulfillment.v1.WorkReport
+	20, // 14: rimlight.fulfillment.v1.Assignment.accept_by_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: rimlight.fulfillment.v1.WorkAnswer.step:type_name -> rimlight.fulfillment.v1.WorkStep
+	17, // 16: rimlight.fulfillment.v1.WorkOrdersResponse.assignment:type_name -> rimlight.fulfillment.v1.Assignment
+	18, // 17: rimlight.fulfillment.v1.WorkOrdersResponse.answer:type_name -> rimlight.fulfillment.v1.WorkAnswer
+	5,  // 18: rimlight.fulfillment.v1.OrderService.PlaceOrders:input_type -> rimlight.fulfillment.v1.PlaceOrdersRequest
+	7,  // 19: rimlight.fulfillment.v1.OrderService.GetOrder:input_type -> rimlight.fulfillment.v1.GetOrderRequest
+	9,  // 20: rimlight.fulfillment.v1.OrderService.ListOrders:input_type -> rimlight.fulfillment.v1.ListOrdersRequest
+	11, // 21: rimlight.fulfillment.v1.OrderService.WatchOrders:input_type -> rimlight.fulfillment.v1.WatchOrdersRequest
+	16, // 22: rimlight.fulfillment.v1.OrderService.WorkOrders:input_type -> rimlight.fulfillment.v1.WorkOrdersRequest
+	6,  // 23: rimlight.fulfillment.v1.OrderService.PlaceOrders:output_type -> rimlight.fulfillment.v1.PlaceOrdersResponse
+	8,  // 24: rimlight.fulfillment.v1.OrderService.GetOrder:output_type -> rimlight.fulfillment.v1.GetOrderResponse
+	10, // 25: rimlight.fulfillment.v1.OrderService.ListOrders:output_type -> rimlight.fulfillment.v1.ListOrdersResponse
+	12, // 26: rimlight.fulfillment.v1.OrderService.WatchOrders:output_type -> rimlight.fulfillment.v1.WatchOrdersResponse
+	19, // 27: rimlight.fulfillment.v1.OrderService.WorkOrders:output_type -> rimlight.fulfillment.v1.WorkOrdersResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_order_service_proto_init() }
@@ -711,13 +1627,21 @@ func file_rimlight_fulfillment_v1_order_service_proto_init() {
 	if File_rimlight_fulfillment_v1_order_service_proto != nil {
 		return
 	}
+	file_rimlight_fulfillment_v1_order_service_proto_msgTypes[13].OneofWrappers = []any{
+		(*WorkOrdersRequest_Hello)(nil),
+		(*WorkOrdersRequest_Report)(nil),
+	}
+	file_rimlight_fulfillment_v1_order_service_proto_msgTypes[16].OneofWrappers = []any{
+		(*WorkOrdersResponse_Assignment)(nil),
+		(*WorkOrdersResponse_Answer)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_order_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_order_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	OrderService_GetOrder_FullMethodName    = "/rimlight.fulfillment.v1.OrderService/GetOrder"
 	OrderService_ListOrders_FullMethodName  = "/rimlight.fulfillment.v1.OrderService/ListOrders"
 	OrderService_WatchOrders_FullMethodName = "/rimlight.fulfillment.v1.OrderService/WatchOrders"
+	OrderService_WorkOrders_FullMethodName  = "/rimlight.fulfillment.v1.OrderService/WorkOrders"
 )
 
 // OrderServiceClient is the client API for OrderService service.
@@ -39,6 +40,10 @@ type OrderServiceClient interface {
 	ListOrders(ctx context.Context, in *ListOrdersRequest, opts ...grpc.CallOption) (*ListOrdersResponse, error)
 	// What happens to orders, for the verifier: resumable by cursor, at least once. Role: service.
 	WatchOrders(ctx context.Context, in *WatchOrdersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchOrdersResponse], error)
+	// A microfulfillment node works on orders of physical goods. It greets with what it can, gets assignments, and has
+	// every step of an order answered. Whatever it did not hear an answer to, it says again on the next stream. A node has
+	// one stream; a second one ends the first. Role: service.
+	WorkOrders(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkOrdersRequest, WorkOrdersResponse], error)
 }
 
 type orderServiceClient struct {
@@ -98,6 +103,19 @@ func (c *orderServiceClient) WatchOrders(ctx context.Context, in *WatchOrdersReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OrderService_WatchOrdersClient = grpc.ServerStreamingClient[WatchOrdersResponse]
 
+func (c *orderServiceClient) WorkOrders(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkOrdersRequest, WorkOrdersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OrderService_ServiceDesc.Streams[1], OrderService_WorkOrders_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WorkOrdersRequest, WorkOrdersResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OrderService_WorkOrdersClient = grpc.BidiStreamingClient[WorkOrdersRequest, WorkOrdersResponse]
+
 // OrderServiceServer is the server API for OrderService service.
 // All implementations must embed UnimplementedOrderServiceServer
 // for forward compatibility.
@@ -112,6 +130,10 @@ type OrderServiceServer interface {
 	ListOrders(context.Context, *ListOrdersRequest) (*ListOrdersResponse, error)
 	// What happens to orders, for the verifier: resumable by cursor, at least once. Role: service.
 	WatchOrders(*WatchOrdersRequest, grpc.ServerStreamingServer[WatchOrdersResponse]) error
+	// A microfulfillment node works on orders of physical goods. It greets with what it can, gets assignments, and has
+	// every step of an order answered. Whatever it did not hear an answer to, it says again on the next stream. A node has
+	// one stream; a second one ends the first. Role: service.
+	WorkOrders(grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]) error
 	mustEmbedUnimplementedOrderServiceServer()
 }
 
@@ -133,6 +155,9 @@ func (UnimplementedOrderServiceServer) ListOrders(context.Context, *ListOrdersRe
 }
 func (UnimplementedOrderServiceServer) WatchOrders(*WatchOrdersRequest, grpc.ServerStreamingServer[WatchOrdersResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchOrders not implemented")
+}
+func (UnimplementedOrderServiceServer) WorkOrders(grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]) error {
+	return status.Error(codes.Unimplemented, "method WorkOrders not implemented")
 }
 func (UnimplementedOrderServiceServer) mustEmbedUnimplementedOrderServiceServer() {}
 func (UnimplementedOrderServiceServer) testEmbeddedByValue()                      {}
@@ -220,6 +245,13 @@ func _OrderService_WatchOrders_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OrderService_WatchOrdersServer = grpc.ServerStreamingServer[WatchOrdersResponse]
 
+func _OrderService_WorkOrders_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(OrderServiceServer).WorkOrders(&grpc.GenericServerStream[WorkOrdersRequest, WorkOrdersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OrderService_WorkOrdersServer = grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]
+
 // OrderService_ServiceDesc is the grpc.ServiceDesc for OrderService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -245,6 +277,12 @@ var OrderService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "WatchOrders",
 			Handler:       _OrderService_WatchOrders_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "WorkOrders",
+			Handler:       _OrderService_WorkOrders_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "rimlight/fulfillment/v1/order_service.proto",

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/order_service.proto.
  */
 export const file_rimlight_fulfillment_v1_order_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9vcmRlcl9zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSLZAQoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SMgoFc3RhdGUYBSABKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEg8KB2F0dGVtcHQYBiABKA0SLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLbGljZW5jZV9rZXkYCCABKAkiRAoSUGxhY2VPcmRlcnNSZXF1ZXN0Ei4KBm9yZGVycxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9yZGVyIhUKE1BsYWNlT3JkZXJzUmVzcG9uc2UiIwoPR2V0T3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgJIkEKEEdldE9yZGVyUmVzcG9uc2USLQoFb3JkZXIYASABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlciKAAQoRTGlzdE9yZGVyc1JlcXVlc3QSDwoHZHJvcF9pZBgBIAEoCRIzCgZzdGF0ZXMYAiADKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIl0KEkxpc3RPcmRlcnNSZXNwb25zZRIuCgZvcmRlcnMYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiKgoSV2F0Y2hPcmRlcnNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaE9yZGVyc1Jlc3BvbnNlEi4KBm9yZGVycxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9yZGVyEg4KBmN1cnNvchgCIAEoAyqgAQoKT3JkZXJTdGF0ZRIbChdPUkRFUl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEU9SREVSX1NUQVRFX1JFQURZEAESFgoST1JERVJfU1RBVEVfTEVBU0VEEAISFQoRT1JERVJfU1RBVEVfQUNLRUQQAxIZChVPUkRFUl9TVEFURV9ERUxJVkVSRUQQBBIUChBPUkRFUl9TVEFURV9ERUFEEAUywAMKDE9yZGVyU2VydmljZRJtCgtQbGFjZU9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVzcG9uc2UiA5ACAhJkCghHZXRPcmRlchIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVzcG9uc2UiA5ACARJqCgpMaXN0T3JkZXJzEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE9yZGVyc1JlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0T3JkZXJzUmVzcG9uc2UiA5ACARJvCgtXYXRjaE9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVzcG9uc2UiA5ACATABQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9vcmRlcl9zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSK8AgoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SMgoFc3RhdGUYBSABKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEg8KB2F0dGVtcHQYBiABKA0SLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLbGljZW5jZV9rZXkYCCABKAkSDgoGd29ya2VyGAkgASgJEjUKBnJlYXNvbhgKIAEoDjIlLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlamVjdFJlYXNvbhIaChJ0cmFja2luZ19yZWZlcmVuY2UYCyABKAkiPQoIRGVsaXZlcnkSEAoIb3JkZXJfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg8KB2RldGFpbHMYAyABKAwiewoSUGxhY2VPcmRlcnNSZXF1ZXN0Ei4KBm9yZGVycxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9yZGVyEjUKCmRlbGl2ZXJpZXMYAiADKAsyIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5EZWxpdmVyeSIVChNQbGFjZU9yZGVyc1Jlc3BvbnNlIiMKD0dldE9yZGVyUmVxdWVzdBIQCghvcmRlcl9pZBgBIAEoCSJBChBHZXRPcmRlclJlc3BvbnNlEi0KBW9yZGVyGAEgASgLMh4ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3JkZXIigAEKEUxpc3RPcmRlcnNSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkSMwoGc3RhdGVzGAIgAygOMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3JkZXJTdGF0ZRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJdChJMaXN0T3JkZXJzUmVzcG9uc2USLgoGb3JkZXJzGAEgAygLMh4ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3JkZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIioKEldhdGNoT3JkZXJzUmVxdWVzdBIUCgxhZnRlcl9jdXJzb3IYASABKAMiVQoTV2F0Y2hPcmRlcnNSZXNwb25zZRIuCgZvcmRlcnMYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlchIOCgZjdXJzb3IYAiABKAMiNgoMT3BlbmluZ0hvdXJzEhMKC2Zyb21fbWludXRlGAEgASgNEhEKCXRvX21pbnV0ZRgCIAEoDSKbAQoJTm9kZUhlbGxvEg8KB25vZGVfaWQYASABKAkSDQoFem9uZXMYAiADKAkSDAoEc2t1cxgDIAMoCRIUCgxtYXhfcGFyYWxsZWwYBCABKA0SFAoMbWF4X3Blcl9ob3VyGAUgASgNEjQKBWhvdXJzGAYgAygLMiUucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3BlbmluZ0hvdXJzIrMBCgpXb3JrUmVwb3J0EhAKCG9yZGVyX2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SLwoEc3RlcBgDIAEoDjIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtTdGVwEjUKBnJlYXNvbhgEIAEoDjIlLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlamVjdFJlYXNvbhIaChJ0cmFja2luZ19yZWZlcmVuY2UYBSABKAkiigEKEVdvcmtPcmRlcnNSZXF1ZXN0EjMKBWhlbGxvGAEgASgLMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTm9kZUhlbGxvSAASNQoGcmVwb3J0GAIgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV29ya1JlcG9ydEgAQgkKB21lc3NhZ2UiqwEKCkFzc2lnbm1lbnQSEAoIb3JkZXJfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRIPCgdkcm9wX2lkGAMgASgJEg4KBnNlcmlhbBgEIAEoDRILCgNza3UYBSABKAkSGAoQZGVsaXZlcnlfZGV0YWlscxgGIAEoDBIyCg5hY2NlcHRfYnlfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibgoKV29ya0Fuc3dlchIQCghvcmRlcl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEi8KBHN0ZXAYAyABKA4yIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrU3RlcBIMCgRkb25lGAQgASgIIpEBChJXb3JrT3JkZXJzUmVzcG9uc2USOQoKYXNzaWdubWVudBgBIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkFzc2lnbm1lbnRIABI1CgZhbnN3ZXIYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrQW5zd2VySABCCQoHbWVzc2FnZSrSAQoKT3JkZXJTdGF0ZRIbChdPUkRFUl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEU9SREVSX1NUQVRFX1JFQURZEAESFgoST1JERVJfU1RBVEVfTEVBU0VEEAISFQoRT1JERVJfU1RBVEVfQUNLRUQQAxIZChVPUkRFUl9TVEFURV9ERUxJVkVSRUQQBBIUChBPUkRFUl9TVEFURV9ERUFEEAUSFwoTT1JERVJfU1RBVEVfU0hJUFBFRBAGEhcKE09SREVSX1NUQVRFX0NMRUFSRUQQByrwAQoMUmVqZWN0UmVhc29uEh0KGVJFSkVDVF9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpSRUpFQ1RfUkVBU09OX09VVF9PRl9TVE9DSxABEh8KG1JFSkVDVF9SRUFTT05fVU5ERUxJVkVSQUJMRRACEhgKFFJFSkVDVF9SRUFTT05fQ0xPU0VEEAMSFgoSUkVKRUNUX1JFQVNPTl9CVVNZEAQSGQoVUkVKRUNUX1JFQVNPTl9EQU1BR0VEEAUSGAoUUkVKRUNUX1JFQVNPTl9TSUxFTlQQBhIZChVSRUpFQ1RfUkVBU09OX05PX05PREUQByp6CghXb3JrU3RlcBIZChVXT1JLX1NURVBfVU5TUEVDSUZJRUQQABIUChBXT1JLX1NURVBfQUNDRVBUEAESFAoQV09SS19TVEVQX1JFSkVDVBACEhMKD1dPUktfU1RFUF9DTEVBUhADEhIKDldPUktfU1RFUF9TSElQEAQysAQKDE9yZGVyU2VydmljZRJtCgtQbGFjZU9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVzcG9uc2UiA5ACAhJkCghHZXRPcmRlchIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVzcG9uc2UiA5ACARJqCgpMaXN0T3JkZXJzEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE9yZGVyc1JlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0T3JkZXJzUmVzcG9uc2UiA5ACARJvCgtXYXRjaE9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVzcG9uc2UiA5ACATABEm4KCldvcmtPcmRlcnMSKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrT3JkZXJzUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtPcmRlcnNSZXNwb25zZSIDkAICKAEwAUJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * One paid purchase to deliver.
@@ -75,6 +75,27 @@ export type Order = Message<"rimlight.fulfillment.v1.Order"> & {
    * @generated from field: string licence_key = 8;
    */
   licenceKey: string;
+
+  /**
+   * The node that has it, of a physical order: a UUID. Of a digital one: fulfillment's process. Ignored in requests.
+   *
+   * @generated from field: string worker = 9;
+   */
+  worker: string;
+
+  /**
+   * Why it was last refused or given up. Ignored in requests.
+   *
+   * @generated from field: rimlight.fulfillment.v1.RejectReason reason = 10;
+   */
+  reason: RejectReason;
+
+  /**
+   * What the carrier knows the parcel by, once it is SHIPPED. Ignored in requests.
+   *
+   * @generated from field: string tracking_reference = 11;
+   */
+  trackingReference: string;
 };
 
 /**
@@ -83,6 +104,41 @@ export type Order = Message<"rimlight.fulfillment.v1.Order"> & {
  */
 export const OrderSchema: GenMessage<Order> = /*@__PURE__*/
   messageDesc(file_rimlight_fulfillment_v1_order_service, 0);
+
+/**
+ * Where a physical order goes. It is no part of Order, so that no answer about orders can carry it.
+ *
+ * @generated from message rimlight.fulfillment.v1.Delivery
+ */
+export type Delivery = Message<"rimlight.fulfillment.v1.Delivery"> & {
+  /**
+   * The order, one of the same request's. UUID.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * The region that accepted the purchase: nodes say which they deliver for.
+   *
+   * @generated from field: string region = 2;
+   */
+  region: string;
+
+  /**
+   * Opaque. Kept until a node took the order, then deleted.
+   *
+   * @generated from field: bytes details = 3;
+   */
+  details: Uint8Array;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.Delivery.
+ * Use `create(DeliverySchema)` to create a new message.
+ */
+export const DeliverySchema: GenMessage<Delivery> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 1);
 
 /**
  * The request of PlaceOrders.
@@ -96,6 +152,13 @@ export type PlaceOrdersRequest = Message<"rimlight.fulfillment.v1.PlaceOrdersReq
    * @generated from field: repeated rimlight.fulfillment.v1.Order orders = 1;
    */
   orders: Order[];
+
+  /**
+   * Of the physical ones among them.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.Delivery deliveries = 2;
+   */
+  deliveries: Delivery[];
 };
 
 /**
@@ -103,7 +166,7 @@ export type PlaceOrdersRequest = Message<"rimlight.fulfillment.v1.PlaceOrdersReq
  * Use `create(PlaceOrdersRequestSchema)` to create a new message.
  */
 export const PlaceOrdersRequestSchema: GenMessage<PlaceOrdersRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 1);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 2);
 
 /**
  * The response of PlaceOrders.
@@ -118,7 +181,7 @@ export type PlaceOrdersResponse = Message<"rimlight.fulfillment.v1.PlaceOrdersRe
  * Use `create(PlaceOrdersResponseSchema)` to create a new message.
  */
 export const PlaceOrdersResponseSchema: GenMessage<PlaceOrdersResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 2);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 3);
 
 /**
  * The request of GetOrder.
@@ -139,7 +202,7 @@ export type GetOrderRequest = Message<"rimlight.fulfillment.v1.GetOrderRequest">
  * Use `create(GetOrderRequestSchema)` to create a new message.
  */
 export const GetOrderRequestSchema: GenMessage<GetOrderRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 3);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 4);
 
 /**
  * The response of GetOrder.
@@ -160,7 +223,7 @@ export type GetOrderResponse = Message<"rimlight.fulfillment.v1.GetOrderResponse
  * Use `create(GetOrderResponseSchema)` to create a new message.
  */
 export const GetOrderResponseSchema: GenMessage<GetOrderResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 4);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 5);
 
 /**
  * The request of ListOrders.
@@ -202,7 +265,7 @@ export type ListOrdersRequest = Message<"rimlight.fulfillment.v1.ListOrdersReque
  * Use `create(ListOrdersRequestSchema)` to create a new message.
  */
 export const ListOrdersRequestSchema: GenMessage<ListOrdersRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 5);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 6);
 
 /**
  * The response of ListOrders.
@@ -230,7 +293,7 @@ export type ListOrdersResponse = Message<"rimlight.fulfillment.v1.ListOrdersResp
  * Use `create(ListOrdersResponseSchema)` to create a new message.
  */
 export const ListOrdersResponseSchema: GenMessage<ListOrdersResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 6);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 7);
 
 /**
  * The request of WatchOrders.
@@ -251,7 +314,7 @@ export type WatchOrdersRequest = Message<"rimlight.fulfillment.v1.WatchOrdersReq
  * Use `create(WatchOrdersRequestSchema)` to create a new message.
  */
 export const WatchOrdersRequestSchema: GenMessage<WatchOrdersRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 7);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 8);
 
 /**
  * One message of WatchOrders.
@@ -279,7 +342,319 @@ export type WatchOrdersResponse = Message<"rimlight.fulfillment.v1.WatchOrdersRe
  * Use `create(WatchOrdersResponseSchema)` to create a new message.
  */
 export const WatchOrdersResponseSchema: GenMessage<WatchOrdersResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_order_service, 8);
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 9);
+
+/**
+ * When a node works: every day from one minute to another, in UTC. An end before the start is on the next day.
+ *
+ * @generated from message rimlight.fulfillment.v1.OpeningHours
+ */
+export type OpeningHours = Message<"rimlight.fulfillment.v1.OpeningHours"> & {
+  /**
+   * Minutes since midnight.
+   *
+   * @generated from field: uint32 from_minute = 1;
+   */
+  fromMinute: number;
+
+  /**
+   * Minutes since midnight, not included.
+   *
+   * @generated from field: uint32 to_minute = 2;
+   */
+  toMinute: number;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.OpeningHours.
+ * Use `create(OpeningHoursSchema)` to create a new message.
+ */
+export const OpeningHoursSchema: GenMessage<OpeningHours> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 10);
+
+/**
+ * What a node can. The first message of WorkOrders.
+ *
+ * @generated from message rimlight.fulfillment.v1.NodeHello
+ */
+export type NodeHello = Message<"rimlight.fulfillment.v1.NodeHello"> & {
+  /**
+   * UUID, made at the node's first start.
+   *
+   * @generated from field: string node_id = 1;
+   */
+  nodeId: string;
+
+  /**
+   * The regions that it delivers for: names, or first parts of names ("europe" is europe-west3, too). Empty: all.
+   *
+   * @generated from field: repeated string zones = 2;
+   */
+  zones: string[];
+
+  /**
+   * The goods that it has.
+   *
+   * @generated from field: repeated string skus = 3;
+   */
+  skus: string[];
+
+  /**
+   * How many orders it works on at the same time.
+   *
+   * @generated from field: uint32 max_parallel = 4;
+   */
+  maxParallel: number;
+
+  /**
+   * How many orders it takes in an hour; 0: any number.
+   *
+   * @generated from field: uint32 max_per_hour = 5;
+   */
+  maxPerHour: number;
+
+  /**
+   * When it works. Empty: always.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.OpeningHours hours = 6;
+   */
+  hours: OpeningHours[];
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.NodeHello.
+ * Use `create(NodeHelloSchema)` to create a new message.
+ */
+export const NodeHelloSchema: GenMessage<NodeHello> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 11);
+
+/**
+ * One step, fenced by the node and the attempt.
+ *
+ * @generated from message rimlight.fulfillment.v1.WorkReport
+ */
+export type WorkReport = Message<"rimlight.fulfillment.v1.WorkReport"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * The assignment's.
+   *
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * What the node does.
+   *
+   * @generated from field: rimlight.fulfillment.v1.WorkStep step = 3;
+   */
+  step: WorkStep;
+
+  /**
+   * With REJECT.
+   *
+   * @generated from field: rimlight.fulfillment.v1.RejectReason reason = 4;
+   */
+  reason: RejectReason;
+
+  /**
+   * With SHIP: what the carrier knows the parcel by.
+   *
+   * @generated from field: string tracking_reference = 5;
+   */
+  trackingReference: string;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.WorkReport.
+ * Use `create(WorkReportSchema)` to create a new message.
+ */
+export const WorkReportSchema: GenMessage<WorkReport> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 12);
+
+/**
+ * One message of a node.
+ *
+ * @generated from message rimlight.fulfillment.v1.WorkOrdersRequest
+ */
+export type WorkOrdersRequest = Message<"rimlight.fulfillment.v1.WorkOrdersRequest"> & {
+  /**
+   * What it is.
+   *
+   * @generated from oneof rimlight.fulfillment.v1.WorkOrdersRequest.message
+   */
+  message: {
+    /**
+     * First.
+     *
+     * @generated from field: rimlight.fulfillment.v1.NodeHello hello = 1;
+     */
+    value: NodeHello;
+    case: "hello";
+  } | {
+    /**
+     * Then.
+     *
+     * @generated from field: rimlight.fulfillment.v1.WorkReport report = 2;
+     */
+    value: WorkReport;
+    case: "report";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.WorkOrdersRequest.
+ * Use `create(WorkOrdersRequestSchema)` to create a new message.
+ */
+export const WorkOrdersRequestSchema: GenMessage<WorkOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 13);
+
+/**
+ * An order for a node.
+ *
+ * @generated from message rimlight.fulfillment.v1.Assignment
+ */
+export type Assignment = Message<"rimlight.fulfillment.v1.Assignment"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Which attempt at the order this is.
+   *
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * The drop. UUID.
+   *
+   * @generated from field: string drop_id = 3;
+   */
+  dropId: string;
+
+  /**
+   * The unit.
+   *
+   * @generated from field: uint32 serial = 4;
+   */
+  serial: number;
+
+  /**
+   * The good.
+   *
+   * @generated from field: string sku = 5;
+   */
+  sku: string;
+
+  /**
+   * Where to: opaque, at most 2 KiB.
+   *
+   * @generated from field: bytes delivery_details = 6;
+   */
+  deliveryDetails: Uint8Array;
+
+  /**
+   * When another node gets it, unless this one has accepted it.
+   *
+   * @generated from field: google.protobuf.Timestamp accept_by_time = 7;
+   */
+  acceptByTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.Assignment.
+ * Use `create(AssignmentSchema)` to create a new message.
+ */
+export const AssignmentSchema: GenMessage<Assignment> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 14);
+
+/**
+ * What fulfillment made of a report.
+ *
+ * @generated from message rimlight.fulfillment.v1.WorkAnswer
+ */
+export type WorkAnswer = Message<"rimlight.fulfillment.v1.WorkAnswer"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * The report's.
+   *
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * The report's.
+   *
+   * @generated from field: rimlight.fulfillment.v1.WorkStep step = 3;
+   */
+  step: WorkStep;
+
+  /**
+   * The step counts. If not, the order is another's or nobody's: the node must not send it.
+   *
+   * @generated from field: bool done = 4;
+   */
+  done: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.WorkAnswer.
+ * Use `create(WorkAnswerSchema)` to create a new message.
+ */
+export const WorkAnswerSchema: GenMessage<WorkAnswer> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 15);
+
+/**
+ * One message to a node. Neither: proof of life.
+ *
+ * @generated from message rimlight.fulfillment.v1.WorkOrdersResponse
+ */
+export type WorkOrdersResponse = Message<"rimlight.fulfillment.v1.WorkOrdersResponse"> & {
+  /**
+   * What it is.
+   *
+   * @generated from oneof rimlight.fulfillment.v1.WorkOrdersResponse.message
+   */
+  message: {
+    /**
+     * Something to do.
+     *
+     * @generated from field: rimlight.fulfillment.v1.Assignment assignment = 1;
+     */
+    value: Assignment;
+    case: "assignment";
+  } | {
+    /**
+     * What came of a report.
+     *
+     * @generated from field: rimlight.fulfillment.v1.WorkAnswer answer = 2;
+     */
+    value: WorkAnswer;
+    case: "answer";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.WorkOrdersResponse.
+ * Use `create(WorkOrdersResponseSchema)` to create a new message.
+ */
+export const WorkOrdersResponseSchema: GenMessage<WorkOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 16);
 
 /**
  * Where an order is.
@@ -328,6 +703,20 @@ export enum OrderState {
    * @generated from enum value: ORDER_STATE_DEAD = 5;
    */
   DEAD = 5,
+
+  /**
+   * A parcel left. Of physical orders only.
+   *
+   * @generated from enum value: ORDER_STATE_SHIPPED = 6;
+   */
+  SHIPPED = 6,
+
+  /**
+   * The parcel may leave, and nobody else will send one: the point of no return. Of physical orders only.
+   *
+   * @generated from enum value: ORDER_STATE_CLEARED = 7;
+   */
+  CLEARED = 7,
 }
 
 /**
@@ -335,6 +724,123 @@ export enum OrderState {
  */
 export const OrderStateSchema: GenEnum<OrderState> = /*@__PURE__*/
   enumDesc(file_rimlight_fulfillment_v1_order_service, 0);
+
+/**
+ * Why a node did not take an order, or gave it up. A closed list: a text could carry personal data.
+ *
+ * @generated from enum rimlight.fulfillment.v1.RejectReason
+ */
+export enum RejectReason {
+  /**
+   * None.
+   *
+   * @generated from enum value: REJECT_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The node has none of it left.
+   *
+   * @generated from enum value: REJECT_REASON_OUT_OF_STOCK = 1;
+   */
+  OUT_OF_STOCK = 1,
+
+  /**
+   * The node cannot read the delivery details, or does not deliver there.
+   *
+   * @generated from enum value: REJECT_REASON_UNDELIVERABLE = 2;
+   */
+  UNDELIVERABLE = 2,
+
+  /**
+   * The node is closed.
+   *
+   * @generated from enum value: REJECT_REASON_CLOSED = 3;
+   */
+  CLOSED = 3,
+
+  /**
+   * The node has too much to do.
+   *
+   * @generated from enum value: REJECT_REASON_BUSY = 4;
+   */
+  BUSY = 4,
+
+  /**
+   * The goods broke.
+   *
+   * @generated from enum value: REJECT_REASON_DAMAGED = 5;
+   */
+  DAMAGED = 5,
+
+  /**
+   * The node did not answer in time. Fulfillment says this, nodes never do.
+   *
+   * @generated from enum value: REJECT_REASON_SILENT = 6;
+   */
+  SILENT = 6,
+
+  /**
+   * No node that could take it was there in time. Fulfillment says this, nodes never do.
+   *
+   * @generated from enum value: REJECT_REASON_NO_NODE = 7;
+   */
+  NO_NODE = 7,
+}
+
+/**
+ * Describes the enum rimlight.fulfillment.v1.RejectReason.
+ */
+export const RejectReasonSchema: GenEnum<RejectReason> = /*@__PURE__*/
+  enumDesc(file_rimlight_fulfillment_v1_order_service, 1);
+
+/**
+ * What a node does with an order.
+ *
+ * @generated from enum rimlight.fulfillment.v1.WorkStep
+ */
+export enum WorkStep {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: WORK_STEP_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The order is in the node's inbox, durably: the node will work on it.
+   *
+   * @generated from enum value: WORK_STEP_ACCEPT = 1;
+   */
+  ACCEPT = 1,
+
+  /**
+   * The node will not: see the reason. Before ACCEPT was answered another node gets the order; afterwards it is dead.
+   *
+   * @generated from enum value: WORK_STEP_REJECT = 2;
+   */
+  REJECT = 2,
+
+  /**
+   * It is packed: may the parcel leave? Only after a yes, whatever the clock says: it may be another node's by now.
+   *
+   * @generated from enum value: WORK_STEP_CLEAR = 3;
+   */
+  CLEAR = 3,
+
+  /**
+   * The parcel left.
+   *
+   * @generated from enum value: WORK_STEP_SHIP = 4;
+   */
+  SHIP = 4,
+}
+
+/**
+ * Describes the enum rimlight.fulfillment.v1.WorkStep.
+ */
+export const WorkStepSchema: GenEnum<WorkStep> = /*@__PURE__*/
+  enumDesc(file_rimlight_fulfillment_v1_order_service, 2);
 
 /**
  * Orders and their delivery. Listing is forwarded by routers on the operator port.
@@ -381,6 +887,18 @@ export const OrderService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchOrdersRequestSchema;
     output: typeof WatchOrdersResponseSchema;
+  },
+  /**
+   * A microfulfillment node works on orders of physical goods. It greets with what it can, gets assignments, and has
+   * every step of an order answered. Whatever it did not hear an answer to, it says again on the next stream. A node has
+   * one stream; a second one ends the first. Role: service.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.OrderService.WorkOrders
+   */
+  workOrders: {
+    methodKind: "bidi_streaming";
+    input: typeof WorkOrdersRequestSchema;
+    output: typeof WorkOrdersResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_fulfillment_v1_order_service, 0);

@@ -1,0 +1,169 @@
+package fulfillment
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/rimlight/rimlight/fulfillment/orders"
+	"github.com/rimlight/rimlight/fulfillment/store"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+const (
+	// routeBatch is how many orders one round routes; each is a transaction of its own, since the next one's choice
+	// depends on it.
+	routeBatch = 100
+	// routeAgain is when an order that no node can take is looked at again. At half, a backlog that waits for the morning
+	// costs twice as many writes; at double, a node with a free hand waits that long.
+	routeAgain = time.Second
+)
+
+// route gives physical orders to microfulfillment nodes until ctx ends.
+func (s *Service) route(ctx context.Context) error {
+	poll := time.NewTicker(workerPoll)
+	defer poll.Stop()
+	for ctx.Err() == nil {
+		placed := s.placed.wait()
+		n, err := s.routeRound(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, sqldb.ErrBroken):
+			return err
+		case err != nil:
+			s.metrics.rounds.Inc()
+			s.log.ErrorContext(ctx, "a round of routing orders failed", "error", err)
+		case n == routeBatch:
+			continue // each of them was given away or postponed
+		}
+		select {
+		case <-ctx.Done():
+		case <-placed:
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+// routeRound looks at the orders whose time has come, and returns how many there were.
+func (s *Service) routeRound(ctx context.Context) (int, error) {
+	now := s.now()
+	found, err := s.store.Routable(ctx, now, routeBatch)
+	if err != nil || len(found) == 0 {
+		return 0, err
+	}
+	nodes, err := s.nodes(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	var waiting []store.ID
+	for _, o := range found {
+		switch {
+		case o.State != orders.Ready:
+			err = s.expire(ctx, o.ID)
+		case !now.Before(o.PlaceTime.Add(s.nodeWithin)):
+			err = s.giveUp(ctx, o.ID)
+		default:
+			var given bool
+			if given, err = s.assign(ctx, o, nodes, now); !given {
+				waiting = append(waiting, o.ID)
+			}
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if len(waiting) > 0 {
+		err = s.store.Postpone(ctx, waiting, now.Add(routeAgain))
+	}
+	return len(found), err
+}
+
+// nodes is the crew with what each has to do.
+func (s *Service) nodes(ctx context.Context, now time.Time) ([]orders.Node, error) {
+	nodes := s.crew.list()
+	if len(nodes) == 0 {
+		return nil, nil
+	}
+	loads, err := s.store.Loads(ctx, now.Add(-time.Hour))
+	for i := range nodes {
+		load := loads[nodes[i].ID]
+		nodes[i].Open, nodes[i].LastHour = load.Open, load.Since
+	}
+	return nodes, err
+}
+
+// expire takes an order from a node whose time is over.
+func (s *Service) expire(ctx context.Context, id store.ID) error {
+	expired, err := s.advance(ctx, []store.ID{id}, func(o *store.Order, now time.Time) (err error) {
+		o.Reason = orders.Silent
+		o.Order, err = s.physical.Expire(o.Order, now)
+		return err
+	})
+	s.metrics.refused.WithLabelValues(fulfillmentv1.RejectReason_REJECT_REASON_SILENT.String()).Add(float64(len(expired)))
+	return err
+}
+
+// giveUp ends an order that waited for a node for too long.
+func (s *Service) giveUp(ctx context.Context, id store.ID) error {
+	_, err := s.advance(ctx, []store.ID{id}, func(o *store.Order, now time.Time) error {
+		if o.State != orders.Ready {
+			return orders.ErrFenced
+		}
+		o.Reason = orders.NoNode
+		o.Order = orders.Order{State: orders.Dead, Attempt: o.Attempt, Until: now}
+		return nil
+	})
+	return err
+}
+
+// assign gives an order to the best node, if one can take it, and counts it among the node's.
+func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node, now time.Time) (bool, error) {
+	var refused []string
+	if o.Attempt > 0 {
+		var err error
+		if refused, err = s.store.Refusals(ctx, o.ID); err != nil {
+			return false, err
+		}
+	}
+	node, ok := orders.Route(orders.Wish{Region: o.Region, SKU: o.SKU, Refused: refused}, nodes, now)
+	if !ok {
+		return false, nil
+	}
+	given, err := s.advance(ctx, []store.ID{o.ID}, func(o *store.Order, now time.Time) (err error) {
+		o.AssignTime = now
+		o.Order, err = s.physical.Assign(o.Order, node, now)
+		return err
+	})
+	if err != nil || len(given) == 0 { // another replica was faster
+		return err == nil, err
+	}
+	if given[0].State != orders.Leased {
+		return true, nil
+	}
+	i := slices.IndexFunc(nodes, func(n orders.Node) bool { return n.ID == node })
+	nodes[i].Open++
+	nodes[i].LastHour++
+	if session := s.crew.find(node); session != nil {
+		return true, s.handOver(ctx, session, given[0])
+	}
+	return true, nil
+}
+
+// handOver sends a node an order that is its own. This is the only way that delivery details ever take from here.
+func (s *Service) handOver(ctx context.Context, to *session, o store.Order) error {
+	details, err := s.store.Details(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	to.offer(&fulfillmentv1.WorkOrdersResponse{Message: &fulfillmentv1.WorkOrdersResponse_Assignment{Assignment: &fulfillmentv1.Assignment{
+		OrderId: o.ID.String(), Attempt: uint32(o.Attempt), DropId: o.DropID.String(), Serial: o.Serial, Sku: o.SKU,
+		DeliveryDetails: details, AcceptByTime: timestamppb.New(o.Until),
+	}}})
+	return nil
+}

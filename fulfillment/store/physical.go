@@ -1,0 +1,112 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rimlight/rimlight/fulfillment/orders"
+)
+
+// Details reads where an order goes. Empty when they are deleted: a node has them, or nobody needs them any more.
+func (s *Store) Details(ctx context.Context, id ID) ([]byte, error) {
+	var details []byte
+	err := s.db.Read().QueryRowContext(ctx, `SELECT details FROM order_details WHERE order_id = $1`, id[:]).Scan(&details)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("reading the details of order %v: %w", id, err)
+	}
+	return details, nil
+}
+
+// remember keeps the order's refusals, and forgets its details when nobody else will need them.
+func remember(ctx context.Context, tx *sql.Tx, old, o *Order) error {
+	if old.State == orders.Leased && o.State == orders.Ready {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO order_refusals (order_id, worker) VALUES ($1, $2) ON CONFLICT DO NOTHING`, o.ID[:], old.Worker); err != nil {
+			return err
+		}
+	}
+	if o.State == orders.Acked || o.State == orders.Dead {
+		_, err := tx.ExecContext(ctx, `DELETE FROM order_details WHERE order_id = $1`, o.ID[:])
+		return err
+	}
+	return nil
+}
+
+// Routable lists physical orders whose time has come at now, longest waiting first: they wait for a node, or the time of
+// the node that has them is over.
+func (s *Store) Routable(ctx context.Context, now time.Time, limit int) ([]Order, error) {
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+` FROM orders o WHERE o.state < 4 AND o.sku <> '' AND o.until_us <= $1
+		ORDER BY o.until_us, o.position LIMIT CAST($2 AS BIGINT)`, now.UnixMicro(), limit)
+	found, err := collect(rows, err, func(rows *sql.Rows) (Order, error) { return scanOrder(rows) })
+	if err != nil {
+		return nil, fmt.Errorf("looking for orders to route: %w", err)
+	}
+	return found, nil
+}
+
+// Assigned lists orders that a node was given and has not accepted.
+func (s *Store) Assigned(ctx context.Context, node string) ([]Order, error) {
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+` FROM orders o WHERE o.worker = $1 AND o.state = $2 AND o.sku <> '' ORDER BY o.position`,
+		node, orders.Leased)
+	found, err := collect(rows, err, func(rows *sql.Rows) (Order, error) { return scanOrder(rows) })
+	if err != nil {
+		return nil, fmt.Errorf("listing what a node was given: %w", err)
+	}
+	return found, nil
+}
+
+// Refusals lists the nodes that did not take an order.
+func (s *Store) Refusals(ctx context.Context, id ID) ([]string, error) {
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT worker FROM order_refusals WHERE order_id = $1 ORDER BY worker`, id[:])
+	found, err := collect(rows, err, func(rows *sql.Rows) (worker string, err error) { return worker, rows.Scan(&worker) })
+	if err != nil {
+		return nil, fmt.Errorf("reading the refusals of order %v: %w", id, err)
+	}
+	return found, nil
+}
+
+// Load is how much a node has to do.
+type Load struct {
+	// Open orders are on their way to it, or it works on them.
+	Open int
+	// Since a given time it was given so many, that it has not refused.
+	Since int
+}
+
+// Loads counts what nodes have to do.
+func (s *Store) Loads(ctx context.Context, since time.Time) (map[string]Load, error) {
+	type row struct {
+		worker string
+		Load
+	}
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT worker, SUM(CASE WHEN state IN ($1, $2, $3) THEN 1 ELSE 0 END), SUM(CASE WHEN assign_time_us > $4 THEN 1 ELSE 0 END)
+		FROM orders WHERE sku <> '' AND worker <> '' AND (state IN ($1, $2, $3) OR assign_time_us > $4) GROUP BY worker`,
+		orders.Leased, orders.Acked, orders.Cleared, since.UnixMicro())
+	found, err := collect(rows, err, func(rows *sql.Rows) (r row, err error) { return r, rows.Scan(&r.worker, &r.Open, &r.Since) })
+	if err != nil {
+		return nil, fmt.Errorf("counting what nodes have to do: %w", err)
+	}
+	loads := make(map[string]Load, len(found))
+	for _, r := range found {
+		loads[r.worker] = r.Load
+	}
+	return loads, nil
+}
+
+// Postpone lets orders that wait for a node wait until a time. It is no event: nothing happened to them.
+func (s *Store) Postpone(ctx context.Context, list []ID, until time.Time) error {
+	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		for _, id := range list {
+			if _, err := tx.ExecContext(ctx, `UPDATE orders SET until_us = $1 WHERE order_id = $2 AND state = $3`, until.UnixMicro(), id[:], orders.Ready); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("postponing orders: %w", err)
+	}
+	return nil
+}
