@@ -209,8 +209,7 @@ func TestAnAcceptedOrderIsItsNodesOrNobodys(t *testing.T) {
 			h.say(a, stepReject, func(r *fulfillmentv1.WorkReport) { r.Reason = fulfillmentv1.RejectReason_REJECT_REASON_DAMAGED })
 		},
 		"the node is gone for good": func(h *hands, _ *fulfillmentv1.Assignment) {
-			h.leave()
-			time.Sleep(time.Minute + 2*time.Second)
+			h.dieForGood()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -321,6 +320,14 @@ func TestDeliveryDetailsReachOnlyTheNode(t *testing.T) {
 			}
 		}
 	})
+}
+
+// dieForGood ends the stream and waits until its orders are given up.
+//
+//rimlight:bubble called in the bubbles of onBoth
+func (h *hands) dieForGood() {
+	h.leave()
+	time.Sleep(time.Minute + 2*time.Second)
 }
 
 func (l *life) keptDetails(db *sqldb.DB) (n int) {
