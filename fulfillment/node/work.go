@@ -1,0 +1,75 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
+)
+
+// workAgain is when work that failed is tried again. At half, a printer without paper is asked twice as often; at double, a
+// parcel misses the carrier.
+const workAgain = time.Second
+
+// work packs and sends, up to Parallel parcels at the same time, until ctx ends.
+func (n *Node) work(ctx context.Context) error {
+	for ctx.Err() == nil {
+		todo, err := n.inbox.toDo(ctx, n.cfg.Parallel)
+		if err == nil && len(todo) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-n.pokeDo:
+			}
+			continue
+		}
+		if err == nil {
+			err = n.workOn(ctx, todo)
+		}
+		poke(n.pokeSay)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, sqldb.ErrBroken):
+			return err
+		case err != nil:
+			n.deps.Log.ErrorContext(ctx, "work failed, and is tried again", "error", err)
+			pause(ctx, workAgain)
+		}
+	}
+	return nil
+}
+
+// workOn takes each of the entries one step further.
+func (n *Node) workOn(ctx context.Context, todo []entry) error {
+	problems := make([]error, len(todo))
+	var hands sync.WaitGroup
+	for i, e := range todo {
+		hands.Go(func() { problems[i] = n.workOnOne(ctx, e) })
+	}
+	hands.Wait()
+	return errors.Join(problems...)
+}
+
+func (n *Node) workOnOne(ctx context.Context, e entry) error {
+	old := e
+	if e.state == cleared {
+		if err := n.deps.Packer.Send(ctx, e.Parcel); err != nil {
+			return err
+		}
+		e.state, e.gone = shipped, true
+		return n.inbox.advance(ctx, old, e)
+	}
+	tracking, err := n.deps.Packer.Pack(ctx, e.Parcel)
+	no := (*RefusedError)(nil)
+	switch {
+	case errors.As(err, &no):
+		e.state, e.reason = refused, no.Reason
+	case err != nil:
+		return err
+	default:
+		e.state, e.Tracking = packed, tracking
+	}
+	return n.inbox.advance(ctx, old, e)
+}
