@@ -28,7 +28,7 @@ func (n *Node) follow(ctx context.Context, id string) error {
 		heard, err := n.followOnce(ctx, id)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop: how the stream took that is no news
 		case errors.Is(err, sqldb.ErrBroken):
 			return err
 		}

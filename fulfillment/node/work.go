@@ -30,7 +30,7 @@ func (n *Node) work(ctx context.Context) error {
 		poke(n.pokeSay)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop: what it was doing is in the inbox
 		case errors.Is(err, sqldb.ErrBroken):
 			return err
 		case err != nil:
