@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/ids"
@@ -135,6 +136,14 @@ func checkDetails(paymentReference string, details []byte, consent decide.Consen
 	}
 	if len(details) > 0 && !consent.Delivery {
 		return refuse(errorsv1.Reason_REASON_CONSENT_REQUIRED, "delivery details need consent for delivery")
+	}
+	return nil
+}
+
+// checkAddressed refuses a purchase of a thing that nobody could send anywhere.
+func (n *Node) checkAddressed(drop string, details []byte) error {
+	if d, ok := n.findDrop(drop); ok && d.msg.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL && len(details) == 0 {
+		return invalid("delivery_details", "are required for a physical good")
 	}
 	return nil
 }

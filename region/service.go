@@ -88,6 +88,9 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	if dropText(t) != r.GetHints().GetDropId() {
 		return order{}, refuse(errorsv1.Reason_REASON_TOKEN_MISMATCH, "the offer was made for another drop")
 	}
+	if err := n.checkAddressed(dropText(t), r.GetDeliveryDetails()); err != nil {
+		return order{}, err
+	}
 	return order{
 		tokenText: r.GetOfferToken(), token: t, drop: dropText(t), session: [16]byte(r.GetViewerSessionId()),
 		paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(),
@@ -121,6 +124,9 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 	}
 	if r.GetPaymentReference() == "" {
 		return accepted{}, nil, nil, invalid("payment_reference", "is required")
+	}
+	if err := n.checkAddressed(w.drop, r.GetDeliveryDetails()); err != nil {
+		return accepted{}, nil, nil, err
 	}
 	if err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), w.consent); err != nil {
 		return accepted{}, nil, nil, err

@@ -94,6 +94,7 @@ func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersRespo
 // orderEvents are what the ends of an order mean to its purchase.
 var orderEvents = map[fulfillmentv1.OrderState]saga.Event{
 	fulfillmentv1.OrderState_ORDER_STATE_DELIVERED: saga.OrderDelivered,
+	fulfillmentv1.OrderState_ORDER_STATE_SHIPPED:   saga.OrderShipped,
 	fulfillmentv1.OrderState_ORDER_STATE_DEAD:      saga.OrderDead,
 }
 
@@ -106,7 +107,7 @@ func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, o *fulfillmentv1
 	if err != nil {
 		return err
 	}
-	sameNews := p.State == saga.Delivered && event == saga.OrderDelivered || p.Reason == saga.OrderFailed && event == saga.OrderDead
+	sameNews := p.State == saga.Delivered && event == saga.OrderDelivered || p.State == saga.Shipped && event == saga.OrderShipped || p.Reason == saga.OrderFailed && event == saga.OrderDead
 	if sameNews {
 		return nil
 	}

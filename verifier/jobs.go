@@ -159,6 +159,18 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		request.Orders = append(request.Orders, &fulfillmentv1.Order{
 			OrderId: store.OrderID(p.PurchaseID).UUID(), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
 		})
+		terms, err := s.dropTerms(ctx, p.DropID)
+		if err != nil {
+			return err
+		}
+		if !terms.Physical {
+			continue
+		}
+		delivery, err := s.delivery(ctx, &p)
+		if err != nil {
+			return err
+		}
+		request.Deliveries = append(request.Deliveries, delivery)
 	}
 	if mutant.On(mutant.JobDoneEarly) {
 		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, jobs[0]) }); err != nil {
@@ -186,6 +198,25 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		}
 		return nil
 	})
+}
+
+// delivery is where a physical order goes. The receipt of the winning redemption is the only place that says it.
+func (s *Service) delivery(ctx context.Context, p *store.Purchase) (*fulfillmentv1.Delivery, error) {
+	candidates, err := s.store.Read().Candidates(ctx, p.TokenID)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range candidates {
+		if c.State != store.Winner {
+			continue
+		}
+		receipt, _, err := s.keys.OpenReceipt(c.Receipt)
+		if err != nil {
+			return nil, fmt.Errorf("opening the receipt of a purchase: %w", err)
+		}
+		return &fulfillmentv1.Delivery{OrderId: store.OrderID(p.PurchaseID).UUID(), Region: receipt.GetRegion(), Details: receipt.GetDeliveryDetails()}, nil
+	}
+	return nil, fmt.Errorf("purchase %s has no winning redemption", p.PurchaseID.Hex())
 }
 
 // releaseUnits frees units that no path can settle any more.
@@ -256,7 +287,7 @@ func (s *Service) fetchTerms(ctx context.Context, dropID store.ID) (store.DropTe
 	drop := response.GetDrop().GetDrop()
 	terms := store.DropTerms{
 		DropID: dropID, ChannelID: drop.GetDrop().GetChannelId(), Title: drop.GetDrop().GetTitle(),
-		MaxPerViewer: max(1, int(drop.GetMaxPerViewer())),
+		MaxPerViewer: max(1, int(drop.GetMaxPerViewer())), Physical: drop.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL,
 	}
 	return terms, s.store.Write(ctx, func(tx *store.Tx) error { return tx.AddDropTerms(ctx, terms) })
 }

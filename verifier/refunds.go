@@ -73,7 +73,7 @@ func (s *Service) startRefund(ctx context.Context, r refundRequest) (refundAnswe
 		if amount == 0 {
 			amount = a.refundable
 		}
-		if p.State != saga.Delivered || amount <= 0 || amount > a.refundable || r.currencyCode != "" && r.currencyCode != p.CurrencyCode {
+		if !p.State.Earned() || amount <= 0 || amount > a.refundable || r.currencyCode != "" && r.currencyCode != p.CurrencyCode {
 			return &notRefundableError{p.State, a.refundable, p.CurrencyCode}
 		}
 		now := s.deps.Now()

@@ -188,7 +188,7 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 		State: offerv1.PurchaseState(p.State), Reason: errorsv1.Reason(p.Reason),
 		Price: price, StateTime: timestamppb.New(time.UnixMicro(p.StateTime)),
 	}
-	if p.State.AwaitsMoney() || p.State.Paid() || p.State == saga.Delivered || p.Reason == saga.OrderFailed {
+	if p.State.AwaitsMoney() || p.State.Paid() || p.State.Earned() || p.Reason == saga.OrderFailed {
 		m.Charged = &offerv1.Money{CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged}
 	}
 	if p.Refunded > 0 {
@@ -197,7 +197,7 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 	switch p.State {
 	case saga.ActionRequired:
 		m.PaymentIntentId = p.IntentID
-	case saga.Captured, saga.Ordered, saga.Delivered:
+	case saga.Captured, saga.Ordered, saga.Delivered, saga.Shipped:
 		m.OrderId = store.OrderID(p.PurchaseID).UUID()
 	case saga.Voucher:
 		if p.Voucher != nil {

@@ -3,6 +3,7 @@
 //
 //	RECEIVED -Settled-> UNIT_SETTLED -ActionNeeded-> ACTION_REQUIRED
 //	   |                    |  '-----------MoneyTaken-----------+-> CAPTURED -OrderPlaced-> ORDERED -OrderDelivered-> DELIVERED
+//	   |                                                                                 '-OrderShipped--> SHIPPED
 //	   | Denied             | Declined, WindowOver                      |                      |
 //	   | (no spare left)    |                                           '------OrderDead-------+
 //	   |                    v                                                     v
@@ -18,7 +19,7 @@
 //
 //   - Unit before money: no event leads from RECEIVED to a payment.
 //   - Money before goods: an order is placed only by the transition that posts the capture.
-//   - DELIVERED, VOUCHER, REFUSED and REFUNDED are final; entering one signs the outcome, and nothing leaves it.
+//   - DELIVERED, SHIPPED, VOUCHER, REFUSED and REFUNDED are final; entering one signs the outcome, and nothing leaves it.
 //   - Money that was taken and not earned ends as exactly one of a refund and a stored-value voucher.
 //   - A unit that is given up is released exactly by the transition that leaves every path which could settle it again.
 //
@@ -46,6 +47,7 @@ const (
 	ActionRequired State = 4
 	Captured       State = 5
 	Ordered        State = 6
+	Shipped        State = 7
 	Delivered      State = 8
 	Voucher        State = 9
 	Refused        State = 10
@@ -56,7 +58,7 @@ const (
 
 var stateNames = map[State]string{
 	Received: "received", UnitSettled: "unit_settled", ActionRequired: "action_required", Captured: "captured",
-	Ordered: "ordered", Delivered: "delivered", Voucher: "voucher", Refused: "refused",
+	Ordered: "ordered", Shipped: "shipped", Delivered: "delivered", Voucher: "voucher", Refused: "refused",
 	ChoiceRequired: "choice_required", Refunding: "refunding", Refunded: "refunded",
 }
 
@@ -73,8 +75,11 @@ func (s State) String() string {
 
 // Final tells the states that nothing leaves.
 func (s State) Final() bool {
-	return s == Delivered || s == Voucher || s == Refused || s == Refunded
+	return s.Earned() || s == Voucher || s == Refused || s == Refunded
 }
+
+// Earned tells the states in which the goods left us, and the money is ours.
+func (s State) Earned() bool { return s == Delivered || s == Shipped }
 
 // AwaitsMoney tells the states in which a payment may be in progress.
 func (s State) AwaitsMoney() bool { return s == UnitSettled || s == ActionRequired }
@@ -129,6 +134,8 @@ const (
 	OrderPlaced
 	// OrderDelivered: fulfillment handed it over.
 	OrderDelivered
+	// OrderShipped: the parcel left.
+	OrderShipped
 	// OrderDead: fulfillment gave the order up, for good.
 	OrderDead
 	// ChoseVoucher: the viewer wants stored value.
@@ -258,6 +265,8 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 		return next(Ordered, NoReason)
 	case p.State.Paid() && e == OrderDelivered: // news of delivery may overtake PlaceOrders' answer
 		return next(Delivered, NoReason)
+	case p.State.Paid() && e == OrderShipped:
+		return next(Shipped, NoReason)
 	case p.State.Paid() && e == OrderDead && p.CoveredByVoucher: // nothing to choose: everything is back on the voucher
 		return next(Refunded, OrderFailed, ReleaseWinner, ReturnVoucher)
 	case p.State.Paid() && e == OrderDead:

@@ -56,6 +56,8 @@ func TestTransitions(t *testing.T) {
 			Purchase{State: ActionRequired, Attempt: 1}, WindowOver, Purchase{State: Voucher, Reason: PaymentWindowOver, Attempt: 1}, []Command{ReleaseWinner, ReturnVoucher, IssueVoucher, SignOutcome}},
 		{"an order placed", Purchase{State: Captured}, OrderPlaced, Purchase{State: Ordered}, nil},
 		{"an order delivered", Purchase{State: Ordered}, OrderDelivered, Purchase{State: Delivered}, []Command{SignOutcome}},
+		{"a parcel that left", Purchase{State: Ordered}, OrderShipped, Purchase{State: Shipped}, []Command{SignOutcome}},
+		{"a parcel that overtakes the placing", Purchase{State: Captured}, OrderShipped, Purchase{State: Shipped}, []Command{SignOutcome}},
 		{"a delivery that overtakes the placing", Purchase{State: Captured}, OrderDelivered, Purchase{State: Delivered}, []Command{SignOutcome}},
 		{"a dead order frees the unit and asks the viewer", Purchase{State: Ordered}, OrderDead,
 			Purchase{State: ChoiceRequired, Reason: OrderFailed}, []Command{ReleaseWinner, ReturnVoucher, AskChoice}},
@@ -167,7 +169,7 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 				t.Fatalf("%d spares, the commands leave %d", p.Spares, w.spares)
 			}
 		}
-		good := p.State == Captured || p.State == Ordered || p.State == Delivered
+		good := p.State == Captured || p.State == Ordered || p.State.Earned()
 		failed := p.Reason == OrderFailed
 		switch {
 		case w.captures > 1 || w.orders != w.captures || (w.captures == 1) != (good || failed):
@@ -186,7 +188,7 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 			t.Fatalf("%d vouchers in %v", w.vouchers, p.State)
 		case w.winnerFreed && good, w.settlesAfterFreed > 0:
 			t.Fatalf("a unit was freed that is or could be sold, in %v", p.State)
-		case p.State.Final() && p.State != Delivered && w.settled && !w.winnerFreed:
+		case p.State.Final() && !p.State.Earned() && w.settled && !w.winnerFreed:
 			t.Fatalf("a settled unit leaks in %v", p.State)
 		case p.State != Received && w.freed != total:
 			t.Fatalf("%d of %d spares were freed in %v", w.freed, total, p.State)
@@ -237,6 +239,7 @@ func TestNumbersAreThoseOfTheContract(t *testing.T) {
 		Received: offerv1.PurchaseState_PURCHASE_STATE_RECEIVED, UnitSettled: offerv1.PurchaseState_PURCHASE_STATE_UNIT_SETTLED,
 		ActionRequired: offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED, Captured: offerv1.PurchaseState_PURCHASE_STATE_CAPTURED,
 		Ordered: offerv1.PurchaseState_PURCHASE_STATE_ORDERED, Delivered: offerv1.PurchaseState_PURCHASE_STATE_DELIVERED,
+		Shipped: offerv1.PurchaseState_PURCHASE_STATE_SHIPPED,
 		Voucher: offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, Refused: offerv1.PurchaseState_PURCHASE_STATE_REFUSED,
 		ChoiceRequired: offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED, Refunding: offerv1.PurchaseState_PURCHASE_STATE_REFUNDING,
 		Refunded: offerv1.PurchaseState_PURCHASE_STATE_REFUNDED,

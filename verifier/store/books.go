@@ -101,17 +101,17 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r JOIN purchases p ON p.token_id = r.token_id
 				WHERE p.drop_id = d.drop_id AND r.state = $8)
 		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN serial > 0 THEN 1 ELSE 0 END) AS redeemed,
-				SUM(CASE WHEN state = $1 THEN 1 ELSE 0 END) AS delivered,
+				SUM(CASE WHEN state IN ($1, $10) THEN 1 ELSE 0 END) AS delivered,
 				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
 				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
 				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged
 			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
-		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n)...)...)
+		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped)...)...)
 }
 
 // moneyTaken holds for a purchase p whose money was taken at some time, by its state alone.
-var moneyTaken = fmt.Sprintf(`(p.state IN (%d, %d, %d, %d, %d, %d) OR p.state = %d AND p.reason = %d)`, saga.Captured, saga.Ordered,
-	saga.Delivered, saga.ChoiceRequired, saga.Refunding, saga.Refunded, saga.Voucher, saga.OrderFailed)
+var moneyTaken = fmt.Sprintf(`(p.state IN (%d, %d, %d, %d, %d, %d, %d) OR p.state = %d AND p.reason = %d)`, saga.Captured, saga.Ordered,
+	saga.Delivered, saga.Shipped, saga.ChoiceRequired, saga.Refunding, saga.Refunded, saga.Voucher, saga.OrderFailed)
 
 // NodeSums counts a node's redemptions by what became of them.
 type NodeSums struct {

@@ -164,9 +164,9 @@ func (q Queries) EarlierOfViewer(ctx context.Context, p *Purchase) (int, error) 
 // DropOpen tells whether the drop has a purchase that is not final, or a job.
 func (q Queries) DropOpen(ctx context.Context, dropID ID) (bool, error) {
 	n := 0
-	err := q.q.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM purchases WHERE drop_id = $1 AND state NOT IN ($2, $3, $4, $5))
+	err := q.q.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM purchases WHERE drop_id = $1 AND state NOT IN ($2, $3, $4, $5, $6))
 		+ (SELECT COUNT(*) FROM jobs j JOIN purchases p ON p.token_id = j.token_id WHERE p.drop_id = $1)`,
-		dropID, saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded).Scan(&n)
+		dropID, saga.Delivered, saga.Shipped, saga.Voucher, saga.Refused, saga.Refunded).Scan(&n)
 	if err != nil {
 		return false, fmt.Errorf("looking for open purchases: %w", err)
 	}

@@ -28,7 +28,7 @@ func (q Queries) DropReport(ctx context.Context, dropID ID) (DropReport, error) 
 	err := q.q.QueryRowContext(ctx, `SELECT p.currency, p.redeemed, p.settled, p.vouchers, p.refused, p.refunded, p.declined, v.price_locks,
 			l.captured, l.refunded, l.issued, l.spent, l.revenue, p.charged, b.refunded, v.issued, u.spent
 		FROM (SELECT COALESCE(MIN(p.currency_code), '') AS currency, COUNT(*) AS redeemed,
-				COALESCE(SUM(CASE WHEN p.state = $2 THEN 1 ELSE 0 END), 0) AS settled,
+				COALESCE(SUM(CASE WHEN p.state IN ($2, $15) THEN 1 ELSE 0 END), 0) AS settled,
 				COALESCE(SUM(CASE WHEN p.state = $3 THEN 1 ELSE 0 END), 0) AS vouchers,
 				COALESCE(SUM(CASE WHEN p.state = $4 THEN 1 ELSE 0 END), 0) AS refused,
 				COALESCE(SUM(CASE WHEN p.state = $5 THEN 1 ELSE 0 END), 0) AS refunded,
@@ -50,7 +50,7 @@ func (q Queries) DropReport(ctx context.Context, dropID ID) (DropReport, error) 
 		CROSS JOIN (SELECT COALESCE(SUM(p.stored_value_minor_units), 0) AS spent
 			FROM voucher_uses u JOIN purchases p ON p.token_id = u.token_id WHERE p.drop_id = $1 AND u.state = 2) AS u`,
 		dropID, saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded, saga.PaymentDeclined, saga.PaymentWindowOver,
-		ledger.ProviderReceivable, ledger.KindCapture, ledger.VoucherLiability, ledger.KindVoucher, ledger.ChannelRevenue, RefundDone, StoredValue).
+		ledger.ProviderReceivable, ledger.KindCapture, ledger.VoucherLiability, ledger.KindVoucher, ledger.ChannelRevenue, RefundDone, StoredValue, saga.Shipped).
 		Scan(&r.CurrencyCode, &r.Redeemed, &r.Settled, &r.Vouchers, &r.Refused, &r.Refunded, &r.Declined, &r.PriceLocks,
 			&r.Ledger.Captured, &r.Ledger.Refunded, &r.Ledger.VoucherIssued, &r.Ledger.VoucherSpent, &r.Ledger.Net,
 			&r.Purchases.Captured, &r.Purchases.Refunded, &r.Purchases.VoucherIssued, &r.Purchases.VoucherSpent)
