@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,14 +23,15 @@ import (
 
 type buyCmd struct {
 	clientFlags
-	Drop    string        `help:"Buy from this drop; default: the next one that is open."`
-	Channel string        `help:"Only this channel's drops."`
-	Payment string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix." default:"tp_ok"`
-	Voucher string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
-	Claim   bool          `help:"Ask and redeem in one round trip."`
-	Approve bool          `help:"TEST: play the customer who confirms the payment when the provider asks." default:"true" negatable:""`
-	Session string        `help:"Viewer session, 32 hex digits; default: a fresh one."`
-	Wait    time.Duration `help:"How long to wait for an open drop and then for the outcome." default:"5m"`
+	Drop     string        `help:"Buy from this drop; default: the next one that is open."`
+	Channel  string        `help:"Only this channel's drops."`
+	Payment  string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix." default:"tp_ok"`
+	Voucher  string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
+	Delivery string        `help:"Where a physical good goes: a file of up to 2 KiB, or - for standard input. It consents to delivery." placeholder:"FILE"`
+	Claim    bool          `help:"Ask and redeem in one round trip."`
+	Approve  bool          `help:"TEST: play the customer who confirms the payment when the provider asks." default:"true" negatable:""`
+	Session  string        `help:"Viewer session, 32 hex digits; default: a fresh one."`
+	Wait     time.Duration `help:"How long to wait for an open drop and then for the outcome." default:"5m"`
 }
 
 // savedReceipt is what `buy` keeps, so that `purchase get ID` can show who it is.
@@ -44,6 +46,10 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil || (len(session) != 0 && len(session) != 16) {
 		return usageError{"--session takes 32 hex digits"}
 	}
+	details, err := c.details()
+	if err != nil {
+		return err
+	}
 	conn, err := c.dial(auth.Viewer)
 	if err != nil {
 		return err
@@ -57,6 +63,9 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 		return fmt.Errorf("waiting for an open drop: %w", err)
 	}
 	req := buyer.Request{Drop: drop, PaymentReference: c.Payment, Voucher: c.Voucher, Claim: c.Claim}
+	if len(details) > 0 {
+		req.DeliveryDetails, req.Consent = details, &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}}
+	}
 	if len(session) > 0 {
 		req.ViewerSessionID = session
 	}
@@ -83,6 +92,33 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 		fmt.Fprintf(s.err, "The purchase was accepted and goes on; ask later: rimlight purchase get %s\n", res.PurchaseID)
 	}
 	return verdict(res, buyErr)
+}
+
+// maxDetails is what a redemption takes.
+const maxDetails = 2048
+
+// details reads where the good goes, which no flag takes: other users see a command line.
+func (c *buyCmd) details() ([]byte, error) {
+	if c.Delivery == "" {
+		return nil, nil
+	}
+	var from io.Reader = os.Stdin
+	if c.Delivery != "-" {
+		file, err := os.Open(c.Delivery)
+		if err != nil {
+			return nil, usageError{fmt.Sprintf("--delivery: %v", err)}
+		}
+		defer func() { _ = file.Close() }() // it was only read
+		from = file
+	}
+	details, err := io.ReadAll(io.LimitReader(from, maxDetails+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the delivery details: %w", err)
+	}
+	if len(details) == 0 || len(details) > maxDetails {
+		return nil, usageError{fmt.Sprintf("--delivery takes 1 to %d bytes", maxDetails)}
+	}
+	return details, nil
 }
 
 // verdict turns the result into the command's: only a delivery is a success.

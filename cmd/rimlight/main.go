@@ -1,5 +1,5 @@
 // Command rimlight is the whole platform in one binary: `rimlight dev` runs everything on this machine, `rimlight
-// router|region|verifier|fulfillment` run one service of a real deployment, and the other verbs are clients.
+// router|region|verifier|fulfillment|node` run one service of a real deployment, and the other verbs are clients.
 //
 // A file per subcommand. Every client verb takes --router and -o table|json and ends with one of four exit codes:
 // 0 done, 1 refused with a typed reason, 2 usage, 3 unreachable.
@@ -38,6 +38,7 @@ type commands struct {
 	Region      regionCmd      `cmd:"" help:"Run a regional decision node."`
 	Verifier    verifierCmd    `cmd:"" help:"Run the central verifier."`
 	Fulfillment fulfillmentCmd `cmd:"" help:"Run central fulfillment."`
+	Node        nodeCmd        `cmd:"" help:"Run a microfulfillment node, which packs and sends physical orders."`
 
 	Drops    dropsCmd    `cmd:"" help:"Plan drops and watch them sell."`
 	Buy      buyCmd      `cmd:"" help:"Buy one unit and follow it to its final outcome."`

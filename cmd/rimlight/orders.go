@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -24,10 +25,21 @@ func (c *ordersCmd) Run(ctx context.Context, s *streams) error {
 			return err
 		}
 		return c.print(s, resp, func(w io.Writer) {
-			row(w, "ORDER", "STATE", "SINCE", "ATTEMPT", "SERIAL", "DROP", "PURCHASE")
+			row(w, "ORDER", "STATE", "SINCE", "ATTEMPT", "WORKER", "REASON", "TRACKING", "SERIAL", "DROP", "PURCHASE")
 			for _, o := range resp.GetOrders() {
-				row(w, o.GetOrderId(), short(o.GetState(), "ORDER_STATE_"), clock(o.GetStateTime()), o.GetAttempt(), o.GetSerial(), o.GetDropId(), o.GetPurchaseId())
+				row(w, o.GetOrderId(), short(o.GetState(), "ORDER_STATE_"), clock(o.GetStateTime()), o.GetAttempt(), dash(o.GetWorker()), whyNot(o), dash(o.GetTrackingReference()), o.GetSerial(), o.GetDropId(), o.GetPurchaseId())
 			}
 		})
 	})
+}
+
+// dash stands for what there is not.
+func dash(text string) string { return cmp.Or(text, "-") }
+
+// whyNot is why an order was last refused.
+func whyNot(o *fulfillmentv1.Order) string {
+	if o.GetReason() == fulfillmentv1.RejectReason_REJECT_REASON_UNSPECIFIED {
+		return "-"
+	}
+	return short(o.GetReason(), "REJECT_REASON_")
 }

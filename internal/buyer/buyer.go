@@ -63,6 +63,8 @@ type Request struct {
 	Voucher string
 	// ViewerSessionID, 16 bytes; nil: a fresh one.
 	ViewerSessionID []byte
+	// DeliveryDetails say where a physical good goes; Consent must grant delivery then.
+	DeliveryDetails []byte
 	// Consent may be nil: no to everything.
 	Consent *offerv1.Consent
 	// Claim asks and redeems in one round trip.
@@ -172,7 +174,7 @@ func (b *Buyer) offerAndRedeem(ctx context.Context, req Request, hints *offerv1.
 	return b.step(ctx, res, "RedeemOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
 			Hints: hints, OfferToken: res.OfferToken, ViewerSessionId: req.ViewerSessionID,
-			PaymentReference: req.PaymentReference, Consent: req.Consent, Voucher: req.Voucher,
+			PaymentReference: req.PaymentReference, Consent: req.Consent, Voucher: req.Voucher, DeliveryDetails: req.DeliveryDetails,
 		}, opts...)
 		if err != nil {
 			return err
@@ -186,7 +188,7 @@ func (b *Buyer) claim(ctx context.Context, req Request, hints *offerv1.RoutingHi
 	return b.step(ctx, res, "ClaimOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.ClaimOffer(ctx, &offerv1.ClaimOfferRequest{
 			Hints: hints, ViewerSessionId: req.ViewerSessionID, Consent: req.Consent,
-			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(), Voucher: req.Voucher,
+			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(), Voucher: req.Voucher, DeliveryDetails: req.DeliveryDetails,
 		}, opts...)
 		if err != nil {
 			return err

@@ -78,6 +78,8 @@ type Config struct {
 type Cluster struct {
 	// Routers are the public addresses, in the order of Config.Routers.
 	Routers []string
+	// Fulfillment is its address, for microfulfillment nodes.
+	Fulfillment string
 	// Tokens are the role tokens.
 	Tokens auth.Tokens
 	// Audience is the synthetic viewers; nil if there are none.
@@ -117,6 +119,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return c, fmt.Errorf("starting fulfillment: %w", err)
 	}
+	c.Fulfillment = fulfillment.Addr()
 	c.fulfillment = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
 	verifier, err := process.StartVerifier(ctx, process.Verifier{
 		Common: c.central("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",

@@ -4,7 +4,7 @@
 //	Start* opens and listens (Addr is known), Run serves until its context ends, then drains:
 //	RPCs first, then the service's loops, then its store.
 //
-// The commands `rimlight router|region|verifier|fulfillment` run one of these each; internal/cluster runs all of them in
+// The commands `rimlight router|region|verifier|fulfillment|node` run one of these each; internal/cluster runs all of them in
 // one process for `rimlight dev`. The only thing that differs there is how connections are dialled.
 package process
 
