@@ -80,7 +80,9 @@ export function whyNot(c: Candidate, choice: Choice): string {
   if (c.region === choice.region && c.nodeId === choice.nodeId) return "chosen";
   if (c.filterReason !== FilterReason.UNSPECIFIED) return FILTERS[c.filterReason] ?? "filtered";
   if (c.suspect) return "answers overdue";
-  return c.heldShare > 0 ? "warming up, or slower" : "slower";
+  if (c.heldShare > 0) return "warming up, or slower";
+  const chosen = choice.candidates.find((k) => k.region === choice.region && k.nodeId === choice.nodeId);
+  return (millis(c.expected) ?? 0) > (millis(chosen?.expected) ?? 0) ? "slower" : "passed over: the sentence says why";
 }
 
 const CAUSES: Record<SlipCause, string> = {
