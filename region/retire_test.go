@@ -74,10 +74,10 @@ func TestANodeThatRetiresForwardsEverythingThenSealsThenIsPutAside(t *testing.T)
 
 		w.retire = true
 		w.start()
-		time.Sleep(10 * time.Second)
 		if _, err := w.redeem(2, token); err == nil {
 			t.Error("a node that retires sold")
 		}
+		time.Sleep(10 * time.Second)
 		w.stock.set(func() {
 			if len(w.stock.retired) > 0 {
 				t.Error("the node retired before the verifier had read its journal")

@@ -71,6 +71,7 @@ func TestASealBeforeTheJournalsEndIsRefused(t *testing.T) {
 		f.send(3, first)
 		f.ack()
 		f.seal(5, 4, 1)
+		close(f.in)
 		if err := f.end(); status.Code(err) != codes.Aborted || rpcerr.Reason(err).String() != "REASON_SEAL_TOO_EARLY" {
 			t.Errorf("got %v", err)
 		}
