@@ -64,6 +64,13 @@ mutants: ## Leave out one rule of the protocol after the other, and see how soon
 mutants-short: ## Leave out one rule after the other, once each.
 	go run ./tools/torture -mutants -runs 1 -most 150
 
+KILLS ?= 100
+
+.PHONY: kill
+kill: ## Kill real processes of every role under load, KILLS (100) times; ends with one JSON line.
+	@RIMLIGHT_KILLS=$(KILLS) go test -count 1 -timeout 2h -run '^TestEveryRoleIsKilledUnderLoad$$' -v ./cmd/rimlight | \
+	awk '/^\{"kills"/ {last = $$0; next} {print} END {if (last != "") print last}'
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).
 	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}' | \

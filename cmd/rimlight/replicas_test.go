@@ -35,11 +35,17 @@ type replica struct {
 // startReplica runs a central service as this program and waits until it listens.
 func startReplica(t *testing.T, args ...string) *replica {
 	t.Helper()
+	return startProcess(t, append(args, "--listen", "127.0.0.1:0")...)
+}
+
+// startProcess runs a service as this program and waits until it listens.
+func startProcess(t *testing.T, args ...string) *replica {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := osexec.Command(self, append(args, "--listen", "127.0.0.1:0", "--log-level", "error")...)
+	cmd := osexec.Command(self, append(args, "--log-level", "error")...)
 	errOut, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
