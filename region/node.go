@@ -68,6 +68,8 @@ type Node struct {
 	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
 	// New and the forwarder use it.
 	offered int64
+	// sent is the newest redemption that this process sent to the verifier. Only forward uses it.
+	sent int64
 	// bootID names this process life, and life numbers it from 1; lives before it are in the journal.
 	bootID     string
 	life       int64

@@ -59,10 +59,10 @@ func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
 		return fmt.Errorf("opening the stream: %w", err)
 	}
 	n.till.mu.Lock()
-	cursor := n.till.cursor
+	cursor, newest := n.till.cursor, max(n.till.lastSale, n.sent)
 	n.till.mu.Unlock()
 	err = stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Hello{Hello: &verifierv1.Hello{
-		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, OutcomeCursor: cursor, JournalId: n.journalID(),
+		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, OutcomeCursor: cursor, JournalId: n.journalID(), JournalHead: &newest,
 	}}})
 	if err != nil {
 		return fmt.Errorf("greeting: %w", err)
@@ -221,7 +221,8 @@ func (n *Node) send(ctx context.Context, stream submitStream, w *window, batch [
 		}
 	}
 	w.add(batch)
-	n.offered = max(n.offered, batch[len(batch)-1].GetSequence())
+	n.sent = max(n.sent, batch[len(batch)-1].GetSequence())
+	n.offered = max(n.offered, n.sent)
 	err := stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Batch{
 		Batch: &verifierv1.EntryBatch{Entries: batch},
 	}})

@@ -28,6 +28,9 @@ func (v *verifierServer) CancelRedemption(ctx context.Context, r *verifierv1.Can
 // redemptions. Where a redemption came first, its receipt is the answer; whatever comes later is a duplicate of the
 // refused purchase, and its unit is released.
 func (s *Service) cancel(ctx context.Context, r *verifierv1.CancelRedemptionRequest) (p store.Purchase, receipt string, err error) {
+	if s.recovering.Load() { // a redemption that is not here may have been, and be delivered
+		return p, "", errRecovering
+	}
 	dropID, err := store.ParseUUID(r.GetDropId())
 	if err != nil {
 		return p, "", errDropID

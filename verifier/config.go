@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/rimlight/rimlight/verifier/store"
 )
 
 // Profiles of a deployment.
@@ -41,6 +43,9 @@ type Config struct {
 	// HintMemory is how long a provider's hints are remembered, so that a duplicate does nothing: default 7 days, longer
 	// than providers try.
 	HintMemory time.Duration
+	// RecoverWithout are nodes (UUIDs) that a restored verifier does not wait for, since they and their disks are gone for
+	// good: what they alone knew is lost, but for the receipts that clients kept. Default: it waits for all.
+	RecoverWithout []string
 	// JobLease is after what time a claimed job counts as abandoned: 1 s to 1 h, default 30 s. It must be longer than
 	// one call of the provider or of fulfillment may take; CallTimeout bounds those.
 	JobLease time.Duration
@@ -124,6 +129,10 @@ func (c Config) Validate() error {
 	check(c.JobLease >= time.Second && c.JobLease <= time.Hour, "JobLease %v is not in [1s, 1h]", c.JobLease)
 	check(c.CallTimeout > 0 && c.CallTimeout < c.JobLease/2, "CallTimeout %v is not positive and less than half of JobLease", c.CallTimeout)
 	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
+	for _, id := range c.RecoverWithout {
+		_, err := store.ParseUUID(id)
+		check(err == nil, "RecoverWithout %q is not a UUID", id)
+	}
 	for name, d := range map[string]time.Duration{
 		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
 		"KeyPoll": c.KeyPoll, "ClosePoll": c.ClosePoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,

@@ -154,11 +154,18 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 	if p.IntentID != "" && !fresh {
 		return s.readIntent(ctx, p.IntentID)
 	}
+	in, found, err := s.madeBefore(ctx, p)
+	if err != nil {
+		return in, err
+	}
+	if found {
+		return in, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
+	}
 	key := p.PurchaseID.Hex() + "/" + strconv.Itoa(p.Attempt)
 	if fresh {
 		key += s.deps.Now().String()
 	}
-	in, err := freshKeys(key, func(key string) (payment.Intent, error) {
+	in, err = freshKeys(key, func(key string) (payment.Intent, error) {
 		return provider(ctx, s, "create", func(ctx context.Context) (payment.Intent, error) {
 			return s.deps.Payment.CreateIntent(ctx, key, payment.Request{
 				PurchaseID: p.PurchaseID.Hex(), CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged, Reference: p.PaymentReference,

@@ -106,6 +106,9 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 				" left; only delivered purchases are refunded, with at most that.",
 			rpcerr.Meta("state", notRefundable.state.String()), rpcerr.Meta("refundable_minor_units", left),
 			rpcerr.Meta("currency_code", notRefundable.currencyCode))
+	case errors.Is(err, errRecovering), errors.Is(err, store.ErrNotFound) && s.recovering.Load():
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_RECOVERING,
+			"The verifier was restored and is reading the nodes' journals again.", rpcerr.RetryAfter(minKeyRefresh))
 	case errors.Is(err, store.ErrNotFound):
 		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt, token or id.")
 	case errors.Is(err, store.ErrConflict):

@@ -43,6 +43,10 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	if err != nil {
 		return err
 	}
+	head := first.GetHello().JournalHead // nil is not 0
+	if err := s.reread(ctx, nodeID, acknowledged, head); err != nil {
+		return err
+	}
 	if err := sendAck(stream, &verifierv1.Acknowledgement{Sequence: acknowledged}); err != nil {
 		return err
 	}
@@ -84,6 +88,9 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 				err = errNoHello
 			}
 			if err != nil {
+				return err
+			}
+			if err := s.reread(ctx, nodeID, ack.GetSequence(), head); err != nil {
 				return err
 			}
 			if err := sendAck(stream, ack); err != nil {
@@ -233,7 +240,7 @@ func (s *Service) watchEvents(ctx context.Context, cursor int64, send func(*veri
 			if err != nil {
 				return err
 			}
-			if len(events) == 0 { // cursors have no gaps, so only a cursor of another store comes here
+			if len(events) == 0 { // a restore skips cursors, and nothing happened since
 				break
 			}
 			cursor = events[len(events)-1].Cursor

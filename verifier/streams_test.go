@@ -52,6 +52,10 @@ func (f *forwarding) Send(m *verifierv1.SubmitRedemptionsResponse) error {
 
 // open begins a stream of a node that has heard up to cursor.
 func (w *world) open(n *node, cursor int64) *forwarding {
+	return w.openWith(&verifierv1.Hello{NodeId: n.id, Region: "test", OutcomeCursor: cursor})
+}
+
+func (w *world) openWith(hello *verifierv1.Hello) *forwarding {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &forwarding{
 		ctx: ctx, cancel: cancel, in: make(chan *verifierv1.SubmitRedemptionsRequest, 1000),
@@ -62,9 +66,7 @@ func (w *world) open(n *node, cursor int64) *forwarding {
 		f.err <- server.SubmitRedemptions(f)
 		cancel()
 	}()
-	f.in <- &verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Hello{
-		Hello: &verifierv1.Hello{NodeId: n.id, Region: "test", OutcomeCursor: cursor},
-	}}
+	f.in <- &verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Hello{Hello: hello}}
 	return f
 }
 

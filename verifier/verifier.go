@@ -16,6 +16,9 @@
 // steps repeats a step and never skips one.
 //
 // It owns no stock. It does not decide who may buy; the nodes did, and their signed receipts are the evidence.
+//
+// After a restore from a backup it takes entries in and does nothing else before every node's journal was read again:
+// recovery.go.
 package verifier
 
 import (
@@ -26,6 +29,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -118,6 +122,9 @@ type Service struct {
 	rand     *lockedRand
 	stopping chan struct{} // closed when Run's context ended: streams end
 
+	recovering atomic.Bool  // restored, and journals are still to be read
+	restoreEnd atomic.Int64 // when the last restore was over, microseconds; 0: never restored, or not over
+
 	refreshMu sync.Mutex  // guards what is below
 	refresh   *keyRefresh // nil: nobody is asking
 	refreshed time.Time   // when the last answer came
@@ -150,7 +157,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.metrics.countEvents(c.Purchases)
 		s.hub.committed(c)
 	}
-	if err := s.loadKeys(context.Background()); err != nil {
+	if err := errors.Join(s.loadKeys(context.Background()), s.loadRestore(context.Background())); err != nil {
 		return nil, fmt.Errorf("verifier: %w", err)
 	}
 	return s, nil
@@ -167,8 +174,20 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 
 // Run works until ctx ends, and returns when every loop did. It is called once.
 func (s *Service) Run(ctx context.Context) error {
-	s.freeClaims(ctx)
 	var loops sync.WaitGroup
+	loops.Go(func() { s.runKeys(ctx) })
+	if s.awaitJournals(ctx) {
+		s.startWork(ctx, &loops)
+	}
+	<-ctx.Done()
+	close(s.stopping)
+	loops.Wait()
+	return nil
+}
+
+// startWork starts every loop that does something to purchases.
+func (s *Service) startWork(ctx context.Context, loops *sync.WaitGroup) {
+	s.freeClaims(ctx)
 	loops.Go(func() { s.runBatches(ctx, store.SettleJob, s.settle) })
 	loops.Go(func() { s.runBatches(ctx, store.OrderJob, s.placeOrders) })
 	loops.Go(func() { s.runBatches(ctx, store.ReleaseJob, s.releaseUnits) })
@@ -176,15 +195,14 @@ func (s *Service) Run(ctx context.Context) error {
 	loops.Go(func() { s.runEach(ctx, store.RefundJob, s.refund) })
 	loops.Go(func() { s.runBatches(ctx, store.ChoiceJob, s.endChoices) })
 	loops.Go(func() { s.runHints(ctx) })
-	loops.Go(func() { s.runDeliveries(ctx) })
+	loops.Go(func() {
+		if s.awaitOrders(ctx) {
+			s.runDeliveries(ctx)
+		}
+	})
 	loops.Go(func() { s.runDropSettler(ctx) })
 	loops.Go(func() { s.runCloser(ctx) })
-	loops.Go(func() { s.runKeys(ctx) })
 	loops.Go(func() { s.runWebhooks(ctx) })
-	<-ctx.Done()
-	close(s.stopping)
-	loops.Wait()
-	return nil
 }
 
 // freeClaims makes what a dead process had claimed due at once; failing that, it is due when its claim ends.

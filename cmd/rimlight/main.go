@@ -39,6 +39,8 @@ type commands struct {
 	Verifier    verifierCmd    `cmd:"" help:"Run the central verifier."`
 	Fulfillment fulfillmentCmd `cmd:"" help:"Run central fulfillment."`
 	Node        nodeCmd        `cmd:"" help:"Run a microfulfillment node, which packs and sends physical orders."`
+	Backup      backupCmd      `cmd:"" help:"Copy a central service's store while it runs."`
+	Restore     restoreCmd     `cmd:"" help:"Make a verifier's store of a backup."`
 
 	Drops    dropsCmd    `cmd:"" help:"Plan drops and watch them sell."`
 	Buy      buyCmd      `cmd:"" help:"Buy one unit and follow it to its final outcome."`

@@ -51,6 +51,8 @@ type Verifier struct {
 	Dial Dialer
 	// Profile is "dev" or "production".
 	Profile string
+	// RecoverWithout are nodes that a restored verifier does not wait for.
+	RecoverWithout []string
 	// PaymentLatency is how long the test provider takes for an answer.
 	PaymentLatency time.Duration
 	// PaymentRealistic makes the test provider behave like a real one in time: latencies that vary, hints that come late
@@ -102,7 +104,7 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	svc, err := verifier.New(verifier.Config{Profile: c.Profile}, verifier.Deps{
+	svc, err := verifier.New(verifier.Config{Profile: c.Profile, RecoverWithout: c.RecoverWithout}, verifier.Deps{
 		DB: db, Payment: psp, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "verifier"), Metrics: c.Metrics,
 		Stock:   fulfillmentv1.NewStockServiceClient(centre),
 		Orders:  fulfillmentv1.NewOrderServiceClient(centre),

@@ -27,7 +27,11 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	write.SetMaxOpenConns(1)
-	if err := assertDurable(ctx, write); err != nil {
+	err = assertDurable(ctx, write)
+	if err == nil {
+		err = refuseBackup(ctx, write)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
 	}
 	q.Add("_pragma", "query_only(ON)")
@@ -53,6 +57,15 @@ func assertDurable(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d, need wal and 2 (FULL)", journal, sync)
 	}
 	return nil
+}
+
+// refuseBackup keeps a service from going on where an old copy ended: it would do again what it did since.
+func refuseBackup(ctx context.Context, db *sql.DB) error {
+	mark, err := markOf(ctx, db)
+	if err == nil && mark == backupMark {
+		err = ErrBackup
+	}
+	return err
 }
 
 // OpenMemory makes a database that lives as long as the DB: for tests in virtual time, where a closed and reopened

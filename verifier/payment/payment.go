@@ -138,6 +138,8 @@ type Provider interface {
 	CreateIntent(ctx context.Context, key string, r Request) (Intent, error)
 	// GetIntent reads. ErrNotFound when there is none.
 	GetIntent(ctx context.Context, id string) (Intent, error)
+	// Intents reads all intents of a purchase, oldest first, none if there are none: for who lost what was stored of them.
+	Intents(ctx context.Context, purchaseID string) ([]Intent, error)
 	// Confirm asks for the authorisation.
 	Confirm(ctx context.Context, id string) (Intent, error)
 	// Capture takes authorised money.

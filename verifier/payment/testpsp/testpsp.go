@@ -197,6 +197,28 @@ func (p *Provider) GetIntent(ctx context.Context, id string) (payment.Intent, er
 	return in.Intent, nil
 }
 
+// Intents implements payment.Provider.
+func (p *Provider) Intents(ctx context.Context, purchaseID string) (_ []payment.Intent, err error) {
+	if err := p.wait(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := p.db.Read().QueryContext(ctx, `SELECT intent_id, state, decline_code, decline_final FROM psp_intents
+		WHERE purchase_id = $1 ORDER BY create_time, intent_id`, purchaseID)
+	if err != nil {
+		return nil, fmt.Errorf("testpsp: listing intents: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	var all []payment.Intent
+	for rows.Next() {
+		var in payment.Intent
+		if err := rows.Scan(&in.ID, &in.State, &in.DeclineCode, &in.DeclineFinal); err != nil {
+			return nil, fmt.Errorf("testpsp: listing intents: %w", err)
+		}
+		all = append(all, in)
+	}
+	return all, rows.Err()
+}
+
 // Confirm implements payment.Provider.
 func (p *Provider) Confirm(ctx context.Context, id string) (payment.Intent, error) {
 	return p.call(ctx, "confirm", p.byID(ctx, id), func(tx *sql.Tx, in *intent) error {

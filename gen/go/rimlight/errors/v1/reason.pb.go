@@ -150,6 +150,9 @@ const (
 	Reason_REASON_WEBHOOK_NOT_FOUND Reason = 140
 	// There are as many webhooks as there may be. FAILED_PRECONDITION.
 	Reason_REASON_TOO_MANY_WEBHOOKS Reason = 141
+	// The service was restored from a backup and reads its nodes' journals again: it does not know yet whether there is such a
+	// thing. UNAVAILABLE.
+	Reason_REASON_STORE_RECOVERING Reason = 150
 )
 
 // Enum value maps for Reason.
@@ -214,6 +217,7 @@ var (
 		133: "REASON_SEAL_TOO_EARLY",
 		140: "REASON_WEBHOOK_NOT_FOUND",
 		141: "REASON_TOO_MANY_WEBHOOKS",
+		150: "REASON_STORE_RECOVERING",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -275,6 +279,7 @@ var (
 		"REASON_SEAL_TOO_EARLY":       133,
 		"REASON_WEBHOOK_NOT_FOUND":    140,
 		"REASON_TOO_MANY_WEBHOOKS":    141,
+		"REASON_STORE_RECOVERING":     150,
 	}
 )
 
@@ -309,7 +314,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xda\f\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xf8\f\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -370,7 +375,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x12REASON_NODE_FENCED\x10\x84\x01\x12\x1a\n" +
 	"\x15REASON_SEAL_TOO_EARLY\x10\x85\x01\x12\x1d\n" +
 	"\x18REASON_WEBHOOK_NOT_FOUND\x10\x8c\x01\x12\x1d\n" +
-	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01\x12\x1c\n" +
+	"\x17REASON_STORE_RECOVERING\x10\x96\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once

@@ -33,7 +33,10 @@ type Hello struct {
 	// The last news of its purchases that the node remembers; 0: none.
 	OutcomeCursor int64 `protobuf:"varint,3,opt,name=outcome_cursor,json=outcomeCursor,proto3" json:"outcome_cursor,omitempty"`
 	// Names the journal: a node that lost its disk begins another one, whose sequences begin again.
-	JournalId     string `protobuf:"bytes,4,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
+	JournalId string `protobuf:"bytes,4,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
+	// The journal's newest redemption when the stream began, 0 before the first. A verifier that was restored from a backup
+	// has read the journal again when it has come up to here.
+	JournalHead   *int64 `protobuf:"varint,5,opt,name=journal_head,json=journalHead,proto3,oneof" json:"journal_head,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -94,6 +97,13 @@ func (x *Hello) GetJournalId() string {
 		return x.JournalId
 	}
 	return ""
+}
+
+func (x *Hello) GetJournalHead() int64 {
+	if x != nil && x.JournalHead != nil {
+		return *x.JournalHead
+	}
+	return 0
 }
 
 // One redemption of the node's journal.
@@ -1469,13 +1479,15 @@ var File_rimlight_verifier_v1_verifier_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_verifier_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xa4\x01\n" +
+	"+rimlight/verifier/v1/verifier_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xe6\x01\n" +
 	"\x05Hello\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\x1f\n" +
 	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12.\n" +
 	"\x0eoutcome_cursor\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\routcomeCursor\x12'\n" +
 	"\n" +
-	"journal_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc0\x01R\tjournalId\"Y\n" +
+	"journal_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc0\x01R\tjournalId\x12/\n" +
+	"\fjournal_head\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\vjournalHead\x88\x01\x01B\x0f\n" +
+	"\r_journal_head\"Y\n" +
 	"\fJournalEntry\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\bsequence\x12$\n" +
 	"\areceipt\x18\x02 \x01(\tB\n" +
@@ -1657,6 +1669,7 @@ func file_rimlight_verifier_v1_verifier_service_proto_init() {
 	if File_rimlight_verifier_v1_verifier_service_proto != nil {
 		return
 	}
+	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[0].OneofWrappers = []any{}
 	file_rimlight_verifier_v1_verifier_service_proto_msgTypes[4].OneofWrappers = []any{
 		(*SubmitRedemptionsRequest_Hello)(nil),
 		(*SubmitRedemptionsRequest_Batch)(nil),

@@ -1,0 +1,153 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// A verifier that was restored from a backup has promised things that it does not know of. What it lacks is in the nodes'
+// journals, at the payment provider and at fulfillment; it asks them in this order, and does nothing of its own before:
+//
+//	replay     every node forwards its journal from where the backup was; no unit is settled or released, no payment
+//	           made, no lease closed, since which redemption of a token won, and which unit was released, is not known
+//	redo       purchases go through the saga again: fulfillment gives the same answers as before, and of payments the
+//	           provider is asked what it already has, since it may have forgotten their keys
+//	deliver    orders are followed again from where the backup was, when the purchases that they belong to are ordered
+
+// errRecovering: nobody can say yet, since journals are still to be read.
+var errRecovering = errors.New("verifier: restored, and reading the nodes' journals again")
+
+// MarkRestored turns a migrated store that is an old copy (a backup, or a database brought back to a point in time) into
+// one that recovers at its next start.
+func MarkRestored(ctx context.Context, db *sqldb.DB, now time.Time) error {
+	err := store.New(db).Write(ctx, func(tx *store.Tx) error { return tx.Restored(ctx, now.UnixMicro()) })
+	if err != nil {
+		return fmt.Errorf("marking the store as restored: %w", err)
+	}
+	return nil
+}
+
+// loadRestore reads whether the store was restored.
+func (s *Service) loadRestore(ctx context.Context) error {
+	r, err := s.store.Read().Restore(ctx)
+	if err != nil {
+		return err
+	}
+	s.recovering.Store(r.Time != 0 && r.End == 0)
+	s.restoreEnd.Store(r.End)
+	return nil
+}
+
+// awaitJournals returns when every node's journal was read again, at once if nothing was restored; false: ctx ended.
+func (s *Service) awaitJournals(ctx context.Context) bool {
+	var told []string
+	for s.recovering.Load() && ctx.Err() == nil {
+		missing, err := s.unread(ctx)
+		if err == nil && len(missing) == 0 {
+			err = s.endRestore(ctx)
+		}
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.deps.Log.Warn("recovering failed, trying again", "error", err)
+		case len(missing) > 0 && !slices.Equal(missing, told):
+			told = missing
+			s.deps.Log.Warn("restored: nothing is settled or paid before these nodes forwarded their journals", "node_ids", missing)
+		}
+		if s.recovering.Load() {
+			sleep(ctx, s.cfg.Poll, nil)
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// unread lists the nodes that fulfillment knows and whose journals were not read again.
+func (s *Service) unread(ctx context.Context) ([]string, error) {
+	if err := s.refreshKeys(ctx); err != nil {
+		return nil, err
+	}
+	read, err := s.store.Read().RereadNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	done := map[string]bool{"": true} // the verifier's own key has no node
+	for _, id := range read {
+		done[id.UUID()] = true
+	}
+	for _, id := range s.cfg.RecoverWithout {
+		done[id] = true
+	}
+	var missing []string
+	for _, k := range s.keys.All() {
+		if id := k.GetNodeId(); !done[id] {
+			done[id] = true
+			missing = append(missing, id)
+		}
+	}
+	slices.Sort(missing)
+	return missing, nil
+}
+
+func (s *Service) endRestore(ctx context.Context) error {
+	end := s.deps.Now().UnixMicro()
+	if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.EndRestore(ctx, end) }); err != nil {
+		return err
+	}
+	s.restoreEnd.Store(end)
+	s.recovering.Store(false)
+	s.deps.Log.Info("restored: every journal was read again")
+	return nil
+}
+
+// reread notes that a node's journal is here up to its head, if that matters. head nil: the node does not say.
+func (s *Service) reread(ctx context.Context, nodeID store.ID, acknowledged int64, head *int64) error {
+	if !s.recovering.Load() || head == nil || acknowledged < *head {
+		return nil
+	}
+	return s.store.Write(ctx, func(tx *store.Tx) error { return tx.Reread(ctx, nodeID) })
+}
+
+// awaitOrders returns when the purchases of before the restore are ordered: what orders became is told once, and an order
+// that comes before its purchase would be passed. false: ctx ended.
+func (s *Service) awaitOrders(ctx context.Context) bool {
+	for failures := 0; ctx.Err() == nil; {
+		waiting, err := s.store.Read().Unordered(ctx, s.restoreEnd.Load())
+		switch {
+		case err != nil:
+			s.deps.Log.Warn("looking for restored purchases failed", "error", err)
+			sleep(ctx, s.backoff(failures), nil)
+			failures++
+		case !waiting:
+			return true
+		default:
+			sleep(ctx, s.cfg.Poll, nil)
+		}
+	}
+	return false
+}
+
+// madeBefore finds what a payment of before the restore came to: the intent that took the money, or the one that is still
+// open. found is false where neither exists, so that a new attempt doubles nothing.
+func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment.Intent, found bool, err error) {
+	if p.AcceptTime >= s.restoreEnd.Load() {
+		return in, false, nil
+	}
+	intents, err := provider(ctx, s, "list", func(ctx context.Context) ([]payment.Intent, error) {
+		return s.deps.Payment.Intents(ctx, p.PurchaseID.Hex())
+	})
+	for _, i := range intents {
+		if i.State == payment.Succeeded {
+			return i, true, nil
+		}
+		if i.State != payment.Cancelled {
+			in, found = i, true
+		}
+	}
+	return in, found, err
+}
