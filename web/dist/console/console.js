@@ -65,7 +65,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 \bOfferArm\f
 name (	
 weight (\r,
-	token_ttl (\v2.google.protobuf.Duration"
+	token_ttl (\v2.google.protobuf.Duration"
 \vCatalogDrop%
 drop (\v2.rimlight.offer.v1.Drop\r
 units (\r6
@@ -75,11 +75,13 @@ goods_kind (2".rimlight.fulfillment.v1.GoodsKind
 arms (\v2!.rimlight.fulfillment.v1.OfferArm
 \barm_salt (\f6
 
-stock_kind\x07 (2".rimlight.fulfillment.v1.StockKind*?
+stock_kind\x07 (2".rimlight.fulfillment.v1.StockKind\v
+sku\b (	*X
 	GoodsKind
 GOODS_KIND_UNSPECIFIED\0
-GOODS_KIND_DIGITALBKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1bproto3`),[xr,zs,Vs]),Ws=ro(yr(btoa(`
--rimlight/fulfillment/v1/catalog_service.protorimlight.fulfillment.v1"ß
+GOODS_KIND_DIGITAL
+GOODS_KIND_PHYSICALBKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1bproto3`),[xr,zs,Vs]),Ws=ro(yr(btoa(`
+-rimlight/fulfillment/v1/catalog_service.protorimlight.fulfillment.v1"¤
 CreateDropRequest
 
 request_id (	
@@ -94,7 +96,10 @@ channel_id (	\r
 arms	 (\v2!.rimlight.fulfillment.v1.OfferArm6
 
 stock_kind
- (2".rimlight.fulfillment.v1.StockKind"Z
+ (2".rimlight.fulfillment.v1.StockKind6
+
+goods_kind\v (2".rimlight.fulfillment.v1.GoodsKind\v
+sku\f (	"Z
 CreateDropResponse2
 drop (\v2$.rimlight.fulfillment.v1.CatalogDrop
 \bwarnings (	"t
