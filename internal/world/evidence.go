@@ -44,8 +44,7 @@ type Evidence struct {
 	Journals []Journal
 
 	Units      []Unit
-	Leases     []Lease
-	Epochs     map[string]int64         // of nodes, as fulfillment has them
+	Leases     []Lease                  // as they were granted
 	Tombstones map[string]time.Duration // when the verifier gave leases up
 	Orders     []Order
 	Purchases  []Purchase

@@ -2,7 +2,6 @@ package world
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -56,31 +55,18 @@ func readJournal(ctx context.Context, e *Evidence, j Journal, disk *journal.Disk
 	return nil
 }
 
+// readLeases reads them in the order of their grants.
 func (w *world) readLeases(ctx context.Context, e *Evidence) error {
-	e.Epochs = map[string]int64{}
-	var nodes []Lease // of which the epoch is read
-	err := errors.Join(
-		rows(ctx, w.centre.stockDB, &e.Leases, func(scan func(...any) error) (l Lease, err error) {
-			var id, drop, node, raw []byte
-			if err := scan(&id, &drop, &node, &l.Epoch, &l.State, &l.Quarantined, &raw); err != nil {
-				return l, err
-			}
-			var m fulfillmentv1.Lease
-			l.ID, l.Drop, l.Node, err = uuid(id), uuid(drop), uuid(node), proto.Unmarshal(raw, &m)
-			l.Serials = m.GetSerials()
+	return rows(ctx, w.centre.stockDB, &e.Leases, func(scan func(...any) error) (l Lease, err error) {
+		var id, drop, node, raw []byte
+		if err := scan(&id, &drop, &node, &l.Epoch, &l.State, &l.Quarantined, &raw); err != nil {
 			return l, err
-		}, `SELECT lease_id, drop_id, node_id, epoch, state, quarantine_time_us IS NOT NULL, lease FROM leases ORDER BY lease_id`),
-		rows(ctx, w.centre.stockDB, &nodes, func(scan func(...any) error) (l Lease, err error) {
-			var node []byte
-			err = scan(&node, &l.Epoch)
-			l.Node = uuid(node)
-			return l, err
-		}, `SELECT node_id, epoch FROM nodes`),
-	)
-	for _, n := range nodes {
-		e.Epochs[n.Node] = n.Epoch
-	}
-	return err
+		}
+		var m fulfillmentv1.Lease
+		l.ID, l.Drop, l.Node, err = uuid(id), uuid(drop), uuid(node), proto.Unmarshal(raw, &m)
+		l.Serials = m.GetSerials()
+		return l, err
+	}, `SELECT lease_id, drop_id, node_id, epoch, state, quarantine_time_us IS NOT NULL, lease FROM leases ORDER BY rowid`)
 }
 
 func (w *world) readTombstones(ctx context.Context, e *Evidence) error {

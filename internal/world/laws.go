@@ -24,7 +24,7 @@ var laws = []law{
 	{"I6", "one K, one viewer session, one winner; no session gets more than its share", oneWinner},
 	{"I7", "free + leased + sold = stock, and nothing stays leased or quarantined", stockAddsUp},
 	{"I8", "the same request replayed gives the same answer", replaysAgree},
-	{"I9", "nothing of an old epoch settles into a fresh lease, and no lease of one is in use", epochsAreFenced},
+	{"I9", "nothing of an old epoch settles into a fresh lease, and none is granted under one", epochsAreFenced},
 	{"I10", "a serial that a journal used is never handed out again by that node; receipts are one chain", serialsUsedOnce},
 	{"I11", "a job that is done has its effect", jobsHaveEffects},
 	{"I12", "no personal data in logs, metrics and errors", nothingLeaks},
@@ -37,7 +37,7 @@ var laws = []law{
 // index is the evidence by its keys.
 type index struct {
 	receipts   map[string]opened // by text; only genuine ones
-	unreadable map[string]bool   // those of them that only lost journals and nobody else had
+	unreadable map[string]bool   // those of them that only lost journals had
 	forged     []string          // what is wrong with the others
 	purchases  map[string]*Purchase
 	byToken    map[string]*Purchase
@@ -86,10 +86,9 @@ func newIndex(e *Evidence) *index {
 	}
 	for _, a := range e.Answers {
 		see(a.Receipt, fmt.Sprintf("that viewer %d got from %s", a.Viewer, a.Region))
-		read[a.Receipt] = true
 	}
-	for text := range x.receipts {
-		x.unreadable[text] = !read[text]
+	for text, living := range read {
+		x.unreadable[text] = !living
 	}
 	for i := range e.Purchases {
 		p := &e.Purchases[i]

@@ -86,7 +86,7 @@ func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 		}
 	}
 	for text, r := range x.receipts { // also of viewers who never got the answer
-		if x.unreadable[text] {
+		if x.unreadable[text] { // a client may have it: then it has an end, above
 			continue
 		}
 		if p := x.byToken[r.token]; p == nil {

@@ -15,7 +15,6 @@ import (
 const (
 	free, leased, sold  = 1, 2, 3
 	winner              = 1
-	activeLease         = 1
 	closedLease         = 3
 	toRelease, released = 4, 5
 )
@@ -81,12 +80,13 @@ func stockAddsUp(e *Evidence, x *index, broken func(string, ...any)) {
 }
 
 func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
-	leases := map[string]Lease{}
+	leases, epochs := map[string]Lease{}, map[string]int64{} // by id; by node
 	for _, l := range e.Leases {
 		leases[l.ID] = l
-		if l.Epoch != e.Epochs[l.Node] && l.State == activeLease {
-			broken("lease %s of epoch %d is in use, node %s is in epoch %d", l.ID, l.Epoch, l.Node, e.Epochs[l.Node])
+		if l.Epoch < epochs[l.Node] {
+			broken("lease %s was granted under epoch %d to node %s, after one of epoch %d", l.ID, l.Epoch, l.Node, epochs[l.Node])
 		}
+		epochs[l.Node] = max(epochs[l.Node], l.Epoch)
 	}
 	for _, l := range e.Leases {
 		d := e.Config.Drops[x.drops[l.Drop]]

@@ -107,7 +107,11 @@ var lies = []doctored{
 		e.Tombstones = map[string]time.Duration{p.Lease: time.Hour}
 	}},
 	{"I7", "a lease stays quarantined", func(e *world.Evidence) { e.Leases[0].State, e.Leases[0].Quarantined = 2, true }},
-	{"I9", "a lease of an old epoch is in use", func(e *world.Evidence) { e.Leases[0].Epoch = 7 }},
+	{"I9", "a lease was granted under an old epoch", func(e *world.Evidence) {
+		last := e.Leases[len(e.Leases)-1]
+		last.Epoch--
+		e.Leases = append(e.Leases, last)
+	}},
 	{"I9", "a lease was given up before its drop was over", func(e *world.Evidence) {
 		e.Tombstones = map[string]time.Duration{e.Leases[0].ID: 20 * time.Second}
 	}},
