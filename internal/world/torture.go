@@ -54,6 +54,9 @@ func Torture(seed uint64, aim string) Config {
 	if aim == AimCrashes {
 		cfg.SyncTime = 20 * time.Millisecond // so that power is lost in the middle of one
 	}
+	if aim == AimDisks {
+		cfg.Habits = []Weighted[Habit]{{4, Plain}, {4, Forgets}, {1, Replays}, {1, DoubleTaps}, {1, ChangesOrder}}
+	}
 	if aim == AimPayments {
 		cfg.Payments = troubledPayments
 	}
@@ -72,6 +75,10 @@ func Torture(seed uint64, aim string) Config {
 			continue // the centre stays up
 		}
 		cfg.Schedule = append(cfg.Schedule, f)
+		if aim == AimDisks && f.Kind == LoseDisk { // with what it has not forwarded
+			before := time.Duration(r.Int64N(int64(8 * time.Second)))
+			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - before, For: before + time.Second})
+		}
 	}
 	slices.SortStableFunc(cfg.Schedule, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return cfg
