@@ -76,7 +76,8 @@ for (const client of UNARY) {
   });
 
   test(`${client}: a deadline that nobody can meet ends the call`, async () => {
-    const answer = await call(client, "listKeys", {}, { timeoutMs: 1 });
+    // Shorter than the way to the nearest region; grpc-web sends no deadline that is over before it looks at it.
+    const answer = await call(client, "listKeys", {}, { timeoutMs: 5 });
     assert.equal(answer.code, DEADLINE_EXCEEDED, answer.text);
   });
 }
