@@ -55,7 +55,9 @@ func TestHintIsReadOnceAndNeverBelieved(t *testing.T) {
 		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_action_required"})
 		w.present(receipt)
 		time.Sleep(time.Second)
+		post.mu.Lock()
 		intent := post.made[0]
+		post.mu.Unlock()
 		hint := func(id, about string) int {
 			t.Helper()
 			post.mu.Lock()

@@ -233,7 +233,9 @@ func TestWebhooksHearWhatTheyAskedForAndCanHearItAgain(t *testing.T) {
 			t.Errorf("rotated twice: %v", err)
 		}
 		signatures := func(secrets ...string) string {
+			e.mu.Lock()
 			parts := strings.SplitN(e.signed["all"], "|", 4)
+			e.mu.Unlock()
 			var list []string
 			for _, text := range secrets {
 				secret, err := webhook.ParseSecret(text)
