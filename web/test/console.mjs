@@ -10,7 +10,10 @@ export async function openConsole(browser, url, { colorScheme = "light", viewpor
     window.violations = [];
     document.addEventListener("securitypolicyviolation", (e) => window.violations.push(`${e.violatedDirective} ${e.blockedURI} ${e.sample}`));
   });
-  if (virtual) await page.clock.install();
+  if (virtual) {
+    await page.clock.install();
+    await page.addInitScript(() => Date.now()); // until it is asked for the time, the test clock's timeOrigin is -1
+  }
   if (script) await page.addInitScript(script);
   await page.goto(`${url}/console`);
   return page;

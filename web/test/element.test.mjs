@@ -22,6 +22,7 @@ beforeEach(async () => {
   await page.clock.install({ time: new Date("2026-01-01T12:00:00Z") });
   await page.goto(site.origin);
   await page.waitForFunction(() => "tools" in window);
+  await page.clock.pauseAt(new Date("2026-01-01T13:00:00Z")); // from here on time passes only where a test says so
 });
 
 const part = (name) => page.locator(`rimlight-drop >> [part="${name}"]`);

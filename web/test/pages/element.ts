@@ -4,7 +4,10 @@ import type { BuyResult, DropsView } from "../../sdk/client.js";
 import type { RimlightClient } from "../../sdk/index.js";
 import type { DropInfo, PurchaseView } from "../../sdk/views.js";
 
-/** Plays the platform. Its clock is an hour ahead of the browser's. */
+/**
+ * Plays the platform. Its clock is an hour ahead of the browser's: of Date, since the test clock answers
+ * performance.timeOrigin with -1 until something else has asked it for the time.
+ */
 class Platform {
   static readonly AHEAD_MS = 3_600_000;
   result: BuyResult = { kind: "refused", reason: "SOLD_OUT", message: "" };
@@ -13,7 +16,7 @@ class Platform {
   #views: DropsView[] = [];
   #wake = () => {};
 
-  now = () => performance.timeOrigin + performance.now() + Platform.AHEAD_MS;
+  now = () => Date.now() + Platform.AHEAD_MS;
 
   show(drops: DropInfo[], live = true) {
     this.#views.push({ drops, live });
