@@ -22,6 +22,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/balance"
 	"github.com/rimlight/rimlight/internal/buyer"
 	"github.com/rimlight/rimlight/internal/cluster"
 	"github.com/rimlight/rimlight/internal/rpc"
@@ -241,7 +242,7 @@ func (p *platform) auditHolds(t *testing.T) {
 	}
 	var audit struct {
 		Holds     bool
-		Equations []equation
+		Equations []balance.Equation
 	}
 	if err := json.Unmarshal([]byte(out), &audit); err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package balance_test
 
 import (
 	"strings"
@@ -6,6 +6,7 @@ import (
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/balance"
 )
 
 func books() (*verifierv1.GetAuditResponse, map[string]*fulfillmentv1.StockLevel) {
@@ -26,7 +27,7 @@ func books() (*verifierv1.GetAuditResponse, map[string]*fulfillmentv1.StockLevel
 }
 
 func TestTheEquationsHoldOnGoodBooks(t *testing.T) {
-	for _, e := range equations(books()) {
+	for _, e := range balance.Equations(books()) {
 		if !e.Holds {
 			t.Errorf("%s: %s: %d and %d", e.About, e.Law, e.Left, e.Right)
 		}
@@ -74,7 +75,7 @@ func TestEveryEquationCanFail(t *testing.T) {
 		b, s := books()
 		c.damage(b, s)
 		var failed []string
-		for _, e := range equations(b, s) {
+		for _, e := range balance.Equations(b, s) {
 			if !e.Holds {
 				failed = append(failed, e.Law)
 			}
