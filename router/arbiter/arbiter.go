@@ -22,7 +22,6 @@
 package arbiter
 
 import (
-	"math"
 	"time"
 )
 
@@ -91,7 +90,7 @@ func (g *Region) Utilisation() float64 {
 	if g.Parallelism == 0 || !(g.Arrivals > 0) {
 		return 0
 	}
-	return math.Min(g.Arrivals*clamp(g.Service).Seconds()/float64(g.Parallelism), mostUtilisation)
+	return min(g.Arrivals*clamp(g.Service).Seconds()/float64(g.Parallelism), mostUtilisation)
 }
 
 // Late is the predicted 99th percentile of a node's answer, with an exponential service: a viewer who waited so long

@@ -37,8 +37,8 @@ const (
 )
 
 // predict is L = n + S + W, and more for a suspect.
-func predict(g *Region) time.Duration {
-	l := network(g) + clamp(g.Service) + wait(g)
+func predict(g *Region, wait time.Duration) time.Duration {
+	l := network(g) + clamp(g.Service) + wait
 	if g.Suspect {
 		l += suspicion
 	}
@@ -48,16 +48,16 @@ func predict(g *Region) time.Duration {
 // toll is what a node's crowd costs beyond this call's own wait: (tollRate-1)*W for those who come after it, and doubt
 // standard deviations of the work that arrives during one round trip, which no report can tell (arrivals are nearly
 // Poisson, so their number deviates by its root). It is no time that this call takes.
-func toll(g *Region) time.Duration {
+func toll(g *Region, wait time.Duration) time.Duration {
 	if g.Parallelism == 0 {
 		return 0
 	}
 	unseen := 0.0
 	if g.Arrivals > 0 { // not NaN
-		unseen = math.Sqrt(math.Min(g.Arrivals, mostArrivals) * network(g).Seconds())
+		unseen = math.Sqrt(min(g.Arrivals, mostArrivals) * network(g).Seconds())
 	}
-	t := (tollRate-1)*float64(wait(g)) + doubt*unseen*float64(clamp(g.Service))/float64(g.Parallelism)
-	return time.Duration(math.Min(t, float64(longest)))
+	t := (tollRate-1)*float64(wait) + doubt*unseen*float64(clamp(g.Service))/float64(g.Parallelism)
+	return time.Duration(min(t, float64(longest)))
 }
 
 func network(g *Region) time.Duration {
@@ -74,7 +74,7 @@ func wait(g *Region) time.Duration {
 	if c == 0 || q < c {
 		return 0
 	}
-	return time.Duration(math.Min((q+1-c)*float64(clamp(g.Service))/c, float64(longest)))
+	return time.Duration(min((q+1-c)*float64(clamp(g.Service))/c, float64(longest)))
 }
 
 // expect fills in E for every node: a failure costs the time until it shows and the retry at the best of the others.
@@ -132,5 +132,5 @@ func rate(s float64) float64 {
 	if !(s >= 0) { // also NaN
 		return 0
 	}
-	return math.Min(s, 1)
+	return min(s, 1)
 }

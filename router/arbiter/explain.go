@@ -18,7 +18,7 @@ func Explain(s *Snapshot, r Request, draw float64) Explanation {
 	for i, g := range s.Regions {
 		reason, _ := judge(g, &r, full)
 		e.Candidates = append(e.Candidates, Candidate{
-			Region: g, Reason: reason, Wait: wait(g), Load: g.Utilisation(), Expected: scores[i].expected,
+			Region: g, Reason: reason, Wait: scores[i].wait, Load: g.Utilisation(), Expected: scores[i].expected,
 		})
 	}
 	e.Sentence = e.sentence(&r)
@@ -54,11 +54,11 @@ func (e *Explanation) sentence(r *Request) string {
 	if g.Suspect {
 		fmt.Fprintf(&b, " + %s for overdue answers", ms(suspicion))
 	}
-	if t := toll(g); t > 0 {
+	if t := toll(g, chosen.Wait); t > 0 {
 		fmt.Fprintf(&b, " + %s for its crowd", ms(t))
 	}
 	fmt.Fprintf(&b, ", at %.1f %% success", 100*rate(g.SuccessRate))
-	if p := chosen.Expected - predict(g) - toll(g); p > 0 {
+	if p := chosen.Expected - predict(g, chosen.Wait) - toll(g, chosen.Wait); p > 0 {
 		fmt.Fprintf(&b, " (%s for failures)", ms(p))
 	}
 	switch {

@@ -44,6 +44,7 @@ const (
 type score struct {
 	tier      tier
 	in        bool
+	wait      time.Duration // W
 	predicted time.Duration // L
 	toll      time.Duration
 	expected  time.Duration // E
@@ -76,7 +77,8 @@ func pick(s *Snapshot, r *Request, draw float64, scores []score) Choice {
 	full := s.full(r)
 	for i, g := range s.Regions {
 		_, t := judge(g, r, full)
-		scores[i] = score{tier: t, predicted: predict(g), toll: toll(g)}
+		w := wait(g)
+		scores[i] = score{tier: t, wait: w, predicted: predict(g, w), toll: toll(g, w)}
 		best = min(best, t)
 		odd = odd || g.Suspect || g.Held > 0
 		switch t {
@@ -146,7 +148,7 @@ func choose(s *Snapshot, r *Request, draw float64, scores []score, odd bool) (in
 // spilled tells whether another one would have been chosen but for its queue.
 func spilled(s *Snapshot, scores []score, chosen int) bool {
 	for i := range scores {
-		if w := wait(s.Regions[i]); w > 0 && scores[i].in && scores[i].expected > scores[chosen].expected &&
+		if w := scores[i].wait; w > 0 && scores[i].in && scores[i].expected > scores[chosen].expected &&
 			scores[i].expected-tollRate*w < scores[chosen].expected {
 			return true
 		}
