@@ -166,6 +166,10 @@ func (s *Service) endRefund(ctx context.Context, j store.Job, r *store.Refund, s
 			}
 			return err
 		}
+		p, err := tx.Purchase(ctx, r.TokenID)
+		if err != nil {
+			return err
+		}
 		event := saga.RefundFailed
 		if state == store.RefundDone {
 			event = saga.RefundDone
@@ -173,13 +177,9 @@ func (s *Service) endRefund(ctx context.Context, j store.Job, r *store.Refund, s
 			if err != nil {
 				return err
 			}
-			if err := tx.Post(ctx, r.PurchaseID, t, now); err != nil {
+			if err := tx.Post(ctx, &p, t, now); err != nil {
 				return err
 			}
-		}
-		p, err := tx.Purchase(ctx, r.TokenID)
-		if err != nil {
-			return err
 		}
 		if !r.MakeGood {
 			tx.Announce(&p) // its state is the same, what was refunded is not

@@ -108,7 +108,7 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 		if err != nil {
 			return err
 		}
-		return errors.Join(tx.Post(ctx, p.PurchaseID, t, due), tx.SpendVoucher(ctx, p.TokenID))
+		return errors.Join(tx.Post(ctx, p, t, due), tx.SpendVoucher(ctx, p.TokenID))
 	case saga.Promote:
 		return s.promote(ctx, tx, p, spares[0])
 	case saga.ReleaseWinner:
@@ -132,7 +132,7 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 		if err != nil {
 			return err
 		}
-		return errors.Join(tx.Post(ctx, p.PurchaseID, t, due), s.issue(ctx, tx, p, terms, now))
+		return errors.Join(tx.Post(ctx, p, t, due), s.issue(ctx, tx, p, terms, now))
 	case saga.ReturnVoucher:
 		return s.returnVoucher(ctx, tx, p, due)
 	case saga.AskChoice:

@@ -122,7 +122,7 @@ func (s *Service) returnVoucher(ctx context.Context, tx *store.Tx, p *store.Purc
 	if err != nil {
 		return err
 	}
-	return tx.Post(ctx, p.PurchaseID, t, now)
+	return tx.Post(ctx, p, t, now)
 }
 
 // issue names and stores p.Voucher.

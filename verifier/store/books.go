@@ -17,21 +17,21 @@ import (
 // ErrPosted means: the purchase has a ledger transaction of this kind already.
 var ErrPosted = errors.New("store: posted already")
 
-// Post writes a ledger transaction. ErrPosted when the primary key refuses it.
-func (tx *Tx) Post(ctx context.Context, purchaseID ID, t ledger.Transaction, now int64) error {
+// Post writes a ledger transaction of a purchase. ErrPosted when the primary key refuses it.
+func (tx *Tx) Post(ctx context.Context, p *Purchase, t ledger.Transaction, now int64) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
 	if _, err := tx.exec(ctx, "posting", `INSERT INTO ledger_transactions (purchase_id, kind, post_time) VALUES ($1, $2, $3)`,
-		purchaseID, t.Kind, now); err != nil {
+		p.PurchaseID, t.Kind, now); err != nil {
 		if sqldb.IsUnique(err) {
 			return fmt.Errorf("%w: %w", ErrPosted, err)
 		}
 		return err
 	}
-	for i, p := range t.Postings {
-		if _, err := tx.exec(ctx, "posting", `INSERT INTO ledger_postings (purchase_id, kind, line, account, currency_code, minor_units)
-			VALUES ($1, $2, $3, $4, $5, $6)`, purchaseID, t.Kind, i, p.Account, p.CurrencyCode, p.MinorUnits); err != nil {
+	for i, l := range t.Postings {
+		if _, err := tx.exec(ctx, "posting", `INSERT INTO ledger_postings (purchase_id, kind, line, account, currency_code, minor_units, drop_id)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)`, p.PurchaseID, t.Kind, i, l.Account, l.CurrencyCode, l.MinorUnits, p.DropID); err != nil {
 			return err
 		}
 	}
@@ -94,19 +94,17 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 			d.received, d.delivered, d.vouchers, d.refused, d.refunded,
 			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id
 				WHERE p.drop_id = d.drop_id AND c.settled = 1 AND c.state <> $4),
-			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id AND p.serial > 0) - d.redeemed,
-			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l JOIN purchases p ON p.purchase_id = l.purchase_id
-				WHERE p.drop_id = d.drop_id AND l.account = $5),
+			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id AND p.reason <> $11) - d.redeemed,
+			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.drop_id = d.drop_id AND l.account = $5),
 			d.charged,
-			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r JOIN purchases p ON p.token_id = r.token_id
-				WHERE p.drop_id = d.drop_id AND r.state = $8)
-		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN serial > 0 THEN 1 ELSE 0 END) AS redeemed,
+			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.drop_id = d.drop_id AND r.state = $8)
+		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN reason <> $11 THEN 1 ELSE 0 END) AS redeemed,
 				SUM(CASE WHEN state IN ($1, $10) THEN 1 ELSE 0 END) AS delivered,
 				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
 				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
 				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged
 			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
-		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped)...)...)
+		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped, saga.Cancelled)...)...)
 }
 
 // moneyTaken holds for a purchase p whose money was taken at some time, by its state alone.
@@ -141,15 +139,20 @@ type ChannelSums struct {
 func (q Queries) SumChannels(ctx context.Context) ([]ChannelSums, error) {
 	return collect(ctx, q.q, "summing channels", func(r *sql.Rows, s *ChannelSums) error {
 		return r.Scan(&s.ChannelID, &s.CurrencyCode, &s.Captured, &s.Refunded, &s.VoucherIssued, &s.VoucherUsed, &s.Revenue)
-	}, `SELECT channel_id, currency_code, SUM(captured), SUM(refunded), SUM(issued), SUM(used), SUM(revenue) FROM (
-			SELECT COALESCE(t.channel_id, '') AS channel_id, p.currency_code AS currency_code,
-				CASE WHEN `+moneyTaken+` THEN p.charged_minor_units ELSE 0 END AS captured,
-				(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.token_id = p.token_id AND r.state = $1) AS refunded,
-				(SELECT COALESCE(SUM(v.minor_units), 0) FROM vouchers v WHERE v.token_id = p.token_id AND v.kind = $2) AS issued,
-				CASE WHEN EXISTS (SELECT 1 FROM voucher_uses u WHERE u.token_id = p.token_id AND u.state = 2) THEN p.stored_value_minor_units ELSE 0 END AS used,
-				(SELECT COALESCE(-SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.purchase_id = p.purchase_id AND l.account = $3) AS revenue
-			FROM purchases p LEFT JOIN drop_terms t ON t.drop_id = p.drop_id) AS moves
-		GROUP BY channel_id, currency_code ORDER BY channel_id, currency_code`, RefundDone, StoredValue, ledger.ChannelRevenue)
+	}, `SELECT COALESCE(t.channel_id, ''), m.currency_code, SUM(m.captured), SUM(m.refunded), SUM(m.issued), SUM(m.used), SUM(m.revenue) FROM (
+			SELECT p.drop_id AS drop_id, p.currency_code AS currency_code, SUM(CASE WHEN `+moneyTaken+` THEN p.charged_minor_units ELSE 0 END) AS captured,
+				0 AS refunded, 0 AS issued, 0 AS used, 0 AS revenue
+				FROM purchases p GROUP BY p.drop_id, p.currency_code
+			UNION ALL SELECT r.drop_id, p.currency_code, 0, SUM(r.minor_units), 0, 0, 0
+				FROM refunds r JOIN purchases p ON p.token_id = r.token_id WHERE r.state = $1 GROUP BY r.drop_id, p.currency_code
+			UNION ALL SELECT v.drop_id, v.currency_code, 0, 0, SUM(v.minor_units), 0, 0
+				FROM vouchers v WHERE v.kind = $2 GROUP BY v.drop_id, v.currency_code
+			UNION ALL SELECT u.drop_id, p.currency_code, 0, 0, 0, SUM(p.stored_value_minor_units), 0
+				FROM voucher_uses u JOIN purchases p ON p.token_id = u.token_id WHERE u.state = 2 GROUP BY u.drop_id, p.currency_code
+			UNION ALL SELECT l.drop_id, l.currency_code, 0, 0, 0, 0, -SUM(l.minor_units)
+				FROM ledger_postings l WHERE l.account = $3 GROUP BY l.drop_id, l.currency_code) AS m
+			LEFT JOIN drop_terms t ON t.drop_id = m.drop_id
+		GROUP BY COALESCE(t.channel_id, ''), m.currency_code ORDER BY 1, 2`, RefundDone, StoredValue, ledger.ChannelRevenue)
 }
 
 // OpenStoredValue sums, by currency, what is left on stored-value vouchers and what payments in progress hold of them.

@@ -48,8 +48,8 @@ func scanRefund(scan func(...any) error, r *Refund) error {
 
 // InsertRefund stores a pending refund and its job. ErrRequestKnown.
 func (tx *Tx) InsertRefund(ctx context.Context, r *Refund) error {
-	if _, err := tx.exec(ctx, "storing a refund", `INSERT INTO refunds (refund_id, request_id, token_id, minor_units, reason, make_good, state, create_time, state_time)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)`,
+	if _, err := tx.exec(ctx, "storing a refund", `INSERT INTO refunds (refund_id, request_id, token_id, minor_units, reason, make_good, state, create_time, state_time, drop_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, (SELECT p.drop_id FROM purchases p WHERE p.token_id = $3))`,
 		r.RefundID, r.RequestID, r.TokenID, r.MinorUnits, r.Reason, r.MakeGood, RefundPending, r.CreateTime); err != nil {
 		if sqldb.IsUnique(err) {
 			return fmt.Errorf("%w: %w", ErrRequestKnown, err)

@@ -117,7 +117,7 @@ func TestPrimaryKeyRefusesASecondPosting(t *testing.T) {
 		tr, err := ledger.Capture("p", "EUR", 5, 0)
 		check(t, err)
 		post := func() error {
-			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.Post(t.Context(), store.ID{1}, tr, 1) })
+			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.Post(t.Context(), &store.Purchase{PurchaseID: store.ID{1}}, tr, 1) })
 		}
 		check(t, post())
 		if err := post(); !errors.Is(err, store.ErrPosted) {

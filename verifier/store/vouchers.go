@@ -45,9 +45,9 @@ type VoucherRecord struct {
 func (tx *Tx) InsertVoucher(ctx context.Context, p *Purchase, channelID string, now int64) error {
 	v := p.Voucher
 	_, err := tx.exec(ctx, "storing a voucher", `INSERT INTO vouchers (token_id, voucher_id, kind, currency_code, minor_units, expire_time,
-			remaining_minor_units, channel_id, viewer_session_id, issue_time)
-		VALUES ($1, $2, $3, $4, $5, $6, $5, $7, $8, $9)`,
-		p.TokenID, v.VoucherID, v.Kind, p.CurrencyCode, v.MinorUnits, v.ExpireTime, channelID, p.ViewerSessionID, now)
+			remaining_minor_units, channel_id, viewer_session_id, issue_time, drop_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $5, $7, $8, $9, $10)`,
+		p.TokenID, v.VoucherID, v.Kind, p.CurrencyCode, v.MinorUnits, v.ExpireTime, channelID, p.ViewerSessionID, now, p.DropID)
 	return err
 }
 
@@ -117,7 +117,8 @@ func (tx *Tx) HoldVoucher(ctx context.Context, voucherID, tokenID ID, minorUnits
 	if n != 1 {
 		return ErrConflict
 	}
-	_, err = tx.exec(ctx, "holding a voucher", `INSERT INTO voucher_uses (token_id, voucher_id, minor_units, state) VALUES ($1, $2, $3, 1)`,
+	_, err = tx.exec(ctx, "holding a voucher", `INSERT INTO voucher_uses (token_id, voucher_id, minor_units, state, drop_id)
+		VALUES ($1, $2, $3, 1, (SELECT p.drop_id FROM purchases p WHERE p.token_id = $1))`,
 		tokenID, voucherID, minorUnits)
 	return err
 }
