@@ -26,11 +26,20 @@ func (n *Node) Probe(_ context.Context, _ *regionv1.ProbeRequest) (*regionv1.Pro
 	if n.epoch() == 0 {
 		return nil, n.toStatus(errDraining())
 	}
+	drained := n.drained()
 	return &regionv1.ProbeResponse{
 		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, Zones: n.cfg.Zones, Mode: n.Mode(), Stock: n.stock(),
 		JournalLag: int64(n.till.lag()), CatalogRevision: n.CatalogRevision(), Version: n.deps.Version,
 		NodeTime: timestamppb.New(n.deps.Now()), ModeExpireTime: n.modeExpireTime(), Faults: n.drill.active(), Load: n.load.report(time.Now(), time.Since(begin)),
+		Drained: drained, OffersPerSecond: n.offers.perSecond(time.Now()),
 	}, nil
+}
+
+// drained tells whether the node may be turned off without anybody missing anything. The calls inside are looked at first:
+// one that leaves meanwhile has left its entry in the journal, which is looked at last.
+func (n *Node) drained() bool {
+	turn := n.woundDown.Load()
+	return turn != 0 && turn == n.modeTurns.Load() && !n.load.busy() && n.till.empty() && n.till.lag() == 0
 }
 
 // stock lists live drops: those that sell first, then those that open soonest.
@@ -125,6 +134,7 @@ func (n *Node) changeMode(ctx context.Context, mode regionv1.RegionMode, reason 
 
 // takeMode lets a journaled mode count.
 func (n *Node) takeMode(change *regionv1.ModeChanged) {
+	n.modeTurns.Add(1)
 	n.mode.Store(int32(change.GetMode()))
 	n.modeEnds.Store(nil)
 	if t := change.GetExpireTime(); t != nil {

@@ -86,6 +86,13 @@ func (l *load) leave(now time.Time, residence time.Duration) {
 	l.served = now
 }
 
+// busy tells whether a unary call is inside the node.
+func (l *load) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inFlight > 0
+}
+
 func (l *load) report(now time.Time, residence time.Duration) *regionv1.LoadReport {
 	l.mu.Lock()
 	defer l.mu.Unlock()

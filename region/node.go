@@ -61,6 +61,8 @@ type Node struct {
 	catalogue atomic.Pointer[catalogue]
 	mode      atomic.Int32 // regionv1.RegionMode
 	modeEnds  atomic.Pointer[modeEnd]
+	modeTurns atomic.Int64 // how often the mode was changed
+	woundDown atomic.Int64 // modeTurns of the drain under which the stock loop asked for nothing any more; 0: there is none
 
 	// Each of one: see poke.
 	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode chan struct{}

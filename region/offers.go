@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 )
@@ -11,22 +12,36 @@ import (
 // mostOffers is how many drops' counts a heartbeat carries; the rest waits for the next one.
 const mostOffers = 1000
 
+// offerSmoothing is how far back the rate of offers looks: operators read it, nothing is decided by it.
+const offerSmoothing = 5 * time.Second
+
 // offersMade counts the offers of this process life by drop, and remembers what of it fulfillment knows.
 type offersMade struct {
-	mu    sync.Mutex // guards drops
+	mu    sync.Mutex // guards what follows
 	drops map[string]offerCount
+	rate  meter
 }
 
 type offerCount struct{ made, told int64 }
 
-func newOffersMade() *offersMade { return &offersMade{drops: map[string]offerCount{}} }
+func newOffersMade() *offersMade {
+	return &offersMade{drops: map[string]offerCount{}, rate: meter{smoothing: offerSmoothing}}
+}
 
-func (o *offersMade) count(drop string) {
+func (o *offersMade) count(drop string, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.rate.add(now)
 	c := o.drops[drop]
 	c.made++
 	o.drops[drop] = c
+}
+
+// perSecond is how many offers are made, smoothed.
+func (o *offersMade) perSecond(now time.Time) float64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.rate.value(now)
 }
 
 // news lists the counts that fulfillment does not know yet.

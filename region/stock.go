@@ -102,6 +102,7 @@ func (s *stocker) sleep(ctx context.Context, until time.Time) {
 
 // turn does whatever is due. An error is a call that failed; everything is repeated from what is known then.
 func (s *stocker) turn(ctx context.Context) error {
+	change, mode := s.n.modeTurns.Load(), s.n.Mode() // in this order: a newer mode is never taken for an older change's
 	if !s.joined {
 		if err := s.join(ctx); err != nil {
 			return err
@@ -122,7 +123,13 @@ func (s *stocker) turn(ctx context.Context) error {
 	if err := s.beat(ctx); err != nil {
 		return err
 	}
-	return s.sendReturns(ctx) // what the heartbeat recalled
+	if err := s.sendReturns(ctx); err != nil { // what the heartbeat recalled
+		return err
+	}
+	if mode == regionv1.RegionMode_REGION_MODE_DRAINED {
+		s.n.woundDown.Store(change)
+	}
+	return nil
 }
 
 func (n *Node) callContext(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -133,6 +133,13 @@ func (t *till) forwarded(sequence int64) {
 	t.sealRead = t.sealSequence > 0 && sequence >= t.sealSequence
 }
 
+// empty tells whether no unit is here to be sold or on its way back.
+func (t *till) empty() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.book.Returning()) == 0 && !slices.ContainsFunc(t.book.Held(), func(h lease.Held) bool { return h.Untouched > 0 })
+}
+
 // lag is how many redemptions the verifier has not acknowledged.
 func (t *till) lag() int {
 	t.mu.Lock()

@@ -33,8 +33,9 @@ func (r *Router) regions() []*routerv1.RegionStatus {
 			SuccessRate: s.Row.SuccessRate, Stock: s.Answer.GetStock(), JournalLag: s.Answer.GetJournalLag(),
 			Zones: s.Row.Zones, Version: cmp.Or(s.Answer.GetVersion(), s.Target.Version), LastError: s.LastError,
 			LateShare: late[s.Target.Region], Ejected: s.Row.Ejected, Suspect: s.Row.Suspect,
-			ModeExpireTime: s.Answer.GetModeExpireTime(),
-			Faults:         append(r.live(s.Answer.GetFaults()), r.sabotage(s.Target.Region)...),
+			ModeExpireTime: s.Answer.GetModeExpireTime(), OffersPerSecond: s.Answer.GetOffersPerSecond(),
+			Drained: s.Row.Mode == arbiter.Drained && s.Answer.GetDrained(),
+			Faults:  append(r.live(s.Answer.GetFaults()), r.sabotage(s.Target.Region)...),
 		}
 		if median, p99 := r.slo.windows.Latency(now, s.Target.Region); p99 > 0 {
 			status.Median, status.P99 = durationpb.New(median), durationpb.New(p99)

@@ -2,7 +2,7 @@
 // router|region|verifier|fulfillment|node` run one service of a real deployment, and the other verbs are clients.
 //
 // A file per subcommand. Every client verb takes --router and -o table|json and ends with one of four exit codes:
-// 0 done, 1 refused with a typed reason, 2 usage, 3 unreachable.
+// 0 done, 1 refused with a typed reason, 2 usage, 3 unreachable or not in time.
 package main
 
 import (
@@ -149,11 +149,20 @@ type usageError struct{ text string }
 
 func (u usageError) Error() string { return u.text }
 
+// lateError is a wait that ended before what was waited for had happened. Nothing is undone.
+type lateError struct{ text string }
+
+func (l lateError) Error() string { return l.text }
+
 // report prints why a command failed and picks the exit code.
 func report(w io.Writer, err error) int {
 	var no refusal
 	var usage usageError
+	var late lateError
 	switch {
+	case errors.As(err, &late):
+		fmt.Fprintf(w, "rimlight: not in time: %s\n", late.text)
+		return exitUnreachable
 	case errors.As(err, &no):
 		fmt.Fprintf(w, "rimlight: refused: %s\n", no.text)
 		return exitRefused

@@ -217,8 +217,9 @@ func (p *platform) drains(t *testing.T, regions []string) {
 	if code, _, errOut := p.verb(t, "drain", "atlantis"); code != exitRefused || !strings.Contains(errOut, "REGION_NOT_FOUND") {
 		t.Errorf("draining an unknown region: exit %d: %s", code, errOut)
 	}
-	if code, _, errOut := p.verb(t, "drain", regions[0], "--reason", "test"); code != exitDone {
-		t.Fatalf("drain: exit %d: %s", code, errOut)
+	code, out, errOut := p.verb(t, "drain", regions[0], "--reason", "test", "--wait")
+	if code != exitDone || !strings.Contains(out, `"drained": true`) {
+		t.Fatalf("drain: exit %d: %s%s", code, out, errOut)
 	}
 	if b, _ := p.buy(t, exitDone); b.Region != regions[1] {
 		t.Errorf("bought in %s while it was drained", b.Region)

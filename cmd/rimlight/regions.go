@@ -55,6 +55,9 @@ func notes(r *routerv1.RegionStatus) string {
 	if t := r.GetModeExpireTime(); t != nil {
 		all = append(all, fmt.Sprintf("%s until %s", short(r.GetMode(), "REGION_MODE_"), clock(t)))
 	}
+	if r.GetDrained() {
+		all = append(all, "empty: it can be turned off")
+	}
 	if r.GetEjected() {
 		all = append(all, "ejected: its calls fail")
 	}

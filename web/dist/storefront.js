@@ -185,7 +185,7 @@ late_calls (
 SLIP_CAUSE_SERVICE
 SLIP_CAUSE_QUEUE
 SLIP_CAUSE_NO_REGIONBAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d]),oe=t(btoa(`
--rimlight/router/v1/router_admin_service.protorimlight.router.v1"»
+-rimlight/router/v1/router_admin_service.protorimlight.router.v1"ç
 \fRegionStatus\f
 name (	
 \x07node_id (	
@@ -213,7 +213,9 @@ late_share (
 \x07ejected (\b
 \x07suspect (\b4
 mode_expire_time (\v2.google.protobuf.Timestamp)
-faults (\v2.rimlight.region.v1.Fault"O
+faults (\v2.rimlight.region.v1.Fault
+\x07drained (\b
+offers_per_second ("O
 
 RouterView
 router (	1

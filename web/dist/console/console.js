@@ -411,7 +411,7 @@ late_calls (
 SLIP_CAUSE_SERVICE
 SLIP_CAUSE_QUEUE
 SLIP_CAUSE_NO_REGIONBAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[xr,br]),tc=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.FLOW=1]=`FLOW`,e[e.REGION=2]=`REGION`,e[e.DROP=3]=`DROP`,e}({}),nc=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.SLIDING=1]=`SLIDING`,e[e.DROP=2]=`DROP`,e[e.BURN=3]=`BURN`,e}({}),rc=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.NETWORK=1]=`NETWORK`,e[e.SERVICE=2]=`SERVICE`,e[e.QUEUE=3]=`QUEUE`,e[e.NO_REGION=4]=`NO_REGION`,e}({}),ic=ro(yr(btoa(`
--rimlight/router/v1/router_admin_service.protorimlight.router.v1"»
+-rimlight/router/v1/router_admin_service.protorimlight.router.v1"ç
 \fRegionStatus\f
 name (	
 \x07node_id (	
@@ -439,7 +439,9 @@ late_share (
 \x07ejected (\b
 \x07suspect (\b4
 mode_expire_time (\v2.google.protobuf.Timestamp)
-faults (\v2.rimlight.region.v1.Fault"O
+faults (\v2.rimlight.region.v1.Fault
+\x07drained (\b
+offers_per_second ("O
 
 RouterView
 router (	1

@@ -96,9 +96,14 @@ type ProbeResponse struct {
 	// When the mode goes back by itself; absent: it stays.
 	ModeExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=mode_expire_time,json=modeExpireTime,proto3" json:"mode_expire_time,omitempty"`
 	// Faults that are injected on purpose.
-	Faults        []*Fault `protobuf:"bytes,12,rep,name=faults,proto3" json:"faults,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Faults []*Fault `protobuf:"bytes,12,rep,name=faults,proto3" json:"faults,omitempty"`
+	// It is DRAINED and nothing is left in it: no call inside, no unit held or on its way back, nothing that the verifier
+	// has not acknowledged. It can be turned off, and nobody misses anything.
+	Drained bool `protobuf:"varint,13,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Smoothed offers that it granted per second.
+	OffersPerSecond float64 `protobuf:"fixed64,14,opt,name=offers_per_second,json=offersPerSecond,proto3" json:"offers_per_second,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ProbeResponse) Reset() {
@@ -213,6 +218,20 @@ func (x *ProbeResponse) GetFaults() []*Fault {
 		return x.Faults
 	}
 	return nil
+}
+
+func (x *ProbeResponse) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *ProbeResponse) GetOffersPerSecond() float64 {
+	if x != nil {
+		return x.OffersPerSecond
+	}
+	return 0
 }
 
 // The request of SetMode.
@@ -468,7 +487,7 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\n" +
 	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
 	"\fProbeRequest\x12\x1f\n" +
-	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\x8b\x04\n" +
+	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\xd1\x04\n" +
 	"\rProbeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
@@ -483,7 +502,9 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\tnode_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\bnodeTime\x12D\n" +
 	"\x10mode_expire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0emodeExpireTime\x121\n" +
-	"\x06faults\x18\f \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\"\xec\x01\n" +
+	"\x06faults\x18\f \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\x12\x18\n" +
+	"\adrained\x18\r \x01(\bR\adrained\x12*\n" +
+	"\x11offers_per_second\x18\x0e \x01(\x01R\x0foffersPerSecond\"\xec\x01\n" +
 	"\x0eSetModeRequest\x12>\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04mode\x12 \n" +

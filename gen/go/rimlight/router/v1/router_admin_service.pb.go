@@ -128,9 +128,13 @@ type RegionStatus struct {
 	// When its mode goes back by itself; absent: it stays.
 	ModeExpireTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=mode_expire_time,json=modeExpireTime,proto3" json:"mode_expire_time,omitempty"`
 	// Faults that are injected on purpose.
-	Faults        []*v1.Fault `protobuf:"bytes,24,rep,name=faults,proto3" json:"faults,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Faults []*v1.Fault `protobuf:"bytes,24,rep,name=faults,proto3" json:"faults,omitempty"`
+	// By its last probe it is DRAINED and nothing is left in it: it can be turned off, and nobody misses anything.
+	Drained bool `protobuf:"varint,25,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Smoothed offers that it granted per second, to all routers.
+	OffersPerSecond float64 `protobuf:"fixed64,26,opt,name=offers_per_second,json=offersPerSecond,proto3" json:"offers_per_second,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RegionStatus) Reset() {
@@ -329,6 +333,20 @@ func (x *RegionStatus) GetFaults() []*v1.Fault {
 		return x.Faults
 	}
 	return nil
+}
+
+func (x *RegionStatus) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *RegionStatus) GetOffersPerSecond() float64 {
+	if x != nil {
+		return x.OffersPerSecond
+	}
+	return 0
 }
 
 // One router's view.
@@ -2442,7 +2460,7 @@ var File_rimlight_router_v1_router_admin_service_proto protoreflect.FileDescript
 
 const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\x1a\x1erimlight/router/v1/audit.proto\x1a!rimlight/router/v1/decision.proto\x1a\x1drimlight/router/v1/slip.proto\"\xa0\a\n" +
+	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\x1a\x1erimlight/router/v1/audit.proto\x1a!rimlight/router/v1/decision.proto\x1a\x1drimlight/router/v1/slip.proto\"\xe6\a\n" +
 	"\fRegionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -2471,7 +2489,9 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\aejected\x18\x15 \x01(\bR\aejected\x12\x18\n" +
 	"\asuspect\x18\x16 \x01(\bR\asuspect\x12D\n" +
 	"\x10mode_expire_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x0emodeExpireTime\x121\n" +
-	"\x06faults\x18\x18 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\"`\n" +
+	"\x06faults\x18\x18 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\x12\x18\n" +
+	"\adrained\x18\x19 \x01(\bR\adrained\x12*\n" +
+	"\x11offers_per_second\x18\x1a \x01(\x01R\x0foffersPerSecond\"`\n" +
 	"\n" +
 	"RouterView\x12\x16\n" +
 	"\x06router\x18\x01 \x01(\tR\x06router\x12:\n" +
