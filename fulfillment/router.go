@@ -25,8 +25,6 @@ const (
 
 // route gives physical orders to microfulfillment nodes until ctx ends.
 func (s *Service) route(ctx context.Context) error {
-	poll := time.NewTicker(workerPoll)
-	defer poll.Stop()
 	for ctx.Err() == nil {
 		placed := s.placed.wait()
 		n, err := s.routeRound(ctx)
@@ -41,11 +39,7 @@ func (s *Service) route(ctx context.Context) error {
 		case n == routeBatch:
 			continue // each of them was given away or postponed
 		}
-		select {
-		case <-ctx.Done():
-		case <-placed:
-		case <-poll.C:
-		}
+		s.untilDue(ctx, err != nil, placed, s.store.NextRoutable)
 	}
 	return nil
 }

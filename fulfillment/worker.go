@@ -13,16 +13,14 @@ import (
 const (
 	// workerBatch is how many orders one round takes: each of its three transactions is one fsync, whatever the batch.
 	workerBatch = 100
-	// workerPoll finds what no poke announces: backoffs that ended, and claims of a life that crashed. A tenth of the 5 s
-	// of delivery.
+	// workerPoll finds what no poke announces: what another replica did, and the end of a failure. A tenth of the 5 s of
+	// delivery.
 	workerPoll = 500 * time.Millisecond
 )
 
 // deliver is the digital worker: rounds of claim, acknowledge, deliver, until ctx ends. A crash anywhere leaves orders
 // that the next life claims when the claim's time is over; the fence lets one licence key through.
 func (s *Service) deliver(ctx context.Context) error {
-	poll := time.NewTicker(workerPoll)
-	defer poll.Stop()
 	for ctx.Err() == nil {
 		placed := s.placed.wait()
 		n, err := s.round(ctx)
@@ -37,13 +35,31 @@ func (s *Service) deliver(ctx context.Context) error {
 		case n == workerBatch:
 			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-placed:
-		case <-poll.C:
-		}
+		s.untilDue(ctx, err != nil, placed, s.store.NextClaimable)
 	}
 	return nil
+}
+
+// untilDue returns when an order's time may have come: that of the next one, a poke, or, after a failure and where other
+// replicas say nothing, a poll.
+func (s *Service) untilDue(ctx context.Context, failed bool, placed <-chan struct{}, next func(context.Context) (time.Time, bool, error)) {
+	pause := workerPoll
+	if !failed {
+		at, some, err := next(ctx)
+		if err == nil && !s.store.Shared() {
+			pause = proofOfLife
+		}
+		if some {
+			pause = min(pause, max(at.Sub(s.now()), 0))
+		}
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-placed:
+	case <-t.C:
+	}
 }
 
 // round takes one batch as far as it gets and returns how many orders it found.

@@ -54,7 +54,8 @@ type Config struct {
 	// MinBackoff and MaxBackoff bound the jittered exponential pause after a failure: default 100 ms and 5 s. A longer
 	// maximum delays every purchase after an outage; a shorter one hammers whoever is coming back.
 	MinBackoff, MaxBackoff time.Duration
-	// Poll is the fallback where an in-process wake-up is missed: default 1 s.
+	// Poll is how often the store is asked for what another replica did, and for what nobody announces: default 1 s. A
+	// verifier that has its store for itself hears of all its commits, and looks again every 15 s only, if Poll is no longer.
 	Poll time.Duration
 	// ActionPoll is how often an intent that waits for the customer is read: default 5 s. CompleteAction and hints of
 	// the provider are faster.

@@ -7,7 +7,7 @@ import (
 )
 
 // hub wakes whoever waits for a commit. A wake-up carries nothing: the woken one reads the store, so one that is missed
-// or merged with another loses no news, and every waiter polls besides.
+// or merged with another loses no news, and every waiter looks again after a while.
 type hub struct {
 	jobs map[store.Kind]chan struct{}
 
@@ -64,7 +64,7 @@ func (h *hub) committed(c store.Changes) {
 	for _, kind := range c.Jobs {
 		poke(h.jobs[kind])
 	}
-	if len(c.Purchases) == 0 && !c.Keys {
+	if len(c.Purchases) == 0 && !c.Keys && !c.Webhooks {
 		return
 	}
 	h.mu.Lock()

@@ -21,9 +21,9 @@ const batchSize = 100
 // jittered time of its own, so the others soon pass without one that spoils their batch.
 func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(context.Context, []store.Job) error) {
 	for failures := 0; ctx.Err() == nil; {
-		jobs, err := s.claim(ctx, kind, batchSize)
+		jobs, next, err := s.claim(ctx, kind, batchSize)
 		if err == nil && len(jobs) == 0 {
-			s.waitForJobs(ctx, kind)
+			sleep(ctx, next, s.hub.jobs[kind])
 			continue
 		}
 		if err == nil {
@@ -53,27 +53,21 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 	}
 }
 
-// claim takes due jobs. Looking first spares an idle verifier a transaction per poll.
-func (s *Service) claim(ctx context.Context, kind store.Kind, n int) ([]store.Job, error) {
+// claim takes due jobs; when there are none, next is when to look again, unless the hub says something sooner. Looking
+// first spares an idle verifier a transaction per look.
+func (s *Service) claim(ctx context.Context, kind store.Kind, n int) (jobs []store.Job, next time.Duration, err error) {
 	due, some, err := s.store.Read().NextDue(ctx, kind)
-	if err != nil || !some || due > s.deps.Now().UnixMicro() {
-		return nil, err
+	if err != nil || !some {
+		return nil, s.lookAgain, err
 	}
-	var jobs []store.Job
+	if wait := time.UnixMicro(due).Sub(s.deps.Now()); wait > 0 {
+		return nil, min(wait, s.lookAgain), nil
+	}
 	err = s.store.Write(ctx, func(tx *store.Tx) (err error) {
 		jobs, err = tx.Claim(ctx, kind, s.deps.Now().UnixMicro(), s.after(s.cfg.JobLease), n)
 		return err
 	})
-	return jobs, err
-}
-
-// waitForJobs returns when a job of the kind may be due.
-func (s *Service) waitForJobs(ctx context.Context, kind store.Kind) {
-	pause := s.cfg.Poll
-	if due, some, err := s.store.Read().NextDue(ctx, kind); err == nil && some { // on an error: the poll
-		pause = min(pause, max(0, time.UnixMicro(due).Sub(s.deps.Now())))
-	}
-	sleep(ctx, pause, s.hub.jobs[kind])
+	return jobs, 0, err
 }
 
 // after is a stamp in the future, in microseconds.

@@ -22,7 +22,7 @@ func (s *Service) runEach(ctx context.Context, kind store.Kind, work func(contex
 	defer running.Wait()
 	slots := make(chan struct{}, s.cfg.PaymentParallelism)
 	for failures := 0; ctx.Err() == nil; {
-		jobs, err := s.claim(ctx, kind, s.cfg.PaymentParallelism)
+		jobs, next, err := s.claim(ctx, kind, s.cfg.PaymentParallelism)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.deps.Log.Error("claiming jobs failed", "kind", string(kind), "error", err)
@@ -30,7 +30,7 @@ func (s *Service) runEach(ctx context.Context, kind store.Kind, work func(contex
 			sleep(ctx, s.backoff(failures-1), nil)
 		case len(jobs) == 0:
 			failures = 0
-			s.waitForJobs(ctx, kind)
+			sleep(ctx, next, s.hub.jobs[kind])
 		}
 		for _, j := range jobs {
 			select {

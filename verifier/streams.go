@@ -69,7 +69,7 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	}()
 	wake, stop := s.hub.watchAll()
 	defer stop()
-	poll := time.NewTicker(s.cfg.Poll)
+	poll := time.NewTicker(s.lookAgain)
 	defer poll.Stop()
 	news := nodeNews{s: s, nodeID: nodeID, cursor: first.GetHello().GetOutcomeCursor(), sent: map[string]bool{}}
 	for {
@@ -181,7 +181,7 @@ func (n *nodeNews) send(ctx context.Context, stream nodeStream) error {
 func (s *Service) watchPurchase(ctx context.Context, id store.ID, send func(*offerv1.Purchase) error) error {
 	wake, stop := s.hub.watch(id)
 	defer stop()
-	poll := time.NewTicker(s.cfg.Poll)
+	poll := time.NewTicker(s.lookAgain)
 	defer poll.Stop()
 	missing := time.NewTimer(s.cfg.WatchMissing)
 	defer missing.Stop()
@@ -223,7 +223,7 @@ func (s *Service) watchPurchase(ctx context.Context, id store.ID, send func(*off
 func (s *Service) watchEvents(ctx context.Context, cursor int64, send func(*verifierv1.WatchEventsResponse) error) error {
 	wake, stop := s.hub.watchAll()
 	defer stop()
-	poll := time.NewTicker(s.cfg.Poll)
+	poll := time.NewTicker(s.lookAgain)
 	defer poll.Stop()
 	alive := time.NewTicker(proofOfLife)
 	defer alive.Stop()

@@ -106,6 +106,10 @@ func Rules() auth.Rules {
 	}
 }
 
+// aloneLookAgain is for wake-ups that should not be missed, since every commit is this process's own: long enough to cost
+// nothing, and as short as a watch stream's proof of life.
+const aloneLookAgain = 15 * time.Second
+
 // maxCachedTerms bounds the cache of drops' terms; a channel with a drop a minute fills it in a week.
 const maxCachedTerms = 10_000
 
@@ -121,6 +125,8 @@ type Service struct {
 	random   io.Reader
 	rand     *lockedRand
 	stopping chan struct{} // closed when Run's context ended: streams end
+	// lookAgain is how long a wake-up is waited for before the store is asked all the same.
+	lookAgain time.Duration
 
 	recovering atomic.Bool  // restored, and journals are still to be read
 	restoreEnd atomic.Int64 // when the last restore was over, microseconds; 0: never restored, or not over
@@ -145,6 +151,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg.withDefaults(), deps: deps, store: store.New(deps.DB), keys: &token.Keys{}, hub: newHub(),
 		random: &lockedReader{r: deps.Random}, stopping: make(chan struct{}), terms: map[store.ID]store.DropTerms{},
+	}
+	if s.lookAgain = s.cfg.Poll; deps.DB.Alone() {
+		s.lookAgain = max(s.cfg.Poll, aloneLookAgain)
 	}
 	var err error
 	if s.metrics, err = newMetrics(deps.Metrics); err != nil {

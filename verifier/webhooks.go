@@ -46,7 +46,7 @@ func (s *Service) runWebhooks(ctx context.Context) {
 	wake, stop := s.hub.watchAll()
 	defer stop()
 	for ctx.Err() == nil {
-		claimed, err := s.claimWebhooks(ctx)
+		claimed, behind, err := s.claimWebhooks(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.deps.Log.Error("looking for webhooks to tell failed", "error", err)
 		}
@@ -54,36 +54,43 @@ func (s *Service) runWebhooks(ctx context.Context) {
 			lanes.Go(func() { s.tellWebhook(ctx, transport, &w) })
 		}
 		sleep(ctx, webhookPause, nil)
-		sleep(ctx, s.cfg.Poll, wake)
+		pause := s.lookAgain
+		if behind || err != nil { // nobody says when a lease or a backoff ends
+			pause = s.cfg.Poll
+		}
+		sleep(ctx, pause, wake)
 	}
 }
 
-func (s *Service) claimWebhooks(ctx context.Context) ([]store.Webhook, error) {
+// claimWebhooks takes those that are due, and tells whether any has something to tell.
+func (s *Service) claimWebhooks(ctx context.Context) (claimed []store.Webhook, behind bool, err error) {
 	head, err := s.store.Read().EventHead(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	all, err := s.store.Read().BehindWebhooks(ctx, head)
+	if err != nil {
+		return nil, false, err
 	}
 	now := s.deps.Now()
-	due, err := s.store.Read().DueWebhooks(ctx, head, now.UnixMicro())
-	if err != nil {
-		return nil, err
-	}
-	var claimed []store.Webhook
-	for _, id := range due {
+	for _, b := range all {
+		if max(b.LeaseUntil, b.RetryAt) > now.UnixMicro() {
+			continue
+		}
 		var w store.Webhook
 		err := s.store.Write(ctx, func(tx *store.Tx) (err error) {
-			w, err = tx.ClaimWebhook(ctx, id, now.UnixMicro(), now.Add(webhookLease).UnixMicro())
+			w, err = tx.ClaimWebhook(ctx, b.WebhookID, now.UnixMicro(), now.Add(webhookLease).UnixMicro())
 			return err
 		})
 		if errors.Is(err, store.ErrNoWebhook) { // another replica was faster
 			continue
 		}
 		if err != nil {
-			return claimed, err
+			return claimed, true, err
 		}
 		claimed = append(claimed, w)
 	}
-	return claimed, nil
+	return claimed, len(all) > 0, nil
 }
 
 // tellWebhook tells a claimed webhook what it has not heard, until it has heard all, its endpoint fails, or the lease is

@@ -175,6 +175,19 @@ func (s *Store) Claimable(ctx context.Context, now time.Time, limit int) ([]ID, 
 	return found, nil
 }
 
+// NextClaimable is when the next digital order may be claimed; false: none is open.
+func (s *Store) NextClaimable(ctx context.Context) (time.Time, bool, error) {
+	return s.nextOrder(ctx, `SELECT MIN(until_us) FROM orders WHERE state < 4 AND sku = ''`)
+}
+
+func (s *Store) nextOrder(ctx context.Context, query string) (time.Time, bool, error) {
+	var at sql.NullInt64
+	if err := s.db.Read().QueryRowContext(ctx, query).Scan(&at); err != nil {
+		return time.Time{}, false, fmt.Errorf("reading when the next order's time comes: %w", err)
+	}
+	return fromMicros(at.Int64), at.Valid, nil
+}
+
 // Step turns an order into what it becomes, by the rules of package orders. Its state, licence key, reason, tracking and
 // times of assignment are stored.
 type Step func(*Order) error

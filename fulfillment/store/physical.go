@@ -46,6 +46,11 @@ func (s *Store) Routable(ctx context.Context, now time.Time, limit int) ([]Order
 	return found, nil
 }
 
+// NextRoutable is when the next physical order's time comes; false: none is open.
+func (s *Store) NextRoutable(ctx context.Context) (time.Time, bool, error) {
+	return s.nextOrder(ctx, `SELECT MIN(until_us) FROM orders WHERE state < 4 AND sku <> ''`)
+}
+
 // Assigned lists orders that a node was given and has not accepted.
 func (s *Store) Assigned(ctx context.Context, node string) ([]Order, error) {
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+` FROM orders o WHERE o.worker = $1 AND o.state = $2 AND o.sku <> '' ORDER BY o.position`,

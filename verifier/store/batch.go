@@ -80,6 +80,7 @@ func (c *change) run(ctx context.Context, tx *Tx) error {
 		tx.events = append(tx.events, c.tx.events...)
 		tx.changes.Purchases = append(tx.changes.Purchases, c.tx.changes.Purchases...)
 		tx.changes.Keys = tx.changes.Keys || c.tx.changes.Keys
+		tx.changes.Webhooks = tx.changes.Webhooks || c.tx.changes.Webhooks
 		for _, kind := range c.tx.changes.Jobs {
 			tx.added(kind)
 		}

@@ -64,6 +64,7 @@ func (tx *Tx) Finish(ctx context.Context, j Job) error {
 
 // Postpone gives a claimed job back until runAt; a job that was added again meanwhile keeps its earlier time.
 func (tx *Tx) Postpone(ctx context.Context, j Job, runAt int64) error {
+	tx.added(j.Kind) // due sooner than the claim ends
 	_, err := tx.exec(ctx, "postponing a job", `UPDATE jobs SET state = 0, run_at = $1
 		WHERE kind = $2 AND token_id = $3 AND serial = $4 AND lease_id = $5 AND state = 1`, runAt, j.Kind, j.TokenID, j.Serial, j.LeaseID)
 	return err

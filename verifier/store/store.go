@@ -3,7 +3,7 @@
 // Reads come from Store.Read, changes from Store.Write, which runs one transaction. A transaction collects the events
 // that it appends; they get their cursors in one step before the commit, from a counter row of the same transaction, so
 // cursors become visible in commit order. After the commit Committed hears which purchases changed and which kinds of
-// jobs were added; it is a hint for speed, every reader polls as well.
+// jobs were added; it is a hint for speed, every reader looks again after a while.
 //
 // One SQL text for SQLite and PostgreSQL; see package sqldb. The package knows rows, not rules: those are in saga.
 package store
@@ -81,8 +81,8 @@ type Changes struct {
 	Purchases []Changed
 	// Jobs has the kinds of jobs that became due.
 	Jobs []Kind
-	// Keys tells that signing keys were added.
-	Keys bool
+	// Keys tells that signing keys were added, Webhooks that one begins again.
+	Keys, Webhooks bool
 }
 
 // Changed is a purchase and the state that it is in now.

@@ -99,11 +99,17 @@ func (q Queries) CountWebhooks(ctx context.Context) (int, error) {
 	return q.count(ctx, `SELECT COUNT(*) FROM webhooks`)
 }
 
-// DueWebhooks lists active ones that nobody tells, that have something to tell, and that are not waiting after a failure.
-func (q Queries) DueWebhooks(ctx context.Context, head, now int64) ([]ID, error) {
-	return collect(ctx, q.q, "looking for webhooks to tell", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
-		`SELECT webhook_id FROM webhooks WHERE state = $1 AND cursor < $2 AND lease_until <= $3 AND retry_at <= $3 ORDER BY webhook_id`,
-		WebhookActive, head, now)
+// BehindWebhook is an active webhook that has something to tell, once nobody tells it and it does not wait after a failure.
+type BehindWebhook struct {
+	WebhookID           ID
+	LeaseUntil, RetryAt int64
+}
+
+// BehindWebhooks lists them.
+func (q Queries) BehindWebhooks(ctx context.Context, head int64) ([]BehindWebhook, error) {
+	return collect(ctx, q.q, "looking for webhooks to tell", func(r *sql.Rows, w *BehindWebhook) error {
+		return r.Scan(&w.WebhookID, &w.LeaseUntil, &w.RetryAt)
+	}, `SELECT webhook_id, lease_until, retry_at FROM webhooks WHERE state = $1 AND cursor < $2 ORDER BY webhook_id`, WebhookActive, head)
 }
 
 // ClaimWebhook takes a due one until a time. ErrNoWebhook when another was faster, or it is not due any more.
@@ -139,6 +145,7 @@ func (tx *Tx) fenced(ctx context.Context, what, query string, args ...any) error
 
 // RestartWebhook makes one active and due at once, from its cursor, under a new lease.
 func (tx *Tx) RestartWebhook(ctx context.Context, w *Webhook) error {
+	tx.changes.Webhooks = true
 	_, err := tx.exec(ctx, "restarting a webhook", `UPDATE webhooks SET state = $1, cursor = $2, lease = lease + 1, lease_until = 0,
 		attempts = 0, failing_since = 0, retry_at = 0, problem = '' WHERE webhook_id = $3`, WebhookActive, w.Cursor, w.WebhookID)
 	return err
