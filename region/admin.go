@@ -3,6 +3,7 @@ package region
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/region/journal"
 )
 
 // mostStock is how many drops a probe's answer lists.
@@ -32,6 +34,7 @@ func (n *Node) Probe(_ context.Context, _ *regionv1.ProbeRequest) (*regionv1.Pro
 		JournalLag: int64(n.till.lag()), CatalogRevision: n.CatalogRevision(), Version: n.deps.Version,
 		NodeTime: timestamppb.New(n.deps.Now()), ModeExpireTime: n.modeExpireTime(), Faults: n.drill.active(), Load: n.load.report(time.Now(), time.Since(begin)),
 		Drained: drained, OffersPerSecond: n.offers.perSecond(time.Now()),
+		JournalFull: n.room.full.Load(),
 	}, nil
 }
 
@@ -169,7 +172,15 @@ func (n *Node) keepMode(ctx context.Context) error {
 		if end == nil {
 			continue
 		}
-		if err := n.endMode(ctx, end); err != nil && ctx.Err() == nil { // stopped: the journal still says when it ends
+		err := n.endMode(ctx, end)
+		if errors.Is(err, journal.ErrNoSpace) { // it can wait for room: the node takes nothing meanwhile
+			select {
+			case <-time.After(lookForRoom):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err != nil && ctx.Err() == nil { // stopped: the journal still says when it ends
 			return fmt.Errorf("bringing the mode before back: %w", err)
 		}
 	}

@@ -204,7 +204,8 @@ type fakeVerifier struct {
 	acked    int64          // as a real one remembers
 	receipts map[string]int // how often each came
 	cursor   int64
-	muted    bool // answers get lost
+	told     []*offerv1.Purchase // by cursor
+	muted    bool                // answers get lost
 	journals []string
 
 	cancels    int
@@ -331,6 +332,10 @@ func (s *submitStream) Send(m *verifierv1.SubmitRedemptionsRequest) error {
 		s.f.cursor++
 		r, _ := decodeReceipt(e.GetReceipt())
 		purchases = append(purchases, &offerv1.Purchase{PurchaseId: r.GetPurchaseId(), State: s.f.final})
+	}
+	s.f.told = append(s.f.told, purchases...)
+	if h := m.GetHello(); h != nil && h.GetOutcomeCursor() < s.f.cursor {
+		purchases = s.f.told[h.GetOutcomeCursor():]
 	}
 	if seal := m.GetSeal(); seal != nil {
 		s.f.seals = append(s.f.seals, seal)

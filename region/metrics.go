@@ -22,7 +22,7 @@ func newMetrics(r prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	m := &metrics{
 		offers:        vector("rimlight_region_offers_total", "Offers decided, by result: granted, not_open, sold_out, viewer_limit."),
-		redemptions:   vector("rimlight_region_redemptions_total", "Redemptions, by result: accepted, repeated, no_unit, shed."),
+		redemptions:   vector("rimlight_region_redemptions_total", "Redemptions, by result: accepted, repeated, no_unit, cancelled, shed, no_space."),
 		leased:        counter("rimlight_region_leased_units_total", "Units that arrived in leases."),
 		returned:      counter("rimlight_region_returned_units_total", "Units given back and acknowledged."),
 		stockErrors:   counter("rimlight_region_stock_call_errors_total", "Calls to fulfillment's StockService that failed."),
@@ -32,9 +32,17 @@ func newMetrics(r prometheus.Registerer, n *Node) (*metrics, error) {
 	lag := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rimlight_region_journal_lag_redemptions", Help: "Redemptions that the verifier has not acknowledged.",
 	}, func() float64 { return float64(n.till.lag()) })
+	full := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rimlight_region_journal_full", Help: "1 while the disk is full and the node accepts nothing.",
+	}, func() float64 {
+		if n.room.full.Load() {
+			return 1
+		}
+		return 0
+	})
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.offers, m.redemptions, m.leased, m.returned, m.stockErrors, m.forwardBreaks, m.rejected, lag,
+		m.offers, m.redemptions, m.leased, m.returned, m.stockErrors, m.forwardBreaks, m.rejected, lag, full,
 	} {
 		errs = append(errs, r.Register(c))
 	}

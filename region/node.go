@@ -10,7 +10,7 @@
 //
 // Invariants (docs/settlement.md). What was answered was durable first. One K is one serial and one receipt, byte for
 // byte, over any repeat and restart. A serial that the journal names is never handed out again. A unit goes back only
-// after the journal says so. A failed commit stops the node.
+// after the journal says so. A failed commit stops the node; with a full disk it accepts nothing until there is room.
 //
 // It does not move money, does not own stock, and asks nobody before it answers RequestOffer, RedeemOffer or ClaimOffer.
 package region
@@ -57,12 +57,14 @@ type Node struct {
 	gate    *gate
 	metrics *metrics
 	drill   *drill
+	room    *room
 
 	catalogue atomic.Pointer[catalogue]
 	mode      atomic.Int32 // regionv1.RegionMode
 	modeEnds  atomic.Pointer[modeEnd]
-	modeTurns atomic.Int64 // how often the mode was changed
-	woundDown atomic.Int64 // modeTurns of the drain under which the stock loop asked for nothing any more; 0: there is none
+	modeTurns atomic.Int64                       // how often the mode was changed
+	woundDown atomic.Int64                       // modeTurns of the drain under which the stock loop asked for nothing any more; 0: there is none
+	endStream atomic.Pointer[context.CancelFunc] // of the stream to the verifier
 
 	// Each of one: see poke.
 	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode chan struct{}
@@ -113,7 +115,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		failed:   make(chan struct{}), modeTurn: make(chan struct{}, 1), cancels: make(chan struct{}, mostCancels),
 		random: mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
 	}
-	n.drill = newDrill(deps.Now, n.draw)
+	n.drill, n.room = newDrill(deps.Now, n.draw), newRoom()
 	n.keys.Add(signer.Public())
 	n.catalogue.Store(&catalogue{drops: map[string]*knownDrop{}})
 	n.mode.Store(int32(regionv1.RegionMode_REGION_MODE_SERVING))
@@ -189,7 +191,7 @@ func (n *Node) Run(ctx context.Context) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, loops := errgroup.WithContext(loops)
-	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard, n.keepMode} {
+	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard, n.keepMode, n.keepRoom} {
 		g.Go(func() error { return loop(loops) })
 	}
 	select {
@@ -263,7 +265,8 @@ func (n *Node) draw() float64 {
 	return n.random.Float64()
 }
 
-// append makes records durable, in one commit. A journal that broke stops the node.
+// append makes records durable, in one commit. A journal that broke stops the node; one without room does not
+// (journal.ErrNoSpace), and has nothing of them.
 func (n *Node) append(ctx context.Context, records ...*regionv1.JournalRecord) error {
 	if len(records) == 0 {
 		return nil
@@ -276,17 +279,30 @@ func (n *Node) append(ctx context.Context, records ...*regionv1.JournalRecord) e
 		}
 	}
 	_, err := journal.Append(ctx, n.deps.Journal, payloads...)
-	if errors.Is(err, journal.ErrBroken) {
+	switch {
+	case errors.Is(err, journal.ErrBroken):
 		n.fail(err)
+	case errors.Is(err, journal.ErrNoSpace):
+		n.ranOut(err)
 	}
 	return err
 }
 
-// addKeys takes public keys in and journals those that were new.
+// addKeys journals public keys that are new and takes them in. Those for which there is no room come again: with a
+// heartbeat, which counts what the node knows, or on the verifier's next stream.
 func (n *Node) addKeys(ctx context.Context, keys []*offerv1.SigningKey) error {
-	fresh := n.keys.Add(keys...)
+	fresh := n.keys.Unknown(keys...)
 	if len(fresh) == 0 {
 		return nil
 	}
-	return n.append(ctx, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Keys{Keys: &regionv1.KeysSeen{Keys: fresh}}})
+	err := n.append(ctx, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Keys{Keys: &regionv1.KeysSeen{Keys: fresh}}})
+	if errors.Is(err, journal.ErrNoSpace) {
+		n.miss()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n.keys.Add(fresh...)
+	return nil
 }

@@ -68,6 +68,9 @@ func (n *Node) decide(w wish) (*made, *offerv1.OfferRefused, error) {
 	if n.Mode() != regionv1.RegionMode_REGION_MODE_SERVING || n.epoch() == 0 {
 		return nil, nil, errDraining()
 	}
+	if n.room.full.Load() {
+		return nil, nil, errJournalFull()
+	}
 	d, ok := n.findDrop(w.drop)
 	if !ok {
 		return nil, nil, n.noDrop(w.drop)

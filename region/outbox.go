@@ -15,6 +15,7 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/region/journal"
 )
 
 const (
@@ -54,6 +55,8 @@ func (n *Node) forward(ctx context.Context) error {
 func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	n.endStream.Store(&cancel)
+	n.room.missed.Store(false)
 	stream, err := n.deps.Verifier.SubmitRedemptions(ctx)
 	if err != nil {
 		return fmt.Errorf("opening the stream: %w", err)
@@ -287,7 +290,8 @@ func (n *Node) takeNews(ctx context.Context, m *verifierv1.SubmitRedemptionsResp
 	return nil
 }
 
-// takeOutcomes tells viewers first and the journal second: news that a crash loses comes again from the older cursor.
+// takeOutcomes tells viewers first and the journal second: news that a crash loses comes again from the older cursor. News
+// for which there is no room leaves the cursor where it is, so that nothing is skipped, and is read again when there is.
 func (n *Node) takeOutcomes(ctx context.Context, m *verifierv1.OutcomeBatch) error {
 	var records []*regionv1.JournalRecord
 	for _, p := range m.GetPurchases() {
@@ -297,7 +301,15 @@ func (n *Node) takeOutcomes(ctx context.Context, m *verifierv1.OutcomeBatch) err
 			}})
 		}
 	}
-	if err := n.append(ctx, records...); err != nil {
+	if n.room.missed.Load() {
+		return nil
+	}
+	err := n.append(ctx, records...)
+	if errors.Is(err, journal.ErrNoSpace) {
+		n.miss()
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("journaling outcomes: %w", err)
 	}
 	n.till.mu.Lock()

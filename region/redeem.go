@@ -80,24 +80,37 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 	first, err := commit.Result()
 	t.mu.Lock()
 	receipt := s.receipt
+	t.waiting--
 	if err == nil {
 		s.sequence = first
 		t.keep(s)
 	} else {
-		// The serial stays used: its record may be on the disk. The node stops, and the next start reads which it is.
-		s.err = refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
-		delete(t.sales, id)
-		t.count(s.drop, s.session, -1)
+		s.err = n.unwritten(s, lease.Key(o.token.GetTokenId()), err)
 	}
 	t.mu.Unlock()
 	close(s.done)
 	if err != nil {
-		n.fail(fmt.Errorf("journaling a redemption: %w", err))
 		return accepted{}, s.err
 	}
 	n.metrics.redemptions.WithLabelValues("accepted").Inc()
 	poke(n.pokeOutbox)
 	return accepted{sale: s, receipt: receipt, first: true}, nil
+}
+
+// unwritten takes a sale back whose record did not become durable, and says what its viewer hears. Callers hold till.mu.
+func (n *Node) unwritten(s *sale, k lease.Key, err error) error {
+	t := n.till
+	delete(t.sales, s.purchaseID)
+	t.count(s.drop, s.session, -1)
+	if errors.Is(err, journal.ErrNoSpace) { // its record is nowhere, so the unit is for another viewer
+		t.book.Undo(s.drop, k)
+		n.ranOut(err)
+		n.metrics.redemptions.WithLabelValues("no_space").Inc()
+		return errJournalFull()
+	}
+	// The serial stays used: its record may be on the disk. The node stops, and the next start reads which it is.
+	n.fail(fmt.Errorf("journaling a redemption: %w", err))
+	return refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
 }
 
 // repeat answers what the first call with this K was or will be answered.
@@ -136,6 +149,10 @@ func (n *Node) noticed(err error, drop string) error {
 	case errors.Is(err, journal.ErrBroken):
 		n.fail(err)
 		return refuse(errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot write its journal; nothing was promised")
+	case errors.Is(err, journal.ErrNoSpace):
+		n.ranOut(err)
+		n.metrics.redemptions.WithLabelValues("no_space").Inc()
+		return errJournalFull()
 	case errors.Is(err, journal.ErrFull):
 		n.metrics.redemptions.WithLabelValues("shed").Inc()
 		return refuse(errorsv1.Reason_REASON_OVERLOADED, "more redemptions than the disk takes at once", "drop_id", drop).retry(overloadRetry)
@@ -181,6 +198,7 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 	t.lastAccept, t.lastHash = at, hash[:]
 	s := &sale{purchaseID: id, drop: o.drop, session: o.session, body: body, acceptTime: at, receipt: text, done: make(chan struct{})}
 	t.sales[id] = s
+	t.waiting++
 	t.count(o.drop, o.session, 1)
 	return s, commit, nil
 }
@@ -211,6 +229,9 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 	t := n.till
 	if t.epoch == 0 || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED {
 		return errDraining()
+	}
+	if n.room.full.Load() {
+		return errJournalFull()
 	}
 	d, ok := n.findDrop(o.drop)
 	if !ok {

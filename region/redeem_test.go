@@ -1,6 +1,8 @@
 package region_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"sync"
 	"testing"
@@ -129,6 +131,7 @@ func TestRestartKeepsReceiptsAndSerials(t *testing.T) {
 func checkChain(t *testing.T, w *world) {
 	t.Helper()
 	var last *offerv1.Receipt
+	var hash [sha256.Size]byte
 	for _, r := range w.records() {
 		if r.GetRedeemed() == "" {
 			continue
@@ -140,10 +143,10 @@ func checkChain(t *testing.T, w *world) {
 		switch {
 		case last == nil && len(m.GetPreviousReceiptHash()) != 0:
 			t.Error("the first receipt names one before it")
-		case last != nil && (len(m.GetPreviousReceiptHash()) != 32 || !m.GetAcceptTime().AsTime().After(last.GetAcceptTime().AsTime())):
+		case last != nil && (!bytes.Equal(m.GetPreviousReceiptHash(), hash[:]) || !m.GetAcceptTime().AsTime().After(last.GetAcceptTime().AsTime())):
 			t.Error("the chain of receipts is broken")
 		}
-		last = m
+		last, hash = m, sha256.Sum256([]byte(r.GetRedeemed()))
 	}
 }
 

@@ -290,6 +290,7 @@ var code = map[errorsv1.Reason]codes.Code{
 	errorsv1.Reason_REASON_DRAINING:            codes.Unavailable,
 	errorsv1.Reason_REASON_OVERLOADED:          codes.ResourceExhausted,
 	errorsv1.Reason_REASON_STORE_UNAVAILABLE:   codes.Unavailable,
+	errorsv1.Reason_REASON_JOURNAL_FULL:        codes.ResourceExhausted,
 	errorsv1.Reason_REASON_DRILLS_OFF:          codes.FailedPrecondition,
 }
 
@@ -313,6 +314,8 @@ func (n *Node) toStatus(err error) error {
 		return rpcerr.New(codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_EXCEEDED, "the deadline ended before an answer")
 	case errors.Is(err, context.Canceled):
 		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "the caller went away")
+	case errors.Is(err, journal.ErrNoSpace):
+		return n.toStatus(errJournalFull())
 	case errors.Is(err, journal.ErrBroken), errors.Is(err, journal.ErrClosed), errors.Is(err, journal.ErrFull):
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "the node cannot use its journal")
 	}

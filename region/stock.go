@@ -16,6 +16,7 @@ import (
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/region/journal"
 	"github.com/rimlight/rimlight/region/lease"
 )
 
@@ -107,6 +108,9 @@ func (s *stocker) turn(ctx context.Context) error {
 		if err := s.join(ctx); err != nil {
 			return err
 		}
+	}
+	if s.n.room.full.Load() { // nothing can be written down: no stock comes or goes
+		return s.beat(ctx)
 	}
 	if err := s.windDown(ctx); err != nil {
 		return err
@@ -211,6 +215,13 @@ func (s *stocker) journalReturns(ctx context.Context, plan []lease.Return) error
 		records = nil
 	}
 	if err := n.append(ctx, records...); err != nil {
+		if errors.Is(err, journal.ErrNoSpace) { // else sendReturns would send what is not durable
+			n.till.mu.Lock()
+			for _, r := range plan {
+				n.till.book.Keep(r)
+			}
+			n.till.mu.Unlock()
+		}
 		return fmt.Errorf("journaling a return: %w", err)
 	}
 	return nil
@@ -445,6 +456,9 @@ func (s *stocker) beat(ctx context.Context) error {
 	if err := n.addKeys(ctx, answer.GetKeys()); err != nil {
 		return err
 	}
+	if n.room.full.Load() { // it all comes again with the next answer, when there may be room
+		return nil
+	}
 	if !mutant.On(mutant.LostGrantIgnored) {
 		if err := s.adopt(ctx, answer.GetMissing()...); err != nil {
 			return err
@@ -488,7 +502,7 @@ func (s *stocker) heartbeat() *fulfillmentv1.HeartbeatRequest {
 	for _, d := range drops {
 		state := d.terms.State(now)
 		hungry := (state == dropclock.Armed || state == dropclock.Open || state == dropclock.Draining) &&
-			n.Mode() == regionv1.RegionMode_REGION_MODE_SERVING && n.till.book.Untouched(d.id) == 0
+			n.Mode() == regionv1.RegionMode_REGION_MODE_SERVING && !n.room.full.Load() && n.till.book.Untouched(d.id) == 0
 		if hungry && len(request.HungryDropIds) < mostHungry {
 			request.HungryDropIds = append(request.HungryDropIds, d.id)
 		}

@@ -29,6 +29,7 @@ type till struct {
 	lastHash   []byte                        // of its text
 	cursor     int64                         // the verifier's newest news of our purchases
 	lastSale   int64                         // the newest durable redemption's sequence
+	waiting    int                           // redemptions in the journal's queue whose callers have not heard
 
 	// The seal of a node that retires: in the journal, where, and whether the verifier has read up to it.
 	sealed       bool

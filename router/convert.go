@@ -134,6 +134,7 @@ func filterProto(r arbiter.Reason) routerv1.FilterReason {
 		arbiter.Ejected:     routerv1.FilterReason_FILTER_REASON_EJECTED,
 		arbiter.Tried:       routerv1.FilterReason_FILTER_REASON_TRIED,
 		arbiter.TooFar:      routerv1.FilterReason_FILTER_REASON_TOO_FAR,
+		arbiter.JournalFull: routerv1.FilterReason_FILTER_REASON_JOURNAL_FULL,
 		arbiter.Loaded:      routerv1.FilterReason_FILTER_REASON_LOADED,
 	}[r]
 }

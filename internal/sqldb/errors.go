@@ -25,10 +25,18 @@ func IsUnique(err error) bool {
 	return postgresCode(err) == "23505"
 }
 
-// IsUnavailable tells that the store cannot be used now: it is broken, or its server cannot be reached, is restarting or
-// gives no answer in time. Of a Write that ends like this nobody knows whether it happened.
+// IsFull tells that a disk had no room for a transaction of SQLite, which undid it. SQLite says so of a write of the log,
+// whose last frame makes the commit count, so nothing of it is durable; a log that was written whole and not synced, or an
+// index of it that could not grow, are input/output errors (SQLITE_IOERR_*), after which nobody knows.
+func IsFull(err error) bool {
+	var lite *sqlite.Error
+	return errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
+// IsUnavailable tells that the store cannot be used now: it is broken, its disk is full, or its server cannot be reached, is
+// restarting or gives no answer in time. Of a Write that ends like this nobody knows whether it happened.
 func IsUnavailable(err error) bool {
-	if errors.Is(err, ErrBroken) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, ErrBroken) || IsFull(err) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true
 	}
 	var connect *pgconn.ConnectError

@@ -14,7 +14,7 @@
 // COMMITTED: a row that was read may change before the transaction ends, unless ForUpdate holds it or the change is a
 // compare-and-set. A row that two transactions insert at the same time makes one of them run again, and find it.
 //
-// A SQLite commit that fails for any reason but a constraint or a conflict leaves the durability of earlier commits in
+// A SQLite commit that fails for any reason but a constraint, a conflict or a full disk leaves the durability of earlier commits in
 // doubt (a failed fsync may have dropped pages), so OnBroken is told and every later Write fails: the process must stop,
 // and recover from what is on disk. A PostgreSQL server looks after its own disk; when it goes away in the middle of a
 // commit nobody knows whether that happened, and the error is one that IsUnavailable knows.
@@ -149,7 +149,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(*sql.Tx) error) error {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
-		if db.alone && !errors.Is(err, sql.ErrTxDone) && ctx.Err() == nil && !IsUnique(err) && !retryable(err) {
+		if db.alone && !errors.Is(err, sql.ErrTxDone) && ctx.Err() == nil && !IsUnique(err) && !retryable(err) && !IsFull(err) {
 			if !db.broken.Swap(true) && db.OnBroken != nil {
 				db.OnBroken(err)
 			}

@@ -176,3 +176,31 @@ func TestAnImageIsACopyOfItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// A full disk is no doubt about earlier commits: SQLite undid the transaction, and the next one finds room or does not.
+func TestAFullStoreGoesOnWhenThereIsRoom(t *testing.T) {
+	db, err := sqldb.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "x.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	db.OnBroken = func(err error) { t.Errorf("the store counts as broken: %v", err) }
+	write := func(query string, args ...any) error {
+		return db.Write(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(t.Context(), query, args...)
+			return err
+		})
+	}
+	if err := errors.Join(write("CREATE TABLE t (b BLOB NOT NULL)"), write("PRAGMA max_page_count = 20")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err = write("INSERT INTO t (b) VALUES ($1)", make([]byte, 1<<20))
+		if !sqldb.IsFull(err) || !sqldb.IsUnavailable(err) {
+			t.Errorf("got %v, want a full store", err)
+		}
+	}
+	if err := errors.Join(write("PRAGMA max_page_count = 2000"), write("INSERT INTO t (b) VALUES ($1)", make([]byte, 1<<20))); err != nil {
+		t.Error(err)
+	}
+}

@@ -124,25 +124,44 @@ type Keys struct {
 	snapshot atomic.Pointer[map[[keyIDSize]byte]*offerv1.SigningKey]
 }
 
-// Add takes keys in and returns those that were new. A key whose id does not belong to its bytes, or that comes again
-// with another owner, is left out: the first word about a key stands.
-func (k *Keys) Add(keys ...*offerv1.SigningKey) []*offerv1.SigningKey {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var fresh []*offerv1.SigningKey
-	next := map[[keyIDSize]byte]*offerv1.SigningKey{}
+// Unknown are those of some keys that Add would take in.
+func (k *Keys) Unknown(keys ...*offerv1.SigningKey) []*offerv1.SigningKey {
+	var next map[[keyIDSize]byte]*offerv1.SigningKey
 	if old := k.snapshot.Load(); old != nil {
-		next = maps.Clone(*old)
+		next = *old
 	}
+	return unknown(next, keys)
+}
+
+// unknown leaves out what is known, forged, or there twice.
+func unknown(known map[[keyIDSize]byte]*offerv1.SigningKey, keys []*offerv1.SigningKey) []*offerv1.SigningKey {
+	var fresh []*offerv1.SigningKey
+	seen := map[[keyIDSize]byte]bool{}
 	for _, key := range keys {
 		if len(key.GetPublicKey()) != ed25519.PublicKeySize || !bytes.Equal(key.GetKeyId(), keyID(key.GetPublicKey())) {
 			continue
 		}
 		id := [keyIDSize]byte(key.GetKeyId())
-		if _, known := next[id]; !known {
-			next[id] = key
+		if _, is := known[id]; !is && !seen[id] {
+			seen[id] = true
 			fresh = append(fresh, key)
 		}
+	}
+	return fresh
+}
+
+// Add takes keys in and returns those that were new. A key whose id does not belong to its bytes, or that comes again
+// with another owner, is left out: the first word about a key stands.
+func (k *Keys) Add(keys ...*offerv1.SigningKey) []*offerv1.SigningKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := map[[keyIDSize]byte]*offerv1.SigningKey{}
+	if old := k.snapshot.Load(); old != nil {
+		next = maps.Clone(*old)
+	}
+	fresh := unknown(next, keys)
+	for _, key := range fresh {
+		next[[keyIDSize]byte(key.GetKeyId())] = key
 	}
 	if len(fresh) > 0 {
 		k.snapshot.Store(&next)

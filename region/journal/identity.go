@@ -134,7 +134,7 @@ func openLocked(ctx context.Context, dir string, o Options) (*SQLite, Identity, 
 		}
 	}
 	w := newWriter(last, o.QueueRecords, o.Fault, func(first int64, payloads [][]byte) error { return write(db, first, payloads) })
-	return &SQLite{writer: w, db: db}, Identity{NodeID: b.nodeID, DiskID: diskID(b, machine), Seed: key.Seed}, nil
+	return &SQLite{writer: w, db: db, dir: dir}, Identity{NodeID: b.nodeID, DiskID: diskID(b, machine), Seed: key.Seed}, nil
 }
 
 func matchKeyFile(key *keyFile, b birth, last int64, dir string, random io.Reader) (*keyFile, error) {

@@ -9,6 +9,10 @@
 // names the place. After a commit that failed nobody knows what is on disk, so the journal stays broken until the
 // process restarts and reads it.
 //
+// A disk without room is the exception: the engine says so before a commit could be durable, and undoes it. Everything
+// that is queued at that moment fails with it, since later records may build on earlier ones, and nothing is taken until
+// Resume finds room.
+//
 // There are two engines behind one conformance suite (journaltest): a SQLite file in a locked data directory, which
 // also holds the node's identity, and memory that loses what was not synced, for tests in virtual time.
 //
@@ -26,6 +30,8 @@ import (
 var (
 	// ErrFull: the queue holds as much as it may. Nothing was queued; try again after the disk caught up.
 	ErrFull = errors.New("journal: queue full")
+	// ErrNoSpace: the disk is full. Nothing of what was queued is durable, and nothing is taken before Resume.
+	ErrNoSpace = errors.New("journal: no space left on the disk")
 	// ErrBroken: a commit failed, now or before. What was queued may or may not be durable; the process must stop.
 	ErrBroken = errors.New("journal: broken")
 	// ErrClosed: Close was called, or the simulated machine crashed.
@@ -52,10 +58,14 @@ type Record struct {
 // Journal is what an engine offers. All methods are safe for concurrent use.
 type Journal interface {
 	// Enqueue takes records for the next commit and never blocks. They become durable together, in the order of the
-	// calls. The payloads belong to the journal from here on. Errors: ErrFull, ErrBroken, ErrClosed; then nothing was queued.
+	// calls. The payloads belong to the journal from here on. Errors: ErrFull, ErrNoSpace, ErrBroken, ErrClosed; then
+	// nothing was queued.
 	Enqueue(payloads ...[]byte) (*Commit, error)
 	// ReadAfter gives up to limit durable records that follow a sequence, in order. Empty: there are none yet.
 	ReadAfter(ctx context.Context, sequence int64, limit int) ([]Record, error)
+	// Resume lets a journal take records again that ran out of space. Errors: ErrNoSpace while there is too little,
+	// ErrBroken.
+	Resume(ctx context.Context) error
 	// Close commits what is queued, waits for it and releases the engine.
 	Close() error
 }
@@ -70,7 +80,7 @@ type Commit struct {
 // Done is closed when the records are durable or the journal gave up on them.
 func (c *Commit) Done() <-chan struct{} { return c.done }
 
-// Result gives the first record's sequence. It may be called after Done only. Errors: ErrBroken, ErrClosed.
+// Result gives the first record's sequence. It may be called after Done only. Errors: ErrNoSpace, ErrBroken, ErrClosed.
 func (c *Commit) Result() (int64, error) { return c.first, c.err }
 
 // Append enqueues records and waits until they are durable; it returns the first one's sequence. When ctx ends first

@@ -58,6 +58,15 @@ func (m *Memory) ReadAfter(_ context.Context, sequence int64, limit int) ([]Reco
 	return out, nil
 }
 
+// Resume implements Journal. Whether there is room is the Fault's to say.
+func (m *Memory) Resume(context.Context) error {
+	return m.resume(func() (int64, error) {
+		m.disk.mu.Lock()
+		defer m.disk.mu.Unlock()
+		return int64(len(m.disk.records)), nil
+	})
+}
+
 // Close implements Journal.
 func (m *Memory) Close() error {
 	m.close()

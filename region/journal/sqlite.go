@@ -1,14 +1,17 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/rimlight/rimlight/internal/sqldb"
 )
@@ -36,6 +39,7 @@ func checksum(sequence int64, payload []byte) uint32 {
 type SQLite struct {
 	*writer
 	db   *sqldb.DB
+	dir  string
 	lock *os.File
 }
 
@@ -157,7 +161,7 @@ func readAfter(ctx context.Context, db *sqldb.DB, sequence int64, limit int) (re
 // write is the writer goroutine's transaction: every record of a batch, one fsync.
 func write(db *sqldb.DB, first int64, payloads [][]byte) error {
 	ctx := context.Background() // a commit is not given up halfway
-	return db.Write(ctx, func(tx *sql.Tx) error {
+	err := db.Write(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, "INSERT INTO record (sequence, checksum, payload) VALUES ($1, $2, $3)")
 		if err != nil {
 			return fmt.Errorf("preparing: %w", err)
@@ -173,6 +177,44 @@ func write(db *sqldb.DB, first int64, payloads [][]byte) error {
 		}
 		return insert.Close()
 	})
+	if sqldb.IsFull(err) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+// roomFile is written and removed to see whether there is room; it is larger than a busy second's group commits, so that
+// a disk with a few blocks left does not make the node come and go.
+const (
+	roomFile  = "room"
+	roomBytes = 1 << 20
+)
+
+// Resume implements Journal.
+func (s *SQLite) Resume(ctx context.Context) error {
+	return s.resume(func() (last int64, err error) {
+		if err := findRoom(filepath.Join(s.dir, roomFile)); err != nil {
+			return 0, err
+		}
+		err = s.db.Read().QueryRowContext(ctx, "SELECT COALESCE(MAX(sequence), 0) FROM record").Scan(&last)
+		return last, err
+	})
+}
+
+// findRoom writes a file, which no figure of the file system replaces: quotas and reserved blocks are not in it.
+func findRoom(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = f.Write(bytes.Repeat([]byte("room"), roomBytes/4))
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
 }
 
 // ReadAfter implements Journal.

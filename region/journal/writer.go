@@ -13,6 +13,7 @@ type Stage int
 const (
 	BeforeCommit Stage = iota // nothing of the batch is durable
 	AfterCommit               // all of it is, and nobody has heard
+	LookForRoom               // Resume is about to see whether there is any
 )
 
 // defaultQueueRecords is about a third of a second of redemptions at the measured rate; beyond that a viewer is better
@@ -34,6 +35,7 @@ type writer struct {
 	closed  bool  // no more Enqueue
 	dead    bool  // and no more commits: the machine crashed
 	failure error // set once by the first failed commit
+	noSpace error // set by a commit for which there was no room, until resume
 	last    int64 // the last durable sequence
 }
 
@@ -68,6 +70,8 @@ func (w *writer) Enqueue(payloads ...[]byte) (*Commit, error) {
 		return nil, w.failure
 	case w.closed:
 		return nil, ErrClosed
+	case w.noSpace != nil:
+		return nil, w.noSpace
 	case w.waiting+len(payloads) > w.limit && w.waiting > 0: // a batch larger than the queue goes alone
 		return nil, ErrFull
 	}
@@ -128,13 +132,21 @@ func (w *writer) attempt(batch []queued, first int64) error {
 	if err == nil {
 		err = w.commit(first, payloads)
 	}
+	if errors.Is(err, ErrNoSpace) {
+		return err
+	}
 	if err == nil {
 		err = w.at(AfterCommit)
 	}
-	if err != nil && !errors.Is(err, ErrClosed) {
-		err = fmt.Errorf("%w: %w", ErrBroken, err)
+	return broken(err)
+}
+
+// broken makes an error of the engine one that says what it means. A power cut of a simulated machine stays what it is.
+func broken(err error) error {
+	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, ErrBroken) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrBroken, err)
 }
 
 func (w *writer) at(s Stage) error {
@@ -154,6 +166,10 @@ func (w *writer) settle(batch []queued, first int64, err error) {
 	case err == nil:
 	case errors.Is(err, ErrClosed): // the fault hook crashed the machine
 		w.closed, w.dead = true, true
+	case errors.Is(err, ErrNoSpace):
+		w.noSpace = err
+		batch = append(batch, w.queue...)
+		w.queue, w.waiting = nil, 0
 	case w.failure == nil:
 		w.failure = err
 	}
@@ -168,6 +184,35 @@ func (w *writer) settle(batch []queued, first int64, err error) {
 	for _, q := range batch {
 		close(q.commit.done)
 	}
+}
+
+// resume is Resume: check tells whether the engine has room, and which record is its last.
+func (w *writer) resume(check func() (last int64, err error)) error {
+	w.mu.Lock()
+	failure, noSpace := w.failure, w.noSpace
+	w.mu.Unlock()
+	if failure != nil || noSpace == nil {
+		return failure
+	}
+	var last int64
+	err := w.at(LookForRoom)
+	if err == nil {
+		last, err = check() // nothing is written meanwhile
+	}
+	if errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil && last != w.last {
+		err = fmt.Errorf("record %d is the last one, and it should be %d", last, w.last)
+	}
+	if err != nil {
+		w.failure = broken(err)
+		return w.failure
+	}
+	w.noSpace = nil
+	return nil
 }
 
 // lose tells those who were queued when the machine crashed.

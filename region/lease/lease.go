@@ -245,6 +245,21 @@ func (e *entry) planReturn(units int) Return {
 	return r
 }
 
+// Keep undoes PlanReturn for a caller who knows that the plan is not durable and was not sent: the units are for sale again.
+func (b *Book) Keep(r Return) {
+	e := b.leases[r.Lease]
+	if e == nil {
+		return
+	}
+	for _, s := range r.Serials {
+		if e.states[s] == returning {
+			e.states[s] = untouched
+			e.free++
+		}
+	}
+	e.next = 0
+}
+
 // Returning lists what is on its way back and not acknowledged, by lease.
 func (b *Book) Returning() []Return {
 	var out []Return

@@ -64,6 +64,7 @@ type Region struct {
 
 	Zones []string         // residency zones that it is in
 	Mode  Mode             // what an operator wants of it
+	Full  bool             // its disk is full: it takes nothing new, and answers for what it took
 	Stock map[string]Stock // by drop
 
 	Reachable bool          // probes and calls reach it; false until the first answer
@@ -128,6 +129,7 @@ const (
 	Residency
 	NoStock
 	Draining
+	JournalFull
 	Unreachable
 	Ejected
 	Tried
@@ -138,7 +140,7 @@ const (
 // String is the reason in the words of the API.
 func (r Reason) String() string {
 	return [...]string{
-		"eligible", "residency", "no_stock", "draining", "unreachable", "ejected", "tried", "too_far", "loaded",
+		"eligible", "residency", "no_stock", "draining", "journal_full", "unreachable", "ejected", "tried", "too_far", "loaded",
 	}[r]
 }
 

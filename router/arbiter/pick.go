@@ -178,6 +178,9 @@ func judge(g *Region, r *Request, full bool) (Reason, tier) {
 	if g.Mode == Drained || g.Mode == Cordoned && (r.Kind == Offer || r.Kind == Other) {
 		return first(reason, Draining), never
 	}
+	if g.Full && r.Kind != Read {
+		return first(reason, JournalFull), never
+	}
 	if !g.Reachable {
 		reason, t = first(reason, Unreachable), outOfReach
 	}

@@ -32,6 +32,7 @@ func snapshot(regions ...*arbiter.Region) *arbiter.Snapshot {
 
 func drained(r *arbiter.Region)     { r.Mode = arbiter.Drained }
 func cordoned(r *arbiter.Region)    { r.Mode = arbiter.Cordoned }
+func full(r *arbiter.Region)        { r.Full = true }
 func unreachable(r *arbiter.Region) { r.Reachable = false }
 func empty(r *arbiter.Region)       { r.Stock = map[string]arbiter.Stock{"d": arbiter.StockNone} }
 func zone(z string) func(*arbiter.Region) {
@@ -92,6 +93,12 @@ func TestPick(t *testing.T) {
 			[]*arbiter.Region{node("near", 1*ms, drained), node("far", 90*ms)}, "far", arbiter.Normal, "draining eligible"},
 		{"draining is not given up in a panic", offer,
 			[]*arbiter.Region{node("a", 1*ms, drained), node("b", 1*ms, cordoned, empty)}, "", arbiter.None, "draining no_stock"},
+		{"a node with a full disk gets no offers", offer,
+			[]*arbiter.Region{node("near", 1*ms, full), node("far", 90*ms)}, "far", arbiter.Normal, "journal_full eligible"},
+		{"a node with a full disk redeems nothing, not in a panic either", arbiter.Request{Kind: arbiter.Redeem, Drop: "d"},
+			[]*arbiter.Region{node("near", 1*ms, full)}, "", arbiter.None, "journal_full"},
+		{"a node with a full disk answers for what it has", arbiter.Request{Kind: arbiter.Read},
+			[]*arbiter.Region{node("near", 1*ms, full), node("far", 90*ms)}, "near", arbiter.Normal, "eligible eligible"},
 		{"nobody is asked twice", arbiter.Request{Tried: []string{"near@1"}},
 			[]*arbiter.Region{node("near", 1*ms), node("far", 90*ms)}, "far", arbiter.Normal, "tried eligible"},
 		{"nobody is left", arbiter.Request{Tried: []string{"near@1"}},

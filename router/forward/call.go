@@ -114,6 +114,7 @@ func (c *call) tell(n *node, r result, timed bool) {
 	reason := rpcerr.Reason(r.err)
 	o := measure.Outcome{
 		Verdict: r.verdict, Sent: n.sent, Load: loadIn(r.trailer), Draining: reason == errorsv1.Reason_REASON_DRAINING,
+		JournalFull: reason == errorsv1.Reason_REASON_JOURNAL_FULL,
 	}
 	if timed && r.verdict == measure.Good {
 		o.Total = r.took

@@ -35,7 +35,7 @@ func (d *Decision) Failed() bool {
 	switch d.Reason {
 	case errorsv1.Reason_REASON_NO_REGION, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE, errorsv1.Reason_REASON_DRAINING,
 		errorsv1.Reason_REASON_OVERLOADED, errorsv1.Reason_REASON_INTERNAL, errorsv1.Reason_REASON_STORE_UNAVAILABLE,
-		errorsv1.Reason_REASON_KEY_UNKNOWN:
+		errorsv1.Reason_REASON_KEY_UNKNOWN, errorsv1.Reason_REASON_JOURNAL_FULL:
 		return true
 	case errorsv1.Reason_REASON_UNSPECIFIED: // a forwarded service's own status
 		return slices.Contains([]codes.Code{codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss}, d.Code)

@@ -36,6 +36,8 @@ type Outcome struct {
 	Late bool
 	// Draining tells that the node refuses new work; believed until gossip or a probe tells otherwise.
 	Draining bool
+	// JournalFull tells that the node's disk is full; believed until its next probe.
+	JournalFull bool
 }
 
 // Begin counts a call that is being sent to a node, so that the next pick sees it in the node's queue, until its Observe

@@ -16,6 +16,7 @@ type entry struct {
 	target Target
 	node   *arbiter.Node
 	mode   arbiter.Mode
+	full   bool          // its disk is, by its last word
 	probed bool          // the first probe is over, however it ended
 	kick   chan struct{} // its state changed: the next probe is due now
 
@@ -32,8 +33,8 @@ type entry struct {
 
 // state is what a snapshot must not show late.
 type state struct {
-	reachable, ejected, suspect bool
-	mode                        arbiter.Mode
+	reachable, ejected, suspect, full bool
+	mode                              arbiter.Mode
 }
 
 func newEntry(target Target, cold bool) *entry {
@@ -45,7 +46,7 @@ func newEntry(target Target, cold bool) *entry {
 func (e *entry) state(now time.Duration) state {
 	var r arbiter.Region
 	e.node.Measure(now, &r)
-	return state{r.Reachable, r.Ejected, r.Suspect, e.mode}
+	return state{r.Reachable, r.Ejected, r.Suspect, e.full, e.mode}
 }
 
 func (e *entry) retarget(target Target) {
@@ -73,7 +74,7 @@ func (e *entry) answered(now, total time.Duration, answer *regionv1.ProbeRespons
 	if answer == nil {
 		return true
 	}
-	e.mode = ModeOf(answer.GetMode())
+	e.mode, e.full = ModeOf(answer.GetMode()), answer.GetJournalFull()
 	e.stock = make(map[string]arbiter.Stock, len(answer.GetStock()))
 	for _, s := range answer.GetStock() {
 		e.stock[s.GetDropId()] = arbiter.StockNone
@@ -110,6 +111,7 @@ func (e *entry) observe(now time.Duration, o Outcome) bool {
 		stock[o.OutOfStock] = arbiter.StockNone
 		e.stock = stock
 	}
+	e.full = e.full || o.JournalFull
 	if o.Draining && e.mode == arbiter.Serving {
 		e.mode = arbiter.Cordoned // not drained: it may still redeem, and says so if not
 	}
@@ -131,7 +133,7 @@ func loadOf(r *regionv1.LoadReport, total time.Duration) (*arbiter.Load, bool) {
 // region is the entry as a row of a snapshot.
 func (e *entry) region(now time.Duration) *arbiter.Region {
 	r := &arbiter.Region{
-		Key: e.key, Name: e.target.Region, NodeID: e.nodeID(), Zones: e.zones(), Mode: e.mode, Stock: e.stock,
+		Key: e.key, Name: e.target.Region, NodeID: e.nodeID(), Zones: e.zones(), Mode: e.mode, Full: e.full, Stock: e.stock,
 	}
 	e.node.Measure(now, r)
 	return r

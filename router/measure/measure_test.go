@@ -31,6 +31,7 @@ type fakeNode struct {
 	refuses bool          // connection refused, after one round trip
 	hangs   bool          // black hole
 	foreign bool
+	full    bool // of its disk
 	mode    regionv1.RegionMode
 	stock   uint32
 }
@@ -91,7 +92,7 @@ func (w *fakeWorld) Probe(ctx context.Context, t measure.Target) (*regionv1.Prob
 		return nil, nil
 	}
 	return &regionv1.ProbeResponse{
-		NodeId: "id-" + t.Region, Region: t.Region, Mode: n.mode, Zones: []string{"earth"}, Load: load(n.service, 4, 0),
+		NodeId: "id-" + t.Region, Region: t.Region, Mode: n.mode, JournalFull: n.full, Zones: []string{"earth"}, Load: load(n.service, 4, 0),
 		Stock: []*regionv1.DropStock{{DropId: "d", Untouched: n.stock}},
 	}, nil
 }
@@ -463,6 +464,19 @@ func TestADrainingAnswerStopsNewOffersUntilTheNextProbe(t *testing.T) {
 			t.Error("want cordoned at once")
 		}
 		until(t, "serving again", 1300*ms, func() bool { return row(table, "near").Mode == arbiter.Serving })
+	})
+}
+
+func TestAFullDiskIsBelievedUntilTheNextProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, w *fakeWorld, table *measure.Table) {
+		<-table.Ready()
+		table.Observe(key("near"), measure.Outcome{Verdict: measure.Good, JournalFull: true})
+		if !row(table, "near").Full {
+			t.Error("want full at once")
+		}
+		until(t, "room again", 1300*ms, func() bool { return !row(table, "near").Full })
+		w.change("near", func(n *fakeNode) { n.full = true })
+		until(t, "full by its own word", 1300*ms, func() bool { return row(table, "near").Full })
 	})
 }
 

@@ -72,6 +72,7 @@ const FILTERS: Record<FilterReason, string> = {
   [FilterReason.TRIED]: "was asked already",
   [FilterReason.EJECTED]: "its calls fail",
   [FilterReason.TOO_FAR]: "too far for the time left",
+  [FilterReason.JOURNAL_FULL]: "its disk is full",
   [FilterReason.LOADED]: "too busy for second copies",
 };
 

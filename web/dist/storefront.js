@@ -55,7 +55,7 @@ candidates (\v2.rimlight.router.v1.Candidate
 \x07choices\b (\v2.rimlight.router.v1.Choice-
 \battempts	 (\v2\x1B.rimlight.router.v1.Attempt(
 total
- (\v2.google.protobuf.Duration*
+ (\v2.google.protobuf.Duration*ª
 \fFilterReason
 FILTER_REASON_UNSPECIFIED\0\x1B
 FILTER_REASON_RESIDENCY
@@ -65,7 +65,8 @@ candidates (\v2.rimlight.router.v1.Candidate
 FILTER_REASON_TRIED
 FILTER_REASON_EJECTED
 FILTER_REASON_TOO_FAR\x07
-FILTER_REASON_LOADED\b*Ï
+FILTER_REASON_LOADED\b
+FILTER_REASON_JOURNAL_FULL	*Ï
 Regime
 REGIME_UNSPECIFIED\0
 \rREGIME_NORMAL
@@ -76,7 +77,7 @@ candidates (\v2.rimlight.router.v1.Candidate
 \fREGIME_SPILL
 REGIME_SUSPECT\x07
 \fREGIME_HEDGE\b
-\vREGIME_COLD	BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d,r]),x=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.RESIDENCY=1]=`RESIDENCY`,e[e.NO_STOCK=2]=`NO_STOCK`,e[e.DRAINING=3]=`DRAINING`,e[e.UNREACHABLE=4]=`UNREACHABLE`,e[e.TRIED=5]=`TRIED`,e[e.EJECTED=6]=`EJECTED`,e[e.TOO_FAR=7]=`TOO_FAR`,e[e.LOADED=8]=`LOADED`,e}({}),S=t(btoa(`
+\vREGIME_COLD	BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1bproto3`),[u,d,r]),x=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.RESIDENCY=1]=`RESIDENCY`,e[e.NO_STOCK=2]=`NO_STOCK`,e[e.DRAINING=3]=`DRAINING`,e[e.UNREACHABLE=4]=`UNREACHABLE`,e[e.TRIED=5]=`TRIED`,e[e.EJECTED=6]=`EJECTED`,e[e.TOO_FAR=7]=`TOO_FAR`,e[e.LOADED=8]=`LOADED`,e[e.JOURNAL_FULL=9]=`JOURNAL_FULL`,e}({}),S=t(btoa(`
 rimlight/region/v1/load.protorimlight.region.v1"°
 
 LoadReport,

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rimlight/rimlight/region/journal"
@@ -20,16 +21,17 @@ type Engine func(t *testing.T, fault func(journal.Stage) error, queueRecords int
 // Run runs the suite. make gives a fresh, empty place for every test.
 func Run(t *testing.T, makeEngine func(t *testing.T) Engine) {
 	for name, test := range map[string]func(*testing.T, Engine){
-		"sequences follow the calls without gaps":         testOrder,
-		"of concurrent appends none is lost":              testConcurrent,
-		"what waits for a commit shares the next":         testGroupCommit,
-		"what was acknowledged is there after a restart":  testReopen,
-		"reading goes on after a sequence":                testReadAfter,
-		"a full queue refuses and takes nothing":          testFull,
-		"a failed commit breaks the journal for ever":     testBroken,
-		"a power cut before the commit loses the records": func(t *testing.T, e Engine) { testPowerCut(t, e, journal.BeforeCommit, 1) },
-		"a power cut after the commit keeps the records":  func(t *testing.T, e Engine) { testPowerCut(t, e, journal.AfterCommit, 2) },
-		"closing commits what is queued":                  testClose,
+		"sequences follow the calls without gaps":           testOrder,
+		"of concurrent appends none is lost":                testConcurrent,
+		"what waits for a commit shares the next":           testGroupCommit,
+		"what was acknowledged is there after a restart":    testReopen,
+		"reading goes on after a sequence":                  testReadAfter,
+		"a full queue refuses and takes nothing":            testFull,
+		"a failed commit breaks the journal for ever":       testBroken,
+		"a full disk loses what waits, until there is room": testNoSpace,
+		"a power cut before the commit loses the records":   func(t *testing.T, e Engine) { testPowerCut(t, e, journal.BeforeCommit, 1) },
+		"a power cut after the commit keeps the records":    func(t *testing.T, e Engine) { testPowerCut(t, e, journal.AfterCommit, 2) },
+		"closing commits what is queued":                    testClose,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, makeEngine(t)) })
 	}
@@ -241,6 +243,64 @@ func testBroken(t *testing.T, open Engine) {
 	j = open(t, nil, 0)
 	defer mustClose(t, j)
 	want(t, read(t, j), "a")
+}
+
+func testNoSpace(t *testing.T, open Engine) {
+	var full atomic.Bool
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	j := open(t, func(s journal.Stage) error {
+		switch {
+		case !full.Load() || s == journal.AfterCommit:
+			return nil
+		case s == journal.BeforeCommit:
+			close(asked)
+			<-goOn
+		}
+		return journal.ErrNoSpace
+	}, 0)
+	mustAppend(t, j, "a")
+	full.Store(true)
+	first, err := j.Enqueue([]byte("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	second, err := j.Enqueue([]byte("c")) // may build on b
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(goOn)
+	for _, c := range []*journal.Commit{first, second} {
+		<-c.Done()
+		if _, err := c.Result(); !errors.Is(err, journal.ErrNoSpace) || errors.Is(err, journal.ErrBroken) {
+			t.Errorf("got %v, want ErrNoSpace", err)
+		}
+	}
+	refused := func() {
+		t.Helper()
+		if _, err := j.Enqueue([]byte("d")); !errors.Is(err, journal.ErrNoSpace) {
+			t.Errorf("got %v, want ErrNoSpace", err)
+		}
+	}
+	refused()
+	if err := j.Resume(t.Context()); !errors.Is(err, journal.ErrNoSpace) {
+		t.Errorf("resuming on a full disk: got %v, want ErrNoSpace", err)
+	}
+	full.Store(false)
+	refused() // whoever queued has to hear first
+	for range 2 {
+		if err := j.Resume(t.Context()); err != nil {
+			t.Errorf("resuming: %v", err)
+		}
+	}
+	if n := mustAppend(t, j, "e"); n != 2 {
+		t.Errorf("the next record is number %d, want 2", n)
+	}
+	want(t, read(t, j), "a", "e")
+	mustClose(t, j)
+	j = open(t, nil, 0)
+	defer mustClose(t, j)
+	want(t, read(t, j), "a", "e")
 }
 
 func testPowerCut(t *testing.T, open Engine, at journal.Stage, survive int) {

@@ -153,6 +153,9 @@ const (
 	// The service was restored from a backup and reads its nodes' journals again: it does not know yet whether there is such a
 	// thing. UNAVAILABLE.
 	Reason_REASON_STORE_RECOVERING Reason = 150
+	// The node's disk is full, so it accepts nothing until there is room: free some, it goes on by itself. Nothing was
+	// promised here, another region may take the same token. RESOURCE_EXHAUSTED with RetryInfo.
+	Reason_REASON_JOURNAL_FULL Reason = 160
 )
 
 // Enum value maps for Reason.
@@ -218,6 +221,7 @@ var (
 		140: "REASON_WEBHOOK_NOT_FOUND",
 		141: "REASON_TOO_MANY_WEBHOOKS",
 		150: "REASON_STORE_RECOVERING",
+		160: "REASON_JOURNAL_FULL",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -280,6 +284,7 @@ var (
 		"REASON_WEBHOOK_NOT_FOUND":    140,
 		"REASON_TOO_MANY_WEBHOOKS":    141,
 		"REASON_STORE_RECOVERING":     150,
+		"REASON_JOURNAL_FULL":         160,
 	}
 )
 
@@ -314,7 +319,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xf8\f\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\x92\r\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -376,7 +381,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x15REASON_SEAL_TOO_EARLY\x10\x85\x01\x12\x1d\n" +
 	"\x18REASON_WEBHOOK_NOT_FOUND\x10\x8c\x01\x12\x1d\n" +
 	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01\x12\x1c\n" +
-	"\x17REASON_STORE_RECOVERING\x10\x96\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x17REASON_STORE_RECOVERING\x10\x96\x01\x12\x18\n" +
+	"\x13REASON_JOURNAL_FULL\x10\xa0\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once

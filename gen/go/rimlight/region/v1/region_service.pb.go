@@ -102,8 +102,10 @@ type ProbeResponse struct {
 	Drained bool `protobuf:"varint,13,opt,name=drained,proto3" json:"drained,omitempty"`
 	// Smoothed offers that it granted per second.
 	OffersPerSecond float64 `protobuf:"fixed64,14,opt,name=offers_per_second,json=offersPerSecond,proto3" json:"offers_per_second,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Its disk is full: until there is room it makes no offers and accepts nothing, but answers for what it accepted.
+	JournalFull   bool `protobuf:"varint,15,opt,name=journal_full,json=journalFull,proto3" json:"journal_full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProbeResponse) Reset() {
@@ -232,6 +234,13 @@ func (x *ProbeResponse) GetOffersPerSecond() float64 {
 		return x.OffersPerSecond
 	}
 	return 0
+}
+
+func (x *ProbeResponse) GetJournalFull() bool {
+	if x != nil {
+		return x.JournalFull
+	}
+	return false
 }
 
 // The request of SetMode.
@@ -487,7 +496,7 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\n" +
 	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
 	"\fProbeRequest\x12\x1f\n" +
-	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\xd1\x04\n" +
+	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\xf4\x04\n" +
 	"\rProbeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
@@ -504,7 +513,8 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\x10mode_expire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0emodeExpireTime\x121\n" +
 	"\x06faults\x18\f \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults\x12\x18\n" +
 	"\adrained\x18\r \x01(\bR\adrained\x12*\n" +
-	"\x11offers_per_second\x18\x0e \x01(\x01R\x0foffersPerSecond\"\xec\x01\n" +
+	"\x11offers_per_second\x18\x0e \x01(\x01R\x0foffersPerSecond\x12!\n" +
+	"\fjournal_full\x18\x0f \x01(\bR\vjournalFull\"\xec\x01\n" +
 	"\x0eSetModeRequest\x12>\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04mode\x12 \n" +

@@ -46,6 +46,8 @@ const (
 	FilterReason_FILTER_REASON_TOO_FAR FilterReason = 7
 	// Too busy, suspect or warming up: it gets no second copies of calls.
 	FilterReason_FILTER_REASON_LOADED FilterReason = 8
+	// It accepts nothing now: its disk is full.
+	FilterReason_FILTER_REASON_JOURNAL_FULL FilterReason = 9
 )
 
 // Enum value maps for FilterReason.
@@ -60,17 +62,19 @@ var (
 		6: "FILTER_REASON_EJECTED",
 		7: "FILTER_REASON_TOO_FAR",
 		8: "FILTER_REASON_LOADED",
+		9: "FILTER_REASON_JOURNAL_FULL",
 	}
 	FilterReason_value = map[string]int32{
-		"FILTER_REASON_UNSPECIFIED": 0,
-		"FILTER_REASON_RESIDENCY":   1,
-		"FILTER_REASON_NO_STOCK":    2,
-		"FILTER_REASON_DRAINING":    3,
-		"FILTER_REASON_UNREACHABLE": 4,
-		"FILTER_REASON_TRIED":       5,
-		"FILTER_REASON_EJECTED":     6,
-		"FILTER_REASON_TOO_FAR":     7,
-		"FILTER_REASON_LOADED":      8,
+		"FILTER_REASON_UNSPECIFIED":  0,
+		"FILTER_REASON_RESIDENCY":    1,
+		"FILTER_REASON_NO_STOCK":     2,
+		"FILTER_REASON_DRAINING":     3,
+		"FILTER_REASON_UNREACHABLE":  4,
+		"FILTER_REASON_TRIED":        5,
+		"FILTER_REASON_EJECTED":      6,
+		"FILTER_REASON_TOO_FAR":      7,
+		"FILTER_REASON_LOADED":       8,
+		"FILTER_REASON_JOURNAL_FULL": 9,
 	}
 )
 
@@ -755,7 +759,7 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\achoices\x18\b \x03(\v2\x1a.rimlight.router.v1.ChoiceR\achoices\x127\n" +
 	"\battempts\x18\t \x03(\v2\x1b.rimlight.router.v1.AttemptR\battempts\x12/\n" +
 	"\x05total\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\x05total*\x8a\x02\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x05total*\xaa\x02\n" +
 	"\fFilterReason\x12\x1d\n" +
 	"\x19FILTER_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17FILTER_REASON_RESIDENCY\x10\x01\x12\x1a\n" +
@@ -765,7 +769,8 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\x13FILTER_REASON_TRIED\x10\x05\x12\x19\n" +
 	"\x15FILTER_REASON_EJECTED\x10\x06\x12\x19\n" +
 	"\x15FILTER_REASON_TOO_FAR\x10\a\x12\x18\n" +
-	"\x14FILTER_REASON_LOADED\x10\b*\xcf\x01\n" +
+	"\x14FILTER_REASON_LOADED\x10\b\x12\x1e\n" +
+	"\x1aFILTER_REASON_JOURNAL_FULL\x10\t*\xcf\x01\n" +
 	"\x06Regime\x12\x16\n" +
 	"\x12REGIME_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rREGIME_NORMAL\x10\x01\x12\x14\n" +
