@@ -225,7 +225,9 @@ type routerCmd struct {
 	Tokens         string            `help:"Role tokens file (JSON), the same for all services; without it no operator can change anything." placeholder:"FILE"`
 	TrustNetwork   bool              `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection     bool              `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
-	MaxRecv        int               `help:"The longest message forwarded, in bytes." default:"4194304"`
+	MaxRecv        int               `help:"The longest message of forwarded services, in bytes." default:"4194304"`
+	MaxConnections int               `help:"The most connections of the public port; each takes a file descriptor." default:"16000"`
+	MaxStreams     int               `help:"The most streams of the public port, over all connections; each takes memory." default:"20000"`
 	LogLevel       string            `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 }
 
@@ -263,6 +265,7 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 		},
 		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, TLS: secure, Regions: c.Regions,
 		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring, Drills: c.Drills,
+		MaxConnections: c.MaxConnections, MaxStreams: c.MaxStreams,
 	})
 	if err != nil {
 		return err

@@ -48,8 +48,11 @@ type Router struct {
 	// Fulfillment and Verifier are addresses, for the operator port; several, of replicas, are separated by commas; may be
 	// empty.
 	Fulfillment, Verifier string
-	// MaxRecvBytes is the longest message taken; 0: 4 MiB from backends, 16 KiB from viewers.
+	// MaxRecvBytes is the longest message of the ForwardServices; 0: 4 MiB from backends, 16 KiB from their callers, which
+	// is what viewers have in any case.
 	MaxRecvBytes int
+	// MaxConnections and MaxStreams are how much the public port holds; 0: 16,000 and 20,000.
+	MaxConnections, MaxStreams int
 	// DialCentre and DialTo open connections to the centre and to a region or router by name; nil: TCP.
 	DialCentre Dialer
 	DialTo     func(name string) Dialer
@@ -165,11 +168,6 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 		return nil, err
 	}
 	p.onClose(p.router.Close)
-	if c.TLS != nil {
-		secure := c.TLS.Clone()
-		secure.NextProtos = []string{"h2", "http/1.1"}
-		lis = tls.NewListener(lis, secure)
-	}
 	return p, p.serve(c, lis, admin, slices.Sorted(maps.Keys(central)))
 }
 
@@ -193,6 +191,7 @@ func (p *RouterProcess) serve(c Router, public, admin net.Listener, central []st
 	}
 	front, err := p.server(c.Common, "router", router.Rules(), func(cfg *rpc.ServerConfig) {
 		cfg.Public, cfg.MaxRecvBytes, cfg.Unknown, cfg.Forwarded, cfg.HTTP = true, c.MaxRecvBytes, p.router.Handler(), forwarded, status
+		cfg.TLS, cfg.MaxConnections, cfg.MaxStreams = c.TLS, c.MaxConnections, c.MaxStreams
 		if c.Operator {
 			cfg.Forwarded = everything
 			cfg.Unknown, cfg.Channelz, cfg.HTTP = p.router.OperatorHandler(), true, operatorPages(status, console, c.Metrics, c.Pages)
@@ -251,7 +250,7 @@ func (p *RouterProcess) dialTo(c Router) func(name, address string) (router.Conn
 		if c.DialTo != nil {
 			cfg.Dialer = c.DialTo(name)
 		}
-		return rpc.Dial(address, cfg)
+		return rpc.DialLanes(address, cfg)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -209,7 +210,10 @@ func (b *bridge) receiveError(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	return receiveError(b.ctx, err, codes.Code(connect.CodeOf(err)), b.l.limits.recvBytes)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		b.l.edgeMetrics.gaveUp.WithLabelValues(gaveUpBody).Inc()
+	}
+	return receiveError(b.ctx, err, codes.Code(connect.CodeOf(err)), b.l.limits.recv(b.method))
 }
 
 // sendError tells a caller that went away from an answer that cannot be encoded, which is our fault.

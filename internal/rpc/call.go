@@ -39,7 +39,7 @@ func (l *listener) callStream(svc *service, d *grpc.StreamDesc, ss grpc.ServerSt
 	info := &grpc.StreamServerInfo{
 		FullMethod: "/" + svc.desc.ServiceName + "/" + d.StreamName, IsClientStream: d.ClientStreams, IsServerStream: d.ServerStreams,
 	}
-	return l.stream(svc.impl, &idleStream{ServerStream: ss, busy: &l.busy}, info, d.Handler)
+	return l.stream(svc.impl, &idleStream{ServerStream: ss, busy: &l.busy}, info, l.held(info.FullMethod, d.Handler))
 }
 
 // callUnknown runs whatever is not registered: the configured handler for other services, else a typed refusal.
@@ -53,12 +53,15 @@ func (l *listener) callUnknown(method string, ss grpc.ServerStream) error {
 			return errUnknownMethod(method, "nobody serves this method here")
 		})
 	}
-	if m, ok := methodDescriptor(method); ok && (m.IsStreamingClient() || m.IsStreamingServer()) {
+	if isUnary(method) {
+		return l.stream(nil, ss, info, l.cfg.Unknown)
+	}
+	if _, ok := methodDescriptor(method); ok { // it streams; what others forward may be unary
 		var stop func()
 		ss, stop = l.endWithDrain(ss)
 		defer stop()
 	}
-	return l.stream(nil, ss, info, l.cfg.Unknown)
+	return l.stream(nil, ss, info, l.held(method, l.cfg.Unknown))
 }
 
 // endWithDrain gives a stream a context that ends with the listener: only its client knows when the stream would end.

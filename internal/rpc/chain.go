@@ -113,8 +113,11 @@ func (s *Server) logCall(ctx context.Context, method string, start time.Time, er
 // levelOf keeps answers that a healthy service gives all day out of the log: a sold-out drop is no incident, and neither
 // is a process that starts or stops.
 func levelOf(err error) slog.Level {
-	if rpcerr.Reason(err) == errorsv1.Reason_REASON_DRAINING {
+	switch rpcerr.Reason(err) {
+	case errorsv1.Reason_REASON_DRAINING:
 		return slog.LevelInfo
+	case errorsv1.Reason_REASON_STREAM_IDLE:
+		return slog.LevelDebug
 	}
 	switch status.Code(err) {
 	case codes.Unknown, codes.Internal, codes.DataLoss:

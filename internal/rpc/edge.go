@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,7 +46,7 @@ var ownHeaders = []string{"Rimlight-Decision", "Rimlight-Region"}
 
 // ServePublic serves with net/http until the context ends, on one port: gRPC (also without TLS), gRPC-Web (binary and text) and
 // Connect (JSON and proto, unary with GET, and streaming), and what is no RPC by cfg.HTTP. It closes the listener and
-// returns nil after a shutdown, when every handler did. For TLS hand it a tls.Listener that offers "h2" and "http/1.1".
+// returns nil after a shutdown, when every handler did.
 func (s *Server) ServePublic(ctx context.Context, lis net.Listener) error {
 	drain, stopStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStreams()
@@ -57,13 +58,23 @@ func (s *Server) ServePublic(ctx context.Context, lis net.Listener) error {
 	protocols.SetUnencryptedHTTP2(true)
 	var running busy
 	handler := newEdge(l)
+	guarded := &guard{Listener: lis, limit: int64(s.limits.connections), metrics: s.edgeMetrics}
+	lis = guarded
+	if s.cfg.TLS != nil {
+		secure := s.cfg.TLS.Clone()
+		secure.NextProtos = []string{"h2", "http/1.1"}
+		lis = tls.NewListener(guarded, secure)
+	}
 	web := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			running.enter()
 			defer running.leave()
+			connOf(r).asked.Store(true)
 			handler.ServeHTTP(w, r)
 		}),
 		Protocols:         protocols,
+		ConnContext:       connContext,
+		ConnState:         connState,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       httpIdleTimeout,
 		MaxHeaderBytes:    s.limits.headerBytes,
@@ -194,7 +205,7 @@ func (l *listener) procedure(spec connect.Spec, serve connect.ServerFunc) http.H
 	mux := capture{}
 	connecthttp.Mount(mux, server,
 		connecthttp.WithCodecs(protoCodec{connectproto.NewBinaryCodec()}, connectproto.NewJSONCodec()),
-		connecthttp.WithReadMaxBytes(l.limits.recvBytes),
+		connecthttp.WithReadMaxBytes(l.limits.recv(spec.Procedure)),
 		connecthttp.WithCompressMinBytes(compressMinBytes))
 	return mux[spec.Procedure]
 }
@@ -207,6 +218,17 @@ func (c capture) Handle(pattern string, handler http.Handler) { c[pattern] = han
 
 // ServeHTTP implements http.Handler.
 func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	patient := newAnswerWriter(w, r, e.l.edgeMetrics.gaveUp.WithLabelValues(gaveUpAnswer))
+	defer patient.end()
+	e.serve(patient, r)
+}
+
+func (e *edge) serve(w http.ResponseWriter, r *http.Request) {
+	if connOf(r).surplus {
+		w.Header().Set("Connection", "close")
+		e.turnAway(w, r, refusedConnection, errOverloaded("connections"))
+		return
+	}
 	handler, known := e.routes[r.URL.Path]
 	contentType := r.Header.Get("Content-Type")
 	streaming := strings.HasPrefix(contentType, "application/grpc") || strings.HasPrefix(contentType, "application/connect+")
@@ -223,9 +245,7 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler = e.fullDuplex
 	}
 	if err := checkHeaders(r, known); err != nil {
-		if err := e.refuse.Write(w, r, connectError(err)); err != nil {
-			e.l.log.Debug("refusing a call", "error", err.Error())
-		}
+		e.turnAway(w, r, refusedHeaders, err)
 		return
 	}
 	if !streaming || known && !e.talks[r.URL.Path] {
@@ -233,6 +253,14 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
 	handler.ServeHTTP(w, r)
+}
+
+// turnAway refuses a call that no interceptor sees, in the caller's protocol.
+func (e *edge) turnAway(w http.ResponseWriter, r *http.Request, why string, err error) {
+	e.l.edgeMetrics.refused.WithLabelValues(why).Inc()
+	if err := e.refuse.Write(w, r, connectError(err)); err != nil {
+		e.l.log.Debug("refusing a call", "error", err.Error())
+	}
 }
 
 // callsUnknown tells an RPC to a method that nobody registered from a page's form: the path names a method, and where the

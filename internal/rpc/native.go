@@ -44,7 +44,7 @@ func (s *Server) ServeInternal(ctx context.Context, lis net.Listener) error {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxConcurrentStreams(s.limits.streams),
 		grpc.MaxHeaderListSize(uint32(s.limits.headerBytes)),
-		grpc.MaxRecvMsgSize(max(backstopBytes, backstopFactor*s.limits.recvBytes)),
+		grpc.MaxRecvMsgSize(max(backstopBytes, backstopFactor*s.limits.othersBytes)),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -153,14 +153,15 @@ type inbound struct {
 }
 
 func (l *listener) receive(ctx context.Context, recv func(any) error, msg any) error {
-	in := inbound{msg: msg, limit: l.limits.recvBytes}
+	method, _ := grpc.Method(ctx)
+	in := inbound{msg: msg, limit: l.limits.recv(method)}
 	switch err := recv(&in); {
 	case err == nil:
 		return in.err
 	case errors.Is(err, io.EOF):
 		return err
 	default: // grpc-go wrote its own status already; this one is for the log and the metrics
-		return receiveError(ctx, err, status.Code(err), l.limits.recvBytes)
+		return receiveError(ctx, err, status.Code(err), in.limit)
 	}
 }
 

@@ -18,10 +18,13 @@
 package rpc
 
 import (
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,8 +51,19 @@ type ServerConfig struct {
 	// 16 KiB. Otherwise, for the platform's own processes: 1,000, 16 KiB, 1 MiB. It also allows pages of every origin
 	// to call ServePublic's port; without it only pages of the port itself can.
 	Public bool
-	// MaxRecvBytes is the longest message taken, in bytes, 0 to 64 MiB. 0: 16 KiB when Public, else 1 MiB.
+	// MaxRecvBytes is the longest message taken for a service that is not the platform's, in bytes, 0 to 64 MiB. 0: 16 KiB
+	// when Public, else 1 MiB, which the platform's own always have.
 	MaxRecvBytes int
+	// TLS secures ServePublic's port, with HTTP/2 and HTTP/1.1. Nil: plaintext.
+	TLS *tls.Config
+	// MaxConnections is how many connections ServePublic's port holds, 0 to 1,000,000; 0: 16,000. Those in the tenth above
+	// have their calls refused with OVERLOADED, the others are closed. A process needs a file descriptor for each and a few
+	// hundred of its own. Half of what a crowd needs turns viewers away; double is memory that an attacker may take. There is
+	// no limit per address: behind one of a mobile carrier may be thousands of viewers.
+	MaxConnections int
+	// MaxStreams is how many streams a Public port holds over all connections, 0 to 10,000,000; 0: 20,000. More are refused
+	// with OVERLOADED. bench/README.md has the memory of one. Unary calls do not count: they have deadlines.
+	MaxStreams int
 	// Grace is how long calls may go on after the context of Serve* ended. 0: 5 s. Unary calls use it to finish, streams
 	// are ended at once with UNAVAILABLE DRAINING, as only their clients know when they would end.
 	Grace time.Duration
@@ -74,6 +88,10 @@ type ServerConfig struct {
 const (
 	publicStreams      = 64
 	publicHeaderBytes  = 8 << 10
+	publicTotalStreams = 20_000
+	edgeConnections    = 16_000
+	mostConnections    = 1_000_000
+	mostStreams        = 10_000_000
 	publicRecvBytes    = 16 << 10
 	internalStreams    = 1000
 	internalHeaderSize = 16 << 10
@@ -92,6 +110,12 @@ func (c ServerConfig) Validate() error {
 	if c.MaxRecvBytes < 0 || c.MaxRecvBytes > maxRecvBytes {
 		problems = append(problems, fmt.Errorf("rpc: MaxRecvBytes is %d, must be 0 to %d", c.MaxRecvBytes, maxRecvBytes))
 	}
+	if c.MaxConnections < 0 || c.MaxConnections > mostConnections {
+		problems = append(problems, fmt.Errorf("rpc: MaxConnections is %d, must be 0 to %d", c.MaxConnections, mostConnections))
+	}
+	if c.MaxStreams < 0 || c.MaxStreams > mostStreams {
+		problems = append(problems, fmt.Errorf("rpc: MaxStreams is %d, must be 0 to %d", c.MaxStreams, mostStreams))
+	}
 	if c.Grace < 0 {
 		problems = append(problems, fmt.Errorf("rpc: Grace is %v, must not be negative", c.Grace))
 	}
@@ -102,7 +126,10 @@ func (c ServerConfig) Validate() error {
 type limits struct {
 	streams     uint32 // concurrent, per connection
 	headerBytes int
-	recvBytes   int // one message, decoded
+	recvBytes   int // one message of ours, decoded
+	othersBytes int // and of other people's services
+
+	connections, totalStreams int // of one port
 }
 
 func (c ServerConfig) limits() limits {
@@ -110,8 +137,15 @@ func (c ServerConfig) limits() limits {
 	if c.Public {
 		l = limits{streams: publicStreams, headerBytes: publicHeaderBytes, recvBytes: publicRecvBytes}
 	}
-	if c.MaxRecvBytes > 0 {
-		l.recvBytes = c.MaxRecvBytes
-	}
+	l.connections, l.totalStreams = cmp.Or(c.MaxConnections, edgeConnections), cmp.Or(c.MaxStreams, publicTotalStreams)
+	l.othersBytes = cmp.Or(c.MaxRecvBytes, l.recvBytes)
 	return l
+}
+
+// recv is the longest message that a method takes, in bytes.
+func (l limits) recv(fullMethod string) int {
+	if strings.HasPrefix(fullMethod, "/rimlight.") {
+		return l.recvBytes
+	}
+	return l.othersBytes
 }

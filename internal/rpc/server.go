@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 
 	"buf.build/go/protovalidate"
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,9 @@ type Server struct {
 	unary  grpc.UnaryServerInterceptor  // the chain up to the decoding of the request
 	stream grpc.StreamServerInterceptor // the chain for streams, whole
 	inner  grpc.UnaryServerInterceptor  // the chain from the decoding on
+
+	edgeMetrics edgeMetrics
+	streams     atomic.Int64 // held by ports for strangers
 
 	services map[string]*service
 	methods  map[string]bool // full names of the registered ones
@@ -65,6 +69,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		validator: validator,
 		services:  map[string]*service{},
 		methods:   map[string]bool{},
+
+		edgeMetrics: registerEdgeMetrics(cfg.Metrics),
 	}
 	if err := s.buildChain(); err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[B,Po]),Io=L(Fo,0),Lo=L(Fo,1),Ro=z(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*\r
+rimlight/errors/v1/reason.protorimlight.errors.v1*ª\r
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -64,7 +64,8 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_FAULT_NOT_POSSIBLE&
 REASON_DEADLINE_EXCEEDED(
 \x1BREASON_DEADLINE_BELOW_FLOOR)
-REASON_CANCELLED*
+REASON_CANCELLED*
+REASON_STREAM_IDLE+
 REASON_UNAUTHENTICATED2\x1B
 REASON_ROLE_NOT_ALLOWED3
 REASON_DISK_CHANGED<

@@ -92,6 +92,9 @@ const (
 	Reason_REASON_DEADLINE_BELOW_FLOOR Reason = 41
 	// The caller went away. CANCELLED.
 	Reason_REASON_CANCELLED Reason = 42
+	// Nothing went through the stream for its idle time; begin it again with its resume token. Metadata: idle_ms.
+	// UNAVAILABLE.
+	Reason_REASON_STREAM_IDLE Reason = 43
 	// No or an unknown bearer token on a call that needs one. UNAUTHENTICATED.
 	Reason_REASON_UNAUTHENTICATED Reason = 50
 	// The bearer token's role may not do this. Metadata: role, needed. PERMISSION_DENIED.
@@ -193,6 +196,7 @@ var (
 		40:  "REASON_DEADLINE_EXCEEDED",
 		41:  "REASON_DEADLINE_BELOW_FLOOR",
 		42:  "REASON_CANCELLED",
+		43:  "REASON_STREAM_IDLE",
 		50:  "REASON_UNAUTHENTICATED",
 		51:  "REASON_ROLE_NOT_ALLOWED",
 		60:  "REASON_DISK_CHANGED",
@@ -256,6 +260,7 @@ var (
 		"REASON_DEADLINE_EXCEEDED":    40,
 		"REASON_DEADLINE_BELOW_FLOOR": 41,
 		"REASON_CANCELLED":            42,
+		"REASON_STREAM_IDLE":          43,
 		"REASON_UNAUTHENTICATED":      50,
 		"REASON_ROLE_NOT_ALLOWED":     51,
 		"REASON_DISK_CHANGED":         60,
@@ -319,7 +324,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\x92\r\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xaa\r\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -353,7 +358,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x19REASON_FAULT_NOT_POSSIBLE\x10&\x12\x1c\n" +
 	"\x18REASON_DEADLINE_EXCEEDED\x10(\x12\x1f\n" +
 	"\x1bREASON_DEADLINE_BELOW_FLOOR\x10)\x12\x14\n" +
-	"\x10REASON_CANCELLED\x10*\x12\x1a\n" +
+	"\x10REASON_CANCELLED\x10*\x12\x16\n" +
+	"\x12REASON_STREAM_IDLE\x10+\x12\x1a\n" +
 	"\x16REASON_UNAUTHENTICATED\x102\x12\x1b\n" +
 	"\x17REASON_ROLE_NOT_ALLOWED\x103\x12\x17\n" +
 	"\x13REASON_DISK_CHANGED\x10<\x12\x16\n" +
