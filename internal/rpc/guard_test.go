@@ -273,6 +273,8 @@ func TestAStreamThatSpeaksIsNotIdle(t *testing.T) {
 }
 
 // Who asks and does not read holds a call for half a minute.
+//
+//rimlight:bubble it plays in those of inMemory
 func TestAnswersThatNobodyTakesAreGivenUp(t *testing.T) {
 	request := func(method, contentType string, body []byte) string {
 		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", method, contentType, len(body), body)
@@ -405,6 +407,8 @@ func (c *rawHTTP2) data(stream uint32, last bool, payload []byte) {
 }
 
 // Who connects and takes its time is counted when it is closed.
+//
+//rimlight:bubble it plays in those of inMemory
 func TestTricklesAreCounted(t *testing.T) {
 	trickle := func(conn net.Conn, first string) {
 		_, err := io.WriteString(conn, first)
