@@ -135,8 +135,9 @@ func (f *modeFlags) show(s *streams, resp *routerv1.SetRegionModeResponse) error
 
 // waitEmpty watches the region's nodes until all of them are drained; what it gives is how they were last.
 func (c *drainCmd) waitEmpty(ctx context.Context, s *streams, conn *grpc.ClientConn) (nodes []*routerv1.RegionStatus, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.Within, errNotInTime)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx) // no deadline: the router would end the stream at it, too, and perhaps first
+	defer cancel(nil)
+	defer time.AfterFunc(c.Within, func() { cancel(errNotInTime) }).Stop()
 	stream, err := routerv1.NewRouterAdminServiceClient(conn).WatchRegions(ctx, &routerv1.WatchRegionsRequest{})
 	for err == nil {
 		var m *routerv1.WatchRegionsResponse

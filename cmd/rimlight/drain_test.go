@@ -20,12 +20,14 @@ func draining(node string, calls uint32, units uint32, lag int64) *routerv1.Regi
 
 func TestDrainWaitsUntilNothingIsLeft(t *testing.T) {
 	f := startFakeAdmin(t)
-	f.mode = &routerv1.SetRegionModeResponse{Regions: []*routerv1.RegionStatus{draining("a", 3, 5, 7), draining("b", 0, 0, 0)}}
+	f.set(func() {
+		f.mode = &routerv1.SetRegionModeResponse{Regions: []*routerv1.RegionStatus{draining("a", 3, 5, 7), draining("b", 0, 0, 0)}}
+	})
 	other := &routerv1.RegionStatus{Name: "earth", InFlight: 9, Reachable: true}
 	unknown := draining("a", 0, 0, 0)
 	unknown.Drained = false // the router was told of the drain, and has not heard from the node since
 	watched := func(nodes ...*routerv1.RegionStatus) {
-		f.watch = append(f.watch, &routerv1.WatchRegionsResponse{Regions: append(nodes, other)})
+		f.set(func() { f.watch = append(f.watch, &routerv1.WatchRegionsResponse{Regions: append(nodes, other)}) })
 	}
 	watched(unknown, draining("b", 0, 0, 0))
 	code, out, errOut := f.verb(t, "drain", "moon", "--wait", "--within", "100ms")
@@ -55,11 +57,13 @@ func TestDrainWaitsUntilNothingIsLeft(t *testing.T) {
 		t.Errorf("exit %d, %s", code, errOut)
 	}
 	golden(t, "drain", out)
-	for _, q := range f.asked {
-		if q.GetMode() != regionv1.RegionMode_REGION_MODE_DRAINED || q.GetRegion() != "moon" || q.GetDryRun() {
-			t.Errorf("it asked for %v", q)
+	f.set(func() {
+		for _, q := range f.asked {
+			if q.GetMode() != regionv1.RegionMode_REGION_MODE_DRAINED || q.GetRegion() != "moon" || q.GetDryRun() {
+				t.Errorf("it asked for %v", q)
+			}
 		}
-	}
+	})
 }
 
 func TestWhatIsLeftInARegion(t *testing.T) {

@@ -44,6 +44,13 @@ func startFakeAdmin(t *testing.T) *fakeAdmin {
 	return f
 }
 
+// set changes what it says.
+func (f *fakeAdmin) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 // verb runs a client verb against the fake.
 func (f *fakeAdmin) verb(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()

@@ -33,7 +33,7 @@ import (
 
 // Services that run as processes of their own are this program: the test binary stands in for it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"dev", "router", "region", "verifier", "fulfillment", "node"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"dev", "router", "region", "verifier", "fulfillment", "node", "top"}, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())

@@ -52,6 +52,7 @@ type commands struct {
 	Audit    auditCmd    `cmd:"" help:"Check the platform's conservation equations."`
 
 	Regions regionsCmd `cmd:"" help:"Show the regions as the routers see them."`
+	Top     topCmd     `cmd:"" help:"Watch the regions live: offers, share, times, stock and journals."`
 	Members membersCmd `cmd:"" help:"Show the gossip ring."`
 	Matrix  matrixCmd  `cmd:"" help:"Show measured round-trip times, router by region."`
 	Explain explainCmd `cmd:"" help:"Say why a call went where it went."`
