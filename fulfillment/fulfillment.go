@@ -35,6 +35,7 @@ import (
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 // Config is what an operator may tune. The zero value is the default everywhere.
@@ -97,6 +98,8 @@ type Deps struct {
 	Log *slog.Logger
 	// Metrics takes the collectors. Nil means a registry of its own.
 	Metrics prometheus.Registerer
+	// Traces makes spans of orders that are part of a trace; nil: of none.
+	Traces *telemetry.Tracer
 }
 
 // Migrate brings the store's schema up to date.
@@ -122,6 +125,9 @@ type Service struct {
 	catalog hub   // poked after a drop changed
 	placed  hub   // poked after an order came, or a node
 	events  hub   // poked after an order changed
+
+	tracer *telemetry.Tracer
+	traces telemetry.Waiting[store.ID] // of orders that are not over
 
 	stop     sync.Once
 	stopping chan struct{} // closed when Run's context ends: streams end
@@ -170,7 +176,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		policy:   orders.Policy{Lease: cfg.OrderLease, MaxAttempts: cfg.OrderAttempts},
 		physical: orders.Policy{Lease: cfg.AcceptWithin, MaxAttempts: cfg.OrderAttempts}, packWithin: cfg.PackWithin, nodeWithin: cfg.NodeWithin,
 		claims: cfg.Claims.withDefaults(),
-		worker: ids.NewV7(deps.Now(), random),
+		worker: ids.NewV7(deps.Now(), random), tracer: deps.Traces,
 
 		stopping: make(chan struct{}),
 	}, nil

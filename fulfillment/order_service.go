@@ -38,6 +38,9 @@ func (s *orderServer) placeOrders(ctx context.Context, req *fulfillmentv1.PlaceO
 		if err != nil {
 			return err
 		}
+		if s.tracer != nil && len(o.GetTraceContext()) > 0 {
+			s.traces.Put(id, o.GetTraceContext())
+		}
 		placed[i].Order = store.Order{ID: id, PurchaseID: o.GetPurchaseId(), DropID: drop, Serial: o.GetSerial()}
 		at[id] = i
 	}

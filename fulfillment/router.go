@@ -12,6 +12,7 @@ import (
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 const (
@@ -151,13 +152,15 @@ func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node
 
 // handOver sends a node an order that is its own. This is the only way that delivery details ever take from here.
 func (s *Service) handOver(ctx context.Context, to *session, o store.Order) error {
+	ctx, span := s.orderSpan(ctx, o.ID, "fulfillment.assign")
+	defer span.End()
 	details, err := s.store.Details(ctx, o.ID)
 	if err != nil {
 		return err
 	}
 	to.offer(&fulfillmentv1.WorkOrdersResponse{Message: &fulfillmentv1.WorkOrdersResponse_Assignment{Assignment: &fulfillmentv1.Assignment{
 		OrderId: o.ID.String(), Attempt: uint32(o.Attempt), DropId: o.DropID.String(), Serial: o.Serial, Sku: o.SKU,
-		DeliveryDetails: details, AcceptByTime: timestamppb.New(o.Until),
+		DeliveryDetails: details, AcceptByTime: timestamppb.New(o.Until), TraceContext: telemetry.Durable(ctx),
 	}}})
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/region/journal"
 )
 
@@ -91,6 +92,8 @@ type Deps struct {
 	Log *slog.Logger
 	// Metrics takes the node's collectors. nil: a registry of its own, which nobody reads.
 	Metrics prometheus.Registerer
+	// Traces makes spans of the journal's way to the verifier; nil: none.
+	Traces *telemetry.Tracer
 	// Version is the program's version, as Probe answers it.
 	Version string
 	// OnModeChange, if set, is told about every mode that an operator sets, after it is durable. It must not block.

@@ -1,6 +1,7 @@
 package region
 
 import (
+	"context"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -10,6 +11,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/decide"
 )
@@ -64,7 +66,9 @@ type made struct {
 
 // decide makes an offer or refuses it, from memory alone: neither the disk nor the centre is asked. One of the three
 // answers is set.
-func (n *Node) decide(w wish) (*made, *offerv1.OfferRefused, error) {
+func (n *Node) decide(ctx context.Context, w wish) (*made, *offerv1.OfferRefused, error) {
+	_, span := telemetry.Start(ctx, "region.decide")
+	defer span.End()
 	if n.Mode() != regionv1.RegionMode_REGION_MODE_SERVING || n.epoch() == 0 {
 		return nil, nil, errDraining()
 	}
@@ -82,6 +86,7 @@ func (n *Node) decide(w wish) (*made, *offerv1.OfferRefused, error) {
 	}
 	decision := decide.Decide(d.terms, decide.Viewer{Session: w.session, Consent: w.consent, Bought: bought}, gone, now)
 	n.metrics.offers.WithLabelValues(decision.Verdict.String()).Inc()
+	span.Set("rimlight.verdict", decision.Verdict.String())
 	switch decision.Verdict {
 	case decide.NotOpen:
 		return nil, nil, dropNotOpen(d, decision.State)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -12,9 +13,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/telemetry"
+	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/journal"
 )
 
@@ -76,7 +80,7 @@ func (n *Node) forwardOnce(ctx context.Context, wait *backoff) error {
 	}
 	wait.reset()
 	w := newWindow(cancel)
-	defer w.patience.Stop()
+	defer w.close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer cancel() // a send waits for flow control, which a dead stream never gives
@@ -124,8 +128,9 @@ type window struct {
 	freed    chan struct{} // of one
 	patience *time.Timer   // runs while anything is unacknowledged
 
-	mu   sync.Mutex
-	sent []int64 // unacknowledged sequences, ascending
+	mu    sync.Mutex
+	sent  []int64                  // unacknowledged sequences, ascending
+	spans map[int64]telemetry.Span // of those that are traced
 }
 
 // newWindow calls giveUp when acknowledgements stay away.
@@ -164,8 +169,50 @@ func (w *window) acknowledge(sequence int64) {
 	} else {
 		w.patience.Reset(ackPatience)
 	}
+	over := w.arrived(sequence)
 	w.mu.Unlock()
+	for _, span := range over {
+		span.End()
+	}
 	poke(w.freed)
+}
+
+// trace begins the span of an entry's way to the verifier.
+func (w *window) trace(tracer *telemetry.Tracer, e *verifierv1.JournalEntry) {
+	var receipt offerv1.Receipt
+	if tracer == nil || token.DecodeTrusted(e.GetReceipt(), &receipt) != nil {
+		return
+	}
+	if _, span := tracer.Resume(context.Background(), receipt.GetTraceContext(), "region.forward"); span.On() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.spans == nil {
+			w.spans = map[int64]telemetry.Span{}
+		}
+		w.spans[e.GetSequence()] = span
+	}
+}
+
+// arrived are the spans of entries up to a sequence, which are over. Callers hold mu.
+func (w *window) arrived(sequence int64) (over []telemetry.Span) {
+	for s, span := range w.spans {
+		if s <= sequence {
+			over = append(over, span)
+			delete(w.spans, s)
+		}
+	}
+	return over
+}
+
+// close ends what is still open when the stream is over.
+func (w *window) close() {
+	w.patience.Stop()
+	w.mu.Lock()
+	over := w.arrived(math.MaxInt64)
+	w.mu.Unlock()
+	for _, span := range over {
+		span.End()
+	}
 }
 
 // sendEntries sends the journal's redemptions from a sequence on, as they come.
@@ -222,6 +269,9 @@ func (n *Node) send(ctx context.Context, stream submitStream, w *window, batch [
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	for _, e := range batch {
+		w.trace(n.deps.Traces, e)
 	}
 	w.add(batch)
 	n.sent = max(n.sent, batch[len(batch)-1].GetSequence())

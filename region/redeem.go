@@ -17,6 +17,7 @@ import (
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/decide"
 	"github.com/rimlight/rimlight/region/journal"
@@ -62,7 +63,7 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 	var commit *journal.Commit
 	var err error
 	if !known {
-		s, commit, err = n.accept(id, body, o)
+		s, commit, err = n.accept(ctx, id, body, o)
 	}
 	t.mu.Unlock()
 	if isSoldOut(err) {
@@ -74,10 +75,13 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 	if known {
 		return n.repeat(ctx, s, body)
 	}
+	_, span := telemetry.Start(ctx, "journal.commit")
 	if !mutant.On(mutant.AnswerBeforeSync) {
 		<-commit.Done() // not given up when the caller goes away: somebody must learn its fate
 	}
 	first, err := commit.Result()
+	span.FailOn(err)
+	span.End()
 	t.mu.Lock()
 	receipt := s.receipt
 	t.waiting--
@@ -164,7 +168,7 @@ func (n *Node) noticed(err error, drop string) error {
 
 // accept takes a unit, builds the receipt and puts it in the journal's queue. The caller holds till.mu, so that the
 // order of the hash chain, of accept times and of the journal is one order.
-func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journal.Commit, error) {
+func (n *Node) accept(ctx context.Context, id string, body [sha256.Size]byte, o order) (*sale, *journal.Commit, error) {
 	t := n.till
 	at := n.deps.Now().UTC().Truncate(time.Microsecond)
 	if !at.After(t.lastAccept) {
@@ -189,7 +193,7 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 	if n.low(o.drop) {
 		poke(n.pokeStock)
 	}
-	text, commit, err := n.queue(id, o, unit, at)
+	text, commit, err := n.queue(ctx, id, o, unit, at)
 	if err != nil {
 		t.book.Undo(o.drop, k)
 		return nil, nil, err
@@ -204,12 +208,12 @@ func (n *Node) accept(id string, body [sha256.Size]byte, o order) (*sale, *journ
 }
 
 // queue signs the receipt of a unit and puts it in the journal's queue. After an error nothing is queued.
-func (n *Node) queue(id string, o order, unit lease.Unit, at time.Time) (text string, commit *journal.Commit, err error) {
+func (n *Node) queue(ctx context.Context, id string, o order, unit lease.Unit, at time.Time) (text string, commit *journal.Commit, err error) {
 	text, err = n.signer.Receipt(&offerv1.Receipt{
 		OfferToken: o.tokenText, PurchaseId: id, Serial: unit.Serial, LeaseId: unit.Lease, Epoch: n.till.epoch,
 		NodeId: n.deps.Identity.NodeID, Region: n.cfg.Region, AcceptTime: timestamppb.New(at),
 		PaymentReference: o.paymentReference, DeliveryDetails: o.details, PreviousReceiptHash: n.till.lastHash,
-		Voucher: o.voucher,
+		Voucher: o.voucher, TraceContext: telemetry.Durable(ctx),
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("signing a receipt: %w", err)

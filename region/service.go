@@ -24,7 +24,7 @@ import (
 const defaultKeys = 100
 
 // RequestOffer implements OfferService.
-func (n *Node) RequestOffer(_ context.Context, r *offerv1.RequestOfferRequest) (*offerv1.RequestOfferResponse, error) {
+func (n *Node) RequestOffer(ctx context.Context, r *offerv1.RequestOfferRequest) (*offerv1.RequestOfferResponse, error) {
 	if !n.gate.enter() {
 		return nil, n.toStatus(errDraining())
 	}
@@ -33,7 +33,7 @@ func (n *Node) RequestOffer(_ context.Context, r *offerv1.RequestOfferRequest) (
 	if err != nil {
 		return nil, n.toStatus(err)
 	}
-	m, refused, err := n.decide(w)
+	m, refused, err := n.decide(ctx, w)
 	switch {
 	case err != nil:
 		return nil, n.toStatus(err)
@@ -138,7 +138,7 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 	if s := n.till.find(token.PurchaseID(w.tokenID)); s != nil { // it came before: nothing is decided anew
 		a, err = n.repeat(ctx, s, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
 	} else {
-		m, refused, derr := n.decide(w)
+		m, refused, derr := n.decide(ctx, w)
 		if isSoldOut(derr) {
 			return n.claimSoldOut(ctx, w, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
 		}

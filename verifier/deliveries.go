@@ -112,6 +112,9 @@ func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, o *fulfillmentv1
 		return nil
 	}
 	p.LicenceKey = o.GetLicenceKey()
+	_, span := s.deps.Traces.Resume(ctx, s.traceOf(ctx, tx, p.TokenID), "verifier.outcome")
+	defer span.End()
+	span.Set("rimlight.order_state", o.GetState().String())
 	return s.apply(ctx, tx, &p, event)
 }
 

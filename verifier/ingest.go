@@ -23,6 +23,7 @@ type redemption struct {
 	purchase store.Purchase
 	receipt  string
 	expired  bool
+	trace    []byte // empty: nobody traces it
 }
 
 // openReceipt verifies a receipt and everything that later steps rely on. token.ErrUnknownKey is not final; the other
@@ -48,7 +49,7 @@ func (s *Service) openReceipt(text string) (redemption, error) {
 			PaymentReference: receipt.GetPaymentReference(), Charged: offer.GetPrice().GetMinorUnits(),
 			PresentedVoucher: s.presentedVoucher(receipt.GetVoucher()),
 		},
-		receipt: text,
+		receipt: text, trace: receipt.GetTraceContext(),
 		expired: accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(dropclock.Grace)),
 	}, nil
 }
@@ -104,6 +105,7 @@ func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*
 			return nil, err
 		}
 	}
+	defer s.ingestSpans(ctx, results)()
 	var ack *verifierv1.Acknowledgement
 	err = s.store.Write(ctx, func(tx *store.Tx) error {
 		ack = &verifierv1.Acknowledgement{}

@@ -27,7 +27,9 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 			continue
 		}
 		if err == nil {
-			err = work(ctx, jobs)
+			within, end := s.jobSpans(ctx, kind, jobs)
+			err = work(within, jobs)
+			end(err)
 		}
 		s.metrics.countJobs(kind, len(jobs), err)
 		if err == nil {
@@ -152,6 +154,7 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		}
 		request.Orders = append(request.Orders, &fulfillmentv1.Order{
 			OrderId: store.OrderID(p.PurchaseID).UUID(), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
+			TraceContext: s.traceOf(ctx, s.store.Read(), j.TokenID),
 		})
 		terms, err := s.dropTerms(ctx, p.DropID)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -48,7 +49,9 @@ func (s *Service) runEach(ctx context.Context, kind store.Kind, work func(contex
 
 // runOne drives one job as far as it goes now, and puts it off where it must go on later.
 func (s *Service) runOne(ctx context.Context, j store.Job, work func(context.Context, store.Job) (later int64, err error)) {
-	later, err := work(ctx, j)
+	within, end := s.jobSpans(ctx, j.Kind, []store.Job{j})
+	later, err := work(within, j)
+	end(err)
 	s.metrics.countJobs(j.Kind, 1, err)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -125,6 +128,8 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 // paid applies a payment event, and finishes the job where the attempt is over. An attempt that is not the purchase's
 // current one any more changes nothing.
 func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, event saga.Event) error {
+	ctx, span := telemetry.Start(ctx, "ledger.commit")
+	defer span.End()
 	return s.store.WriteShared(ctx, func(tx *store.Tx) error {
 		p, err := tx.Purchase(ctx, seen.TokenID)
 		if err != nil {
@@ -200,6 +205,8 @@ func (s *Service) readIntent(ctx context.Context, id string) (payment.Intent, er
 func provider[T any](ctx context.Context, s *Service, name string, call func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
+	ctx, span := telemetry.Start(ctx, "payment."+name)
+	defer span.End()
 	in, err := call(ctx)
 	result := "ok"
 	switch {
@@ -207,6 +214,9 @@ func provider[T any](ctx context.Context, s *Service, name string, call func(con
 		result = "unknown"
 	case err != nil:
 		result = "failed"
+	}
+	if err != nil {
+		span.Fail(result)
 	}
 	s.metrics.payments.WithLabelValues(name, result).Inc()
 	return in, err

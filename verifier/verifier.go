@@ -39,6 +39,7 @@ import (
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -65,6 +66,8 @@ type Deps struct {
 	WebhookTransport http.RoundTripper
 	// Metrics registers the verifier's metrics; nil: they are kept but not served.
 	Metrics prometheus.Registerer
+	// Traces makes spans of what is done for purchases whose redemptions were traced; nil: of none.
+	Traces *telemetry.Tracer
 }
 
 func (d Deps) validate() error {
@@ -137,6 +140,8 @@ type Service struct {
 
 	termsMu sync.Mutex // guards terms
 	terms   map[store.ID]store.DropTerms
+
+	traces telemetry.Waiting[store.ID] // of purchases by their token
 }
 
 // New opens nothing that it was not given: the DB must be migrated. It reads the keys, and makes the verifier's own at

@@ -29,6 +29,7 @@ type devCmd struct {
 	Split   bool     `help:"Run each region's node as a process of its own and print its pid, so that it can be killed."`
 	Drills  bool     `help:"Allow 'rimlight fault' to break regions for a while."`
 	databaseFlags
+	traceFlags
 	LogLevel string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"warn"`
 }
 
@@ -51,6 +52,10 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
 		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Storefront: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
 	}
+	if cfg.Traces, err = c.traceFlags.config(ctx, cfg.Log); err != nil {
+		return err
+	}
+	cfg.TraceArgs = c.args()
 	if err := cfg.Validate(); err != nil {
 		return usageError{err.Error()}
 	}

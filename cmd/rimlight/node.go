@@ -26,6 +26,7 @@ type nodeCmd struct {
 	Hours        []string      `help:"When it takes orders, every day, in UTC; default: always." placeholder:"HH:MM-HH:MM"`
 	PackTime     time.Duration `help:"TEST: how long a parcel takes to pack." default:"1s"`
 	LogLevel     string        `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	traceFlags
 }
 
 func (c *nodeCmd) Run(ctx context.Context, s *streams) error {
@@ -37,9 +38,15 @@ func (c *nodeCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	log := newLog(s, c.LogLevel)
+	traces, err := c.config(ctx, log)
+	if err != nil {
+		return err
+	}
 	run, err := process.StartNode(ctx, process.Node{
 		Common: process.Common{
-			DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version, Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
+			DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version, Log: log, Metrics: prometheus.NewRegistry(),
+			Traces: traces,
 		},
 		Config:      node.Config{Zones: c.Zones, SKUs: c.SKUs, Parallel: c.Parallel, PerHour: c.PerHour, Hours: hours},
 		Fulfillment: c.Fulfillment, PackTime: c.PackTime,

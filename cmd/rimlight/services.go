@@ -26,16 +26,22 @@ type serviceFlags struct {
 	TrustNetwork bool   `help:"The network between the services is the platform's own: tokens may travel in plaintext."`
 	Reflection   bool   `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
 	LogLevel     string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	traceFlags
 }
 
-func (f *serviceFlags) common(s *streams) (process.Common, error) {
+func (f *serviceFlags) common(ctx context.Context, s *streams) (process.Common, error) {
 	tokens, err := auth.LoadOrCreate(f.Tokens)
+	if err != nil {
+		return process.Common{}, err
+	}
+	log := newLog(s, f.LogLevel)
+	traces, err := f.traceFlags.config(ctx, log)
 	if err != nil {
 		return process.Common{}, err
 	}
 	return process.Common{
 		Listen: f.Listen, Tokens: tokens, TrustNetwork: f.TrustNetwork, Reflection: f.Reflection, Version: version,
-		Log: newLog(s, f.LogLevel), Metrics: prometheus.NewRegistry(),
+		Log: log, Metrics: prometheus.NewRegistry(), Traces: traces,
 	}, nil
 }
 
@@ -85,11 +91,11 @@ type centralFlags struct {
 	databaseFlags
 }
 
-func (f *centralFlags) common(s *streams) (process.Common, error) {
+func (f *centralFlags) common(ctx context.Context, s *streams) (process.Common, error) {
 	if (f.Data == "") == (f.Database == "") {
 		return process.Common{}, usageError{"--data DIR or --database URL says where the state is kept: give one of them"}
 	}
-	common, err := f.serviceFlags.common(s)
+	common, err := f.serviceFlags.common(ctx, s)
 	common.DataDir, common.Database = f.Data, f.postgres()
 	return common, err
 }
@@ -97,7 +103,7 @@ func (f *centralFlags) common(s *streams) (process.Common, error) {
 type fulfillmentCmd struct{ centralFlags }
 
 func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
-	common, err := c.common(s)
+	common, err := c.common(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -118,7 +124,7 @@ type verifierCmd struct {
 }
 
 func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
-	common, err := c.common(s)
+	common, err := c.common(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -148,7 +154,7 @@ type regionCmd struct {
 }
 
 func (c *regionCmd) Run(ctx context.Context, s *streams) error {
-	common, err := c.common(s)
+	common, err := c.common(ctx, s)
 	if err != nil {
 		return err
 	}

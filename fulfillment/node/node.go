@@ -26,6 +26,7 @@ import (
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 // Config is what a node can.
@@ -97,6 +98,8 @@ type Deps struct {
 	Random io.Reader
 	// Log takes what an operator should see. Nil discards.
 	Log *slog.Logger
+	// Traces makes spans of orders that are part of a trace; nil: of none.
+	Traces *telemetry.Tracer
 }
 
 // Node is one node. Make one with New.
@@ -104,6 +107,8 @@ type Node struct {
 	cfg   Config
 	deps  Deps
 	inbox inbox
+
+	traces telemetry.Waiting[string] // of orders that have not left
 
 	pokeSay, pokeDo chan struct{} // of one
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/viewers"
 	"github.com/rimlight/rimlight/internal/wan"
 	"github.com/rimlight/rimlight/router/alert"
@@ -66,6 +67,9 @@ type Config struct {
 	Drills bool
 	// Storefront serves the shop's page at / of every router.
 	Storefront bool
+	// Traces is where traces go, and which; TraceArgs say the same to the processes of Split.
+	Traces    telemetry.Config
+	TraceArgs []string
 	// Version is the program's.
 	Version string
 	// Log is required.
@@ -180,7 +184,7 @@ func (c Config) listen() (host string, port int, err error) {
 func (c *Cluster) common(name string) process.Common {
 	return process.Common{
 		Listen: "127.0.0.1:0", DataDir: filepath.Join(c.cfg.DataDir, name), Tokens: c.Tokens,
-		Reflection: true, Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(),
+		Reflection: true, Version: c.cfg.Version, Log: c.cfg.Log, Metrics: prometheus.NewRegistry(), Traces: c.cfg.Traces,
 	}
 }
 
@@ -270,6 +274,7 @@ func (c *Cluster) startRegions(ctx context.Context, seed, fulfillment, verifier 
 			if c.cfg.Drills {
 				args = append(args, "--drills")
 			}
+			args = append(args, c.cfg.TraceArgs...)
 			node := &child{region: name, args: args, log: c.cfg.Log, started: c.cfg.OnChild}
 			c.saboteur.own(name, node)
 			c.regions = append(c.regions, process.Stage{Name: "region " + name, Run: node.run})

@@ -20,12 +20,15 @@ func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
+	if err := p.trace(c, "fulfillment", ""); err != nil {
+		return nil, err
+	}
 	db, err := p.openStore(ctx, c, "fulfillment", fulfillment.Migrate)
 	if err != nil {
 		return nil, err
 	}
 	svc, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
-		DB: db, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "fulfillment"), Metrics: c.Metrics,
+		DB: db, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "fulfillment"), Metrics: c.Metrics, Traces: p.tracer,
 	})
 	if err != nil {
 		return nil, err
@@ -88,6 +91,9 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
+	if err := p.trace(c.Common, "verifier", ""); err != nil {
+		return nil, err
+	}
 	db, err := p.openStore(ctx, c.Common, "verifier", verifier.Migrate)
 	if err != nil {
 		return nil, err
@@ -105,7 +111,7 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 		return nil, err
 	}
 	svc, err := verifier.New(verifier.Config{Profile: c.Profile, RecoverWithout: c.RecoverWithout}, verifier.Deps{
-		DB: db, Payment: psp, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "verifier"), Metrics: c.Metrics,
+		DB: db, Payment: psp, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "verifier"), Metrics: c.Metrics, Traces: p.tracer,
 		Stock:   fulfillmentv1.NewStockServiceClient(centre),
 		Orders:  fulfillmentv1.NewOrderServiceClient(centre),
 		Catalog: fulfillmentv1.NewCatalogServiceClient(centre),

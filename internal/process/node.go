@@ -29,6 +29,9 @@ func StartNode(ctx context.Context, c Node) (run func(context.Context) error, er
 			p.abandon()
 		}
 	}()
+	if err := p.trace(c.Common, "node", ""); err != nil {
+		return nil, err
+	}
 	db, err := p.openStore(ctx, c.Common, "node", node.Migrate)
 	if err != nil {
 		return nil, err
@@ -39,7 +42,7 @@ func StartNode(ctx context.Context, c Node) (run func(context.Context) error, er
 	}
 	log := c.Log.With("service", "node")
 	n, err := node.New(c.Config, node.Deps{
-		DB: db, Orders: fulfillmentv1.NewOrderServiceClient(centre), Packer: &demoPacker{takes: c.PackTime, log: log}, Now: time.Now, Random: rand.Reader, Log: log,
+		DB: db, Orders: fulfillmentv1.NewOrderServiceClient(centre), Packer: &demoPacker{takes: c.PackTime, log: log}, Now: time.Now, Random: rand.Reader, Log: log, Traces: p.tracer,
 	})
 	if err != nil {
 		return nil, err

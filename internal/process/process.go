@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -23,6 +24,7 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 // Dialer opens connections to the process at an address.
@@ -49,6 +51,8 @@ type Common struct {
 	Log *slog.Logger
 	// Metrics takes the collectors. Required.
 	Metrics *prometheus.Registry
+	// Traces is where traces go, and which; the zero value traces nothing.
+	Traces telemetry.Config
 }
 
 // Process is a service that listens.
@@ -56,7 +60,27 @@ type Process struct {
 	listener net.Listener
 	stages   []Stage
 	closers  []func() error
+	tracer   *telemetry.Tracer // nil: no traces
 }
+
+// trace makes the tracer of a service.
+func (p *Process) trace(c Common, service, instance string) (err error) {
+	if p.tracer, err = telemetry.New(c.Traces, service, instance, c.Version, c.Metrics); err != nil || p.tracer == nil {
+		return err
+	}
+	p.onClose(func() error { // after everything that may have a span
+		ctx, cancel := context.WithTimeout(context.Background(), flushWithin)
+		defer cancel()
+		if err := c.Traces.Sink.ForceFlush(ctx); err != nil {
+			c.Log.Warn("the last traces were not sent", "error", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// flushWithin is how long the end of a process may wait for a collector that does not answer.
+const flushWithin = 2 * time.Second
 
 // Addr is where it listens.
 func (p *Process) Addr() string { return p.listener.Addr().String() }
@@ -98,7 +122,7 @@ func (p *Process) listen(c Common, name string, rules auth.Rules, options func(*
 // server makes a server that listens nowhere yet.
 func (p *Process) server(c Common, name string, rules auth.Rules, options func(*rpc.ServerConfig)) (*rpc.Server, error) {
 	cfg := rpc.ServerConfig{
-		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules, Reflection: c.Reflection,
+		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules, Reflection: c.Reflection, Traces: p.tracer,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"server": name}, c.Metrics),
 	}
 	if options != nil {

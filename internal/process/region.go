@@ -66,6 +66,9 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 			p.abandon()
 		}
 	}()
+	if err := p.trace(c.Common, "region", c.Name); err != nil {
+		return nil, err
+	}
 	log := c.Log.With("region", c.Name) // the node and the server add what they are
 	disk, identity, err := journal.Open(ctx, c.DataDir, journal.Options{NodeID: c.NodeID})
 	if err != nil {
@@ -82,7 +85,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 	}
 	var ring *gossip.Ring
 	node, err := region.New(region.Config{Region: c.Name, Zones: c.Zones, Drills: c.Drills, Retire: c.Retire}, region.Deps{
-		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "region"), Metrics: c.Metrics, Version: c.Version,
+		Journal: disk, Identity: identity, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "region"), Metrics: c.Metrics, Traces: p.tracer, Version: c.Version,
 		Stock:    fulfillmentv1.NewStockServiceClient(centre),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(centre),
 		Verifier: verifierv1.NewVerifierServiceClient(verifier),

@@ -106,6 +106,9 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 			p.abandon()
 		}
 	}()
+	if err := p.trace(c.Common, "router", c.Name); err != nil {
+		return nil, err
+	}
 	log := c.Log.With("service", "router", "router", c.Name)
 	central, err := p.central(c)
 	if err != nil {

@@ -37,6 +37,7 @@ func (s *Server) buildChain() error {
 	recovered := recovery.WithRecoveryHandlerContext(s.panicked)
 
 	s.unary = chainUnary(
+		s.traceUnary,
 		s.logUnary,
 		metrics.UnaryServerInterceptor(),
 		s.sanitiseUnary,
@@ -46,6 +47,7 @@ func (s *Server) buildChain() error {
 	)
 	s.inner = chainUnary(append([]grpc.UnaryServerInterceptor{s.validateUnary}, s.cfg.Unary...)...)
 	s.stream = chainStream(append([]grpc.StreamServerInterceptor{
+		s.traceStream,
 		s.logStream,
 		s.boundedStream(metrics.StreamServerInterceptor()),
 		s.sanitiseStream,

@@ -78,7 +78,7 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithChainUnaryInterceptor(append([]grpc.UnaryClientInterceptor{defaultTimeout(cfg.Timeout)}, cfg.Unary...)...),
+		grpc.WithChainUnaryInterceptor(append([]grpc.UnaryClientInterceptor{traceCall, defaultTimeout(cfg.Timeout)}, cfg.Unary...)...),
 		grpc.WithChainStreamInterceptor(cfg.Stream...),
 	}
 	if cfg.MaxRecvBytes > 0 {

@@ -25,6 +25,7 @@ import (
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 const (
@@ -157,7 +158,7 @@ func newEdge(l *listener) http.Handler {
 	return textMode(cors.New(cors.Options{
 		AllowedOrigins: []string{"*"}, // viewers' pages are anybody's; without credentials, so a page learns nothing new
 		AllowedMethods: connectcors.AllowedMethods(),
-		AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization"),
+		AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", telemetry.Header),
 		ExposedHeaders: exposed,
 		MaxAge:         corsMaxAge,
 	}).Handler(e))

@@ -69,11 +69,11 @@ func TestCORS(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			w := start(t, func(c *rpc.ServerConfig) { c.Public = tc.public }, nil)
 			res, _ := do(t, httpRequest(t, http.MethodOptions, "http://"+w.edge+requestOffer, "", "Origin", origin,
-				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-type,grpc-timeout,x-grpc-web"))
+				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-type,grpc-timeout,traceparent,x-grpc-web"))
 			if got := res.Header.Get("Access-Control-Allow-Origin"); got != tc.want {
 				t.Errorf("preflight: got origin %q, want %q", got, tc.want)
 			}
-			if tc.public && !strings.Contains(res.Header.Get("Access-Control-Allow-Headers"), "x-grpc-web") {
+			if tc.public && !strings.Contains(res.Header.Get("Access-Control-Allow-Headers"), "traceparent,x-grpc-web") {
 				t.Errorf("preflight: got %v", res.Header)
 			}
 			res, _ = do(t, httpRequest(t, http.MethodPost, "http://"+w.edge+listKeys, "{}", "Origin", origin, "Content-Type", "application/json"))

@@ -2,7 +2,7 @@
 //
 //	              Server.RegisterService (the generated RegisterXServer calls it)
 //	                                    |
-//	       chain: log, metrics, sanitise, recover, auth, decode, deadline, validate, extras
+//	       chain: trace, log, metrics, sanitise, recover, auth, decode, deadline, validate, extras
 //	                  |                                     |
 //	ServeInternal: grpc-go, for the platform     ServePublic: net/http and connect, for viewers:
 //	itself                                       gRPC, gRPC-Web, Connect (JSON, proto)
@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 // ServerConfig is what a Server is made of.
@@ -41,6 +42,9 @@ type ServerConfig struct {
 	Log *slog.Logger
 	// Metrics takes the grpc_server_* series; several servers may share one registry. Nil: a registry of its own.
 	Metrics prometheus.Registerer
+	// Traces makes a span of every unary call: of those that arrive with a traceparent, and of all on a Public server. Nil:
+	// of none.
+	Traces *telemetry.Tracer
 
 	// Tokens are the bearer tokens that callers may show.
 	Tokens auth.Tokens

@@ -46,6 +46,8 @@ type node struct {
 
 	attempt  int           // its place in the decision
 	expected time.Duration // when it was chosen
+	regime   arbiter.Regime
+	hedge    bool
 }
 
 // newCall starts a decision.
@@ -91,7 +93,7 @@ func (c *call) choose(ctx context.Context) *node {
 			c.repeated(true)
 			return &node{
 				region: g, conn: conn, start: a.Start, sent: sent, others: a.Choice.Others,
-				attempt: len(c.decision.Attempts) - 1, expected: a.Choice.Expected,
+				attempt: len(c.decision.Attempts) - 1, expected: a.Choice.Expected, regime: a.Choice.Regime, hedge: a.Request.Hedging != "",
 			}
 		}
 		c.attempt().Code = codes.Unavailable

@@ -13,6 +13,8 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	"github.com/rimlight/rimlight/internal/rpc/frame"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/telemetry"
+	"github.com/rimlight/rimlight/router/measure"
 )
 
 // offer forwards a call of OfferService: one request, one answer or a stream of them.
@@ -95,6 +97,8 @@ func (c *call) unary(ctx context.Context, stream grpc.ServerStream, request *fra
 // invoke makes one attempt and tells the measurements how it went. The node gets the whole deadline; giving up after the
 // timeout is the router's affair. 0: never.
 func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, timeout time.Duration) (*frame.Frame, result) {
+	ctx, span := telemetry.StartCall(ctx, "router.attempt")
+	defer span.End()
 	attemptCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if timeout > 0 {
@@ -109,5 +113,25 @@ func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, timeou
 	r := judge(ctx, err, n.region.Name, took, c.patience(n))
 	r.header, r.trailer, r.took = header, trailer, took
 	c.tell(n, r, true)
+	c.describe(span, n, r)
 	return answer, r
+}
+
+// describe says of an attempt's span why it was made, and how it went.
+func (c *call) describe(span telemetry.Span, n *node, r result) {
+	if !span.On() {
+		return
+	}
+	span.Set("rimlight.decision", c.decision.ID)
+	span.Set("rimlight.region", n.region.Name)
+	span.Set("rimlight.regime", n.regime.String())
+	span.Set("rimlight.verdict", r.verdict.String())
+	span.SetInt("rimlight.attempt", int64(n.attempt+1))
+	span.SetInt("rimlight.expected_ms", n.expected.Milliseconds())
+	if n.hedge {
+		span.Set("rimlight.hedge", "true")
+	}
+	if r.verdict == measure.Broken || r.verdict == measure.Failed {
+		span.Fail(r.verdict.String())
+	}
 }

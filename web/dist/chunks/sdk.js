@@ -191,7 +191,7 @@ OfferToken
 viewer_session_id (\f\v
 arm (	
 \rissue_time_us\x07 (
-expire_time_us\b ("
+expire_time_us\b ("²
 \x07Receipt
 \voffer_token (	
 \vpurchase_id (	
@@ -205,7 +205,8 @@ OfferToken
 delivery_details
  (\f
 previous_receipt_hash\v (\f
-\x07voucher\f (	"#
+\x07voucher\f (	
+\rtrace_context\r (\f"#
 \rSignedVoucher
 
 voucher_id (\f"

@@ -255,8 +255,10 @@ type Order struct {
 	Reason RejectReason `protobuf:"varint,10,opt,name=reason,proto3,enum=rimlight.fulfillment.v1.RejectReason" json:"reason,omitempty"`
 	// What the carrier knows the parcel by, once it is SHIPPED. Ignored in requests.
 	TrackingReference string `protobuf:"bytes,11,opt,name=tracking_reference,json=trackingReference,proto3" json:"tracking_reference,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The trace of the purchase, as in a receipt; in PlaceOrders only. Empty: nobody traces it.
+	TraceContext  []byte `protobuf:"bytes,12,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Order) Reset() {
@@ -364,6 +366,13 @@ func (x *Order) GetTrackingReference() string {
 		return x.TrackingReference
 	}
 	return ""
+}
+
+func (x *Order) GetTraceContext() []byte {
+	if x != nil {
+		return x.TraceContext
+	}
+	return nil
 }
 
 // Where a physical order goes. It is no part of Order, so that no answer about orders can carry it.
@@ -1174,7 +1183,9 @@ type Assignment struct {
 	// Where to: opaque, at most 2 KiB.
 	DeliveryDetails []byte `protobuf:"bytes,6,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// When another node gets it, unless this one has accepted it.
-	AcceptByTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accept_by_time,json=acceptByTime,proto3" json:"accept_by_time,omitempty"`
+	AcceptByTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accept_by_time,json=acceptByTime,proto3" json:"accept_by_time,omitempty"`
+	// The trace of the purchase, as in a receipt. Empty: nobody traces it.
+	TraceContext  []byte `protobuf:"bytes,8,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1254,6 +1265,13 @@ func (x *Assignment) GetDeliveryDetails() []byte {
 func (x *Assignment) GetAcceptByTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.AcceptByTime
+	}
+	return nil
+}
+
+func (x *Assignment) GetTraceContext() []byte {
+	if x != nil {
+		return x.TraceContext
 	}
 	return nil
 }
@@ -1422,7 +1440,7 @@ var File_rimlight_fulfillment_v1_order_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/fulfillment/v1/order_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x03\n" +
+	"+rimlight/fulfillment/v1/order_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x04\n" +
 	"\x05Order\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x126\n" +
 	"\vpurchase_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\n" +
@@ -1438,7 +1456,8 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x06worker\x18\t \x01(\tR\x06worker\x12=\n" +
 	"\x06reason\x18\n" +
 	" \x01(\x0e2%.rimlight.fulfillment.v1.RejectReasonR\x06reason\x12-\n" +
-	"\x12tracking_reference\x18\v \x01(\tR\x11trackingReference\"t\n" +
+	"\x12tracking_reference\x18\v \x01(\tR\x11trackingReference\x12,\n" +
+	"\rtrace_context\x18\f \x01(\fB\a\xbaH\x04z\x02\x18\x19R\ftraceContext\"t\n" +
 	"\bDelivery\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12\x1f\n" +
 	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12\"\n" +
@@ -1493,7 +1512,7 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x11WorkOrdersRequest\x12:\n" +
 	"\x05hello\x18\x01 \x01(\v2\".rimlight.fulfillment.v1.NodeHelloH\x00R\x05hello\x12=\n" +
 	"\x06report\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.WorkReportH\x00R\x06reportB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\xf1\x01\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x96\x02\n" +
 	"\n" +
 	"Assignment\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +
@@ -1502,7 +1521,8 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x06serial\x18\x04 \x01(\rR\x06serial\x12\x10\n" +
 	"\x03sku\x18\x05 \x01(\tR\x03sku\x12)\n" +
 	"\x10delivery_details\x18\x06 \x01(\fR\x0fdeliveryDetails\x12@\n" +
-	"\x0eaccept_by_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\facceptByTime\"\x8c\x01\n" +
+	"\x0eaccept_by_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\facceptByTime\x12#\n" +
+	"\rtrace_context\x18\b \x01(\fR\ftraceContext\"\x8c\x01\n" +
 	"\n" +
 	"WorkAnswer\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +

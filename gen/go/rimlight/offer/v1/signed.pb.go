@@ -212,7 +212,10 @@ type Receipt struct {
 	// SHA-256 of this node's previous receipt; empty for its first.
 	PreviousReceiptHash []byte `protobuf:"bytes,11,opt,name=previous_receipt_hash,json=previousReceiptHash,proto3" json:"previous_receipt_hash,omitempty"`
 	// The voucher that the viewer handed over. Empty: none.
-	Voucher       string `protobuf:"bytes,12,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	Voucher string `protobuf:"bytes,12,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	// The W3C trace of the redemption, so that settling it goes on with it: trace id (16), span id (8), flags (1). Empty:
+	// nobody traced it. It says nothing about the purchase, and nothing depends on it.
+	TraceContext  []byte `protobuf:"bytes,13,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -329,6 +332,13 @@ func (x *Receipt) GetVoucher() string {
 		return x.Voucher
 	}
 	return ""
+}
+
+func (x *Receipt) GetTraceContext() []byte {
+	if x != nil {
+		return x.TraceContext
+	}
+	return nil
 }
 
 // What is inside a voucher's text: its id alone. What it is worth is in the verifier's books. Domain "voucher/v1\0".
@@ -564,7 +574,7 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\x11viewer_session_id\x18\x05 \x01(\fR\x0fviewerSessionId\x12\x10\n" +
 	"\x03arm\x18\x06 \x01(\tR\x03arm\x12\"\n" +
 	"\rissue_time_us\x18\a \x01(\x03R\vissueTimeUs\x12$\n" +
-	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\"\xa8\x03\n" +
+	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\"\xcd\x03\n" +
 	"\aReceipt\x12\x1f\n" +
 	"\voffer_token\x18\x01 \x01(\tR\n" +
 	"offerToken\x12\x1f\n" +
@@ -581,7 +591,8 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\x10delivery_details\x18\n" +
 	" \x01(\fR\x0fdeliveryDetails\x122\n" +
 	"\x15previous_receipt_hash\x18\v \x01(\fR\x13previousReceiptHash\x12\x18\n" +
-	"\avoucher\x18\f \x01(\tR\avoucher\".\n" +
+	"\avoucher\x18\f \x01(\tR\avoucher\x12#\n" +
+	"\rtrace_context\x18\r \x01(\fR\ftraceContext\".\n" +
 	"\rSignedVoucher\x12\x1d\n" +
 	"\n" +
 	"voucher_id\x18\x01 \x01(\fR\tvoucherId\"\xb7\x02\n" +
