@@ -19,6 +19,7 @@ import (
 // Evidence is all that the laws judge: plain data, so that a test can doctor it. Ids are text, times are the world's.
 type Evidence struct {
 	Config              Config `json:"-"`
+	Began               time.Time
 	Healed, Settled     time.Duration
 	Complete            bool // everything settled before patience ended
 	Unfinished          int  // what was still open
@@ -32,6 +33,7 @@ type Evidence struct {
 	Faults    map[string]int
 	Downs     []Down
 	Noes      []No
+	Pauses    []Pause
 	Surprises []string
 	Network   simnet.Stats
 	Heard     string         // logs, metrics and error texts
@@ -158,7 +160,7 @@ func (w *world) unfinished(ctx context.Context) (int, error) {
 // collect reads everything. The services still run, and have nothing left to do.
 func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence, error) {
 	ctx := context.Background()
-	e := &Evidence{Config: w.cfg, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops}
+	e := &Evidence{Config: w.cfg, Began: w.start, Healed: healed, Settled: settled, Complete: complete, Network: w.net.Stats(), DropIDs: w.drops}
 	e.ViewersOfDrop, e.Willing = make([]int, len(w.drops)), make([][]time.Duration, len(w.drops))
 	for i := range w.plan.viewers {
 		v := &w.plan.viewers[i]
@@ -186,7 +188,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	for _, o := range w.observers {
 		e.Watched = append(e.Watched, o.got)
 	}
-	e.Faults, e.Downs, e.Noes, e.Surprises = w.watch.faults, w.watch.downs, w.watch.noes, w.watch.surprises
+	e.Faults, e.Downs, e.Noes, e.Pauses, e.Surprises = w.watch.faults, w.watch.downs, w.watch.noes, w.watch.pauses, w.watch.surprises
 	return e, nil
 }
 

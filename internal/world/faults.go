@@ -39,6 +39,8 @@ const (
 	Drift Kind = "clock drift"
 	// Storm loses Share of all messages and doubles as many.
 	Storm Kind = "storm"
+	// Paused is the shop's own doing: it holds every drop, and lets it go on.
+	Paused Kind = "paused drops"
 	// NoPayments makes the provider fail: it refuses, or is silent before or after the effect.
 	NoPayments Kind = "payment outage"
 )
@@ -88,7 +90,7 @@ func (f Fault) validate(c Config) error {
 		return name == "verifier" || name == "fulfillment" || slices.Contains(c.Regions, name)
 	}
 	switch {
-	case f.Kind != Storm && f.Kind != NoPayments && !isHost(f.Host):
+	case f.Kind != Storm && f.Kind != NoPayments && f.Kind != Paused && !isHost(f.Host):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)

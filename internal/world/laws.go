@@ -30,6 +30,7 @@ var laws = []law{
 	{"I12", "no personal data in logs, metrics and errors", nothingLeaks},
 	{"I13", "after healing every saga is terminal within T", everythingSettles},
 	{"I14", "with willing buyers for three times the stock, at most 1 % stays unsold", stockSells},
+	{"pause", "two seconds after a pause, and until it ends, no node sells of the drop", pausedSellsNothing},
 	{"watch", "watch streams tell every change in its order, once, over any break", streamsTellAll},
 	{"edge", "no INTERNAL, no UNKNOWN, no answer that the protocol does not know", answersAreTyped},
 }
@@ -52,6 +53,7 @@ type opened struct {
 	epoch                                         int64
 	previous                                      []byte
 	late                                          time.Duration // accepted after the token's time
+	accepted                                      time.Time
 }
 
 func newIndex(e *Evidence) *index {
@@ -73,6 +75,7 @@ func newIndex(e *Evidence) *index {
 			purchase: r.GetPurchaseId(), token: hex.EncodeToString(offer.GetTokenId()), session: hex.EncodeToString(offer.GetViewerSessionId()),
 			drop: ids.Text(offer.GetDropId()), lease: r.GetLeaseId(), nodeID: r.GetNodeId(), serial: r.GetSerial(), epoch: r.GetEpoch(),
 			previous: r.GetPreviousReceiptHash(), late: r.GetAcceptTime().AsTime().Sub(time.UnixMicro(offer.GetExpireTimeUs())),
+			accepted: r.GetAcceptTime().AsTime(),
 		}
 	}
 	read := map[string]bool{}

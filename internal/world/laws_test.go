@@ -172,6 +172,9 @@ var lies = []doctored{
 	{"I3", "a viewer was told no for good and was charged", func(e *world.Evidence) {
 		e.Noes = []world.No{{Viewer: 1, PurchaseID: delivered(e).ID}}
 	}},
+	{"pause", "a drop was paused all the while and sold", func(e *world.Evidence) {
+		e.Pauses = []world.Pause{{Drop: delivered(e).Drop, To: e.Settled}}
+	}},
 	{"edge", "a service answered INTERNAL", func(e *world.Evidence) { e.Misdeeds = map[string]int{"a method": 1} }},
 	{"edge", "a viewer got an answer that is none", func(e *world.Evidence) { e.Surprises = []string{"UNKNOWN"} }},
 }

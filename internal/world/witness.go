@@ -50,6 +50,7 @@ type witness struct {
 	faults    map[string]int
 	downs     []Down
 	noes      []No
+	pauses    []Pause
 	surprises []string // answers that the protocol does not allow
 }
 
