@@ -118,37 +118,20 @@ func TestAHedgedRedemptionIsOnePurchase(t *testing.T) {
 	until(t, "the router reaches both", func() bool { return router.Reaches("near", "far") })
 
 	offers := offerv1.NewOfferServiceClient(dialTo(t, router.Addr(), ""))
-	hints := &offerv1.RoutingHints{DropId: drop, RequestId: ids.NewV7(time.Now(), rand.Reader)}
-	session := buyer.NewSession()
-	var at metadata.MD
-	answer, err := offers.RequestOffer(t.Context(), &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session}, grpc.Header(&at))
-	if err != nil || at.Get(forward.HeaderRegion)[0] != "near" {
-		t.Fatalf("got %v and %v from %v, want near's offer", answer, err, at)
+	// On a busy machine near can be suspect before the call comes, or the call is retried: then it is another viewer's turn.
+	purchases, won := uint32(0), 0.0
+	for ; won == 0; purchases++ {
+		if purchases == units/2 {
+			t.Fatalf("none of %d late redemptions won by a hedge", purchases)
+		}
+		redeemLate(t, offers, drop, path)
+		won = hedgesWon(t, settings.Metrics)
 	}
-	release := path.hold()
-	t.Cleanup(release) // before the router stops
-	receipt, err := offers.RedeemOffer(t.Context(), &offerv1.RedeemOfferRequest{
-		Hints: hints, OfferToken: answer.GetGranted().GetOfferToken(), ViewerSessionId: session, PaymentReference: "tp_ok",
-	})
-	if err != nil || receipt.GetRegion() != "far" {
-		t.Fatalf("got %v and %v, want far's receipt", receipt, err)
-	}
-	release()
-	if won := hedgesWon(t, settings.Metrics); won != 1 {
-		t.Errorf("%v hedges were won: it was retried, or went to far in the first place", won)
-	}
-
-	until(t, "the purchase is final", func() bool {
-		got, err := offers.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{
-			Hints: hints, Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: receipt.GetReceipt()},
-		})
-		return err == nil && got.GetPurchase().GetPurchaseId() == receipt.GetPurchaseId() && buyer.Final(got.GetPurchase().GetState())
-	})
 	support := verifierv1.NewSupportServiceClient(dialTo(t, verifier.Addr(), tokens[auth.Finance]))
 	catalog := fulfillmentv1.NewCatalogServiceClient(dialTo(t, fulfillment.Addr(), tokens[auth.Producer]))
 	var books *verifierv1.GetAuditResponse
 	var stock *fulfillmentv1.StockLevel
-	until(t, "the books tell of both acceptances, one purchase and one unit", func() bool {
+	until(t, "the books tell of both acceptances, and of one purchase and one unit for each viewer", func() bool {
 		if books, err = support.GetAudit(t.Context(), &verifierv1.GetAuditRequest{DropId: drop}); err != nil {
 			return false
 		}
@@ -158,9 +141,39 @@ func TestAHedgedRedemptionIsOnePurchase(t *testing.T) {
 		}
 		stock = drops.GetDrops()[0].GetStock()
 		d := books.GetDrops()[0]
-		return d.GetDuplicates() == 1 && d.GetReceived() == 1 && d.GetUnitsHeld() == 1 && d.GetDelivered() == 1 &&
-			stock.GetSold() == 1 && stock.GetFree()+stock.GetLeased() == units-1 && books.GetDoubleCaptures() == 0
+		return d.GetDuplicates() >= 1 && d.GetReceived() == purchases && d.GetUnitsHeld() == purchases && d.GetDelivered() == purchases &&
+			stock.GetSold() == purchases && stock.GetFree()+stock.GetLeased() == units-purchases && books.GetDoubleCaptures() == 0
 	}, func() any { return []any{books, stock} })
+}
+
+// redeemLate buys with near's offer while near's answers are held back, and follows the purchase to its end.
+func redeemLate(t *testing.T, offers offerv1.OfferServiceClient, drop string, near *mute) {
+	t.Helper()
+	session := buyer.NewSession()
+	var hints *offerv1.RoutingHints
+	var offer *offerv1.RequestOfferResponse
+	until(t, "near offers", func() bool {
+		hints = &offerv1.RoutingHints{DropId: drop, RequestId: ids.NewV7(time.Now(), rand.Reader)}
+		var at metadata.MD
+		var err error
+		offer, err = offers.RequestOffer(t.Context(), &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session}, grpc.Header(&at))
+		return err == nil && offer.GetGranted() != nil && at.Get(forward.HeaderRegion)[0] == "near"
+	})
+	release := near.hold()
+	t.Cleanup(release) // before the router stops
+	receipt, err := offers.RedeemOffer(t.Context(), &offerv1.RedeemOfferRequest{
+		Hints: hints, OfferToken: offer.GetGranted().GetOfferToken(), ViewerSessionId: session, PaymentReference: "tp_ok",
+	})
+	release()
+	if err != nil || receipt.GetRegion() != "far" {
+		t.Fatalf("got %v and %v, want far's receipt", receipt, err)
+	}
+	until(t, "the purchase is final", func() bool {
+		got, err := offers.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{
+			Hints: hints, Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: receipt.GetReceipt()},
+		})
+		return err == nil && got.GetPurchase().GetPurchaseId() == receipt.GetPurchaseId() && buyer.Final(got.GetPurchase().GetState())
+	})
 }
 
 func hedgesWon(t *testing.T, metrics *prometheus.Registry) (won float64) {
