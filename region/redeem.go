@@ -107,7 +107,9 @@ func (n *Node) unwritten(s *sale, k lease.Key, err error) error {
 	delete(t.sales, s.purchaseID)
 	t.count(s.drop, s.session, -1)
 	if errors.Is(err, journal.ErrNoSpace) { // its record is nowhere, so the unit is for another viewer
-		t.book.Undo(s.drop, k)
+		if !mutant.On(mutant.FullUnitLeaked) {
+			t.book.Undo(s.drop, k)
+		}
 		n.ranOut(err)
 		n.metrics.redemptions.WithLabelValues("no_space").Inc()
 		return errJournalFull()

@@ -218,15 +218,20 @@ func (p *apart) allIsWell(t *testing.T, drop *offerv1.Drop, a *viewers.Audience,
 	p.auditHolds(t)
 }
 
-// A process that stops, without dying, holds its connections: viewers go elsewhere, and it goes on where it was.
+// A node whose disk is full refuses and goes on. A process that stops, without dying, holds its connections: viewers go
+// elsewhere, and it goes on where it was.
 func TestAProcessStopsForAWhile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes and takes half a minute; run without -short")
 	}
-	p := startApart(t, nil)
+	disk := smallDisk(t)
+	p := startApart(t, map[string]string{"us-central1": disk})
 	drop := p.createDrop(t, 3000, 30*time.Minute)
 	audience, leave := p.audience(t, 1200)
 	p.goOn(t, audience, "at all")
+	if disk != "" {
+		p.fullDisk(t, p.members["region"][1], disk, audience)
+	}
 	for _, victim := range []*member{p.members["region"][0], p.members["verifier"][0], p.members["region"][1]} {
 		victim.signal(t, syscall.SIGSTOP)
 		t.Cleanup(func() { _ = victim.cmd.Process.Signal(syscall.SIGCONT) }) // a failed test leaves nothing stopped behind

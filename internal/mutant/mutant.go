@@ -38,6 +38,10 @@ const (
 	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
 	CloseUntombstoned    Mutation = "close-untombstoned"
 	JournalUnnamed       Mutation = "journal-unnamed"
+	FullUnitLeaked       Mutation = "full-unit-leaked"
+	FullChainKept        Mutation = "full-chain-kept"
+	FullReturnSent       Mutation = "full-return-sent"
+	FullForEver          Mutation = "full-for-ever"
 )
 
 // Rule is what a mutation leaves out.
@@ -76,5 +80,9 @@ func Rules() []Rule {
 		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},
 		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},
 		{JournalUnnamed, "how far a journal was read is remembered for each journal, not for each node", "disks"},
+		{FullUnitLeaked, "a unit whose record found no room is for sale again", "room"},
+		{FullChainKept, "after a full disk the chain of receipts goes on from the last durable one", "room"},
+		{FullReturnSent, "a return that found no room is not sent", "room"},
+		{FullForEver, "a node accepts again when its disk has room", "room"},
 	}
 }

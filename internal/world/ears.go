@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"buf.build/go/protovalidate"
 	validate "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/simnet"
 )
@@ -78,6 +80,9 @@ func (e *ears) options(h *host) simnet.ServerOptions {
 func (e *ears) hear(h *host, method string, err error) {
 	if err == nil || h.isDead() { // nobody hears what a dead host says
 		return
+	}
+	if rpcerr.Reason(err) == errorsv1.Reason_REASON_JOURNAL_FULL {
+		h.w.room.refuse(h.name, time.Since(h.w.start))
 	}
 	st := status.Convert(err)
 	e.mu.Lock()

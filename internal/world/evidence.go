@@ -35,9 +35,15 @@ type Evidence struct {
 	Noes      []No
 	Pauses    []Pause
 	Surprises []string
-	Network   simnet.Stats
-	Heard     string         // logs, metrics and error texts
-	Misdeeds  map[string]int // INTERNAL, UNKNOWN and reasonless answers
+
+	FullSpans    []FullSpan
+	RoomRefusals []RoomRefusal
+	Returns      []Return
+	StillFull    []string // nodes that accept nothing in the end
+
+	Network  simnet.Stats
+	Heard    string         // logs, metrics and error texts
+	Misdeeds map[string]int // INTERNAL, UNKNOWN and reasonless answers
 
 	Watched                     []Watched
 	PurchaseEvents, OrderEvents []Item // as the stores have them, in order
@@ -176,6 +182,8 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
 		return nil, err
 	}
+	w.readRoom(ctx, e)
+	e.Returns = w.returns.all()
 	if e.Heard, err = w.ears.heard(); err != nil {
 		return nil, err
 	}

@@ -27,6 +27,8 @@ const (
 	CrashAfterCommit  Kind = "crash after a commit"
 	// BadSync fails the node's next fsync: the node must stop by itself.
 	BadSync Kind = "failing fsync"
+	// FullDisk leaves no room on the node's disk: it must refuse, go on with what it has, and accept again afterwards.
+	FullDisk Kind = "full disk"
 	// LoseDisk is a power cut after which the node comes back as itself, with an empty disk and another key.
 	LoseDisk Kind = "lost disk"
 	// Replace starts a second process with a living node's id and an empty disk, as an operator does who takes a node for
@@ -94,7 +96,7 @@ func (f Fault) validate(c Config) error {
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)
-	case slices.Contains([]Kind{BadSync, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
+	case slices.Contains([]Kind{BadSync, FullDisk, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
 		return fmt.Errorf("%s: %q is no node", f.Kind, f.Host)
 	case (f.Kind == Step || f.Kind == Drift) && (f.By <= -time.Second || f.By >= time.Second):
 		return fmt.Errorf("%s by %v: two clocks must agree within 2 s", f.Kind, f.By)

@@ -61,6 +61,8 @@ func (w *world) cause(ctx context.Context, f Fault) {
 		w.weather.payments(1)
 		end()
 		w.weather.payments(-1)
+	case FullDisk:
+		w.fillDisk(ctx, f)
 	case Replace:
 		w.net.CutBoth(f.Host, "fulfillment")
 		if err := w.replace(f.Host); err != nil {
@@ -201,6 +203,9 @@ func (h *host) atStage(life int) func(journal.Stage) error {
 	return func(s journal.Stage) error {
 		if slow := h.w.weather.delay(h.name); slow > 0 && s == journal.BeforeCommit {
 			time.Sleep(slow) //rimlight:bubble a slow disk in virtual time
+		}
+		if err := h.w.room.atRoom(h.name, s); err != nil || s == journal.LookForRoom {
+			return err
 		}
 		err := h.commit(life, s == journal.AfterCommit)
 		if errors.Is(err, errPowerCut) {

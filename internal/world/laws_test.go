@@ -54,6 +54,14 @@ func entry(j *world.Journal, kind string) world.Entry {
 }
 
 var lies = []doctored{
+	{"return", "a unit went back that the journal has", func(e *world.Evidence) {
+		e.Returns = append(e.Returns, world.Return{Host: e.Journals[0].Host, Lease: "lease", Serials: []uint32{1}})
+	}},
+	{"room", "a node still finds no room", func(e *world.Evidence) { e.StillFull = []string{"us-central1"} }},
+	{"room", "a node finds no room on an empty disk", func(e *world.Evidence) {
+		e.FullSpans = []world.FullSpan{{Host: "us-central1", From: time.Second, To: 2 * time.Second}}
+		e.RoomRefusals = []world.RoomRefusal{{Host: "europe-west3", At: time.Second}}
+	}},
 	{"I1", "a unit has a second order", func(e *world.Evidence) {
 		o := e.Orders[0]
 		o.ID, o.LicenceKey = "other", "other"
@@ -224,7 +232,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		})
 		noticed[d.law] = true
 	}
-	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "edge"} {
+	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "return", "room", "edge"} {
 		if !noticed[law] {
 			t.Errorf("nobody lied about %s", law)
 		}

@@ -19,6 +19,8 @@ const (
 	AimCrashes = "crashes"
 	// AimDisks are disks that are lost, and nodes that are replaced while they live.
 	AimDisks = "disks"
+	// AimRoom are disks that are full, and little else that hides it.
+	AimRoom = "room"
 	// AimPayments are declines, actions and outages of the provider.
 	AimPayments = "payments"
 )
@@ -27,11 +29,12 @@ const (
 var kinds = map[string][]Weighted[Kind]{
 	AnyAim: {
 		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
-		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace},
+		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, FullDisk},
 	},
 	AimMarket:   {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
 	AimCrashes:  {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
 	AimDisks:    {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
+	AimRoom:     {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
 	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
 }
 
@@ -112,7 +115,7 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		if r.IntN(2) == 0 {
 			f.Host, f.To = f.To, f.Host
 		}
-	case BadSync, LoseDisk:
+	case BadSync, LoseDisk, FullDisk:
 		f.Host = node()
 	case Replace:
 		f.Host, f.For = node(), upTo(0, 30*time.Second)

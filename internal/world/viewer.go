@@ -159,7 +159,7 @@ func elsewhere(err error) bool {
 	switch rpcerr.Reason(err) {
 	case errorsv1.Reason_REASON_NO_UNIT_HERE:
 		return !mutant.On(mutant.NoUnitIsFinal)
-	case errorsv1.Reason_REASON_OVERLOADED:
+	case errorsv1.Reason_REASON_OVERLOADED, errorsv1.Reason_REASON_JOURNAL_FULL:
 		return true
 	}
 	c := status.Code(err)

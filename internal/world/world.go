@@ -64,6 +64,8 @@ type world struct {
 
 	watch   witness
 	weather weather
+	room    room
+	returns returns
 	moods   io.Reader // what an outage of the provider does to each call
 	healed  sync.Once
 	calm    chan struct{} // closed when the network healed: links are perfect from then on
@@ -132,7 +134,7 @@ func (w *world) settle(ctx context.Context, audience <-chan struct{}) (bool, err
 		if err != nil {
 			return false, err
 		}
-		if open == 0 {
+		if open == 0 && len(w.stillFull(ctx)) == 0 {
 			if seen, err := w.caughtUp(ctx); seen || err != nil {
 				return true, err
 			}
