@@ -26,6 +26,7 @@ type dropRow struct {
 	title        string
 	maxPerViewer uint32
 	state        offerv1.DropState
+	goods        fulfillmentv1.GoodsKind
 	units        map[uint32]*unit
 }
 
@@ -169,7 +170,7 @@ func (f *fulfillment) GetDrop(_ context.Context, r *fulfillmentv1.GetDropRequest
 
 func (d *dropRow) proto() *fulfillmentv1.DropStatus {
 	return &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
-		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer,
+		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer, GoodsKind: d.goods,
 	}}
 }
 

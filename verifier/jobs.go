@@ -152,6 +152,9 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		if err != nil {
 			return err
 		}
+		if p.State != saga.Captured {
+			continue // fulfillment has the order, and told what became of it before it answered
+		}
 		request.Orders = append(request.Orders, &fulfillmentv1.Order{
 			OrderId: store.OrderID(p.PurchaseID).UUID(), PurchaseId: p.PurchaseID.Hex(), DropId: p.DropID.UUID(), Serial: p.Serial,
 			TraceContext: s.traceOf(ctx, s.store.Read(), j.TokenID),
@@ -174,10 +177,12 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 			return err
 		}
 	}
-	callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
-	defer cancel()
-	if _, err := s.deps.Orders.PlaceOrders(callCtx, request); err != nil {
-		return fmt.Errorf("placing orders: %w", err)
+	if len(request.GetOrders()) > 0 {
+		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+		defer cancel()
+		if _, err := s.deps.Orders.PlaceOrders(callCtx, request); err != nil {
+			return fmt.Errorf("placing orders: %w", err)
+		}
 	}
 	return s.store.Write(ctx, func(tx *store.Tx) error {
 		for _, j := range jobs {

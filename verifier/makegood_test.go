@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
@@ -203,6 +204,29 @@ func TestPriceLocksAreLimitedPerViewerAndChannel(t *testing.T) {
 		fail(sale{reference: "tp_ok", session: session, unleased: true}, voucher, "REASON_UNIT_DENIED")
 		time.Sleep(time.Hour)
 		fail(mine, voucher, "REASON_PAYMENT_DECLINED")
+		w.checkBooks()
+	})
+}
+
+// A parcel that dies before PlaceOrders is answered: its unit is given back, and the order is not placed again.
+func TestDeadOrderFasterThanTheAnswerThatPlacedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := patient(t)
+		w.f.drops[w.drop].goods = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL
+		w.f.loseAnswers = true
+		w.start()
+		receipt := w.failedOrder(sale{reference: "tp_ok"})
+		want(t, w.get(receipt), choiceRequired, orderFailed)
+		w.f.mu.Lock()
+		w.f.loseAnswers = false
+		w.f.mu.Unlock()
+		_, err := w.choose(receipt, wantMoney)
+		check(t, err)
+		time.Sleep(time.Hour)
+		want(t, w.get(receipt), refunded, orderFailed)
+		if open := w.audit().GetJobsOpen(); open != 0 {
+			t.Errorf("%d jobs are open", open)
+		}
 		w.checkBooks()
 	})
 }
