@@ -1,6 +1,7 @@
 package world
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,6 +27,11 @@ type Config struct {
 	Payments []Weighted[Payment]
 	Habits   []Weighted[Habit]
 
+	// Refunds is the share of viewers whose purchases finance gives money back for, 0 to 1.
+	Refunds float64
+	// Provider is testpsp without Now and Random; default: answers after 300 ms.
+	Provider testpsp.Config
+
 	// Loss and Duplication are shares of messages, 0 to 1; half of the losses are torn connections.
 	Loss, Duplication float64
 	// Jitter is added to every delay, evenly drawn up to this.
@@ -38,7 +44,8 @@ type Config struct {
 	Mix      Mix
 	Schedule []Fault
 	// HealWithin is T of I13: how long after the last drop is over, and the network healed, everything must be final.
-	// Default 3 min: the customer's 90 s, the verifier's job lease of 30 s and a few pauses of 5 s.
+	// Default 3 min: the customer's 90 s, the verifier's job lease of 30 s and a few pauses of 5 s. With physical drops 6 min:
+	// an order that dies of nobody packing it, and the viewer's time to choose.
 	HealWithin time.Duration
 
 	// broken, for tests of the laws, replaces parts by ones that break them.
@@ -54,6 +61,11 @@ type Drop struct {
 	Opens time.Duration
 	// Lasts is the window; default 90 s.
 	Lasts time.Duration
+	// Price in minor units of Currency. Default: 1000 and the drop's place, in another currency than the drop before.
+	Price    int64
+	Currency string
+	// Physical goods are sent by depots, to viewers who all say where to.
+	Physical bool
 }
 
 // Weighted is an alternative with its share relative to the others'.
@@ -89,6 +101,7 @@ const (
 	Vanishes     Habit = "goes away before the answer comes"
 	PresentsLate Habit = "shows its receipt elsewhere after the drop"
 	Shares       Habit = "shares its session with all who do"
+	Fails        Habit = "fails to pay on purpose, over and over"
 )
 
 // MixedDrops are three drops with about 1,100 purchases: one plentiful, one in balance, one for which thrice as many
@@ -155,15 +168,20 @@ func (c Config) withDefaults() Config {
 			{3, TapsLate}, {4, ChangesOrder}, {3, Steals}, {3, Vanishes}, {3, Forgets}, {3, PresentsLate}, {4, Shares},
 		}
 	}
-	if c.HealWithin == 0 {
-		c.HealWithin = 3 * time.Minute
-	}
 	c.Drops = slices.Clone(c.Drops)
+	patience := 3 * time.Minute
 	for i := range c.Drops {
+		if c.Drops[i].Physical {
+			patience = 6 * time.Minute
+		}
+		c.Drops[i].Price = cmp.Or(c.Drops[i].Price, int64(1000+i))
+		c.Drops[i].Currency = cmp.Or(c.Drops[i].Currency, currencies[i%len(currencies)])
 		if c.Drops[i].Lasts == 0 {
 			c.Drops[i].Lasts = 90 * time.Second
 		}
 	}
+	c.HealWithin = cmp.Or(c.HealWithin, patience)
+	c.Provider.Latency = cmp.Or(c.Provider.Latency, 300*time.Millisecond)
 	return c
 }
 
@@ -184,7 +202,7 @@ func (c Config) Validate() error {
 			problems = append(problems, fmt.Errorf("drop %q: opens before 12 s, has no unit, or fewer viewers than none", d.Title))
 		}
 	}
-	for name, share := range map[string]float64{"Loss": c.Loss, "Duplication": c.Duplication} {
+	for name, share := range map[string]float64{"Loss": c.Loss, "Duplication": c.Duplication, "Refunds": c.Refunds} {
 		if share < 0 || share > 1 {
 			problems = append(problems, fmt.Errorf("%s %v is no share", name, share))
 		}

@@ -58,9 +58,8 @@ type Evidence struct {
 	Purchases  []Purchase
 	Candidates []Candidate
 	Jobs       []Job
-	Vouchers   []Voucher
 	Postings   []Posting
-	Charges    []Charge
+	Money
 }
 
 // Journal is one node's, decoded. Lost ones are out of the platform's reach: their disk is lost, or their node is fenced.
@@ -100,6 +99,7 @@ type Unit struct {
 // Order is one row of fulfillment's orders.
 type Order struct {
 	ID, Purchase, Drop, LicenceKey string
+	SKU, Tracking                  string // of parcels
 	Serial                         uint32
 	State                          int // rimlight.fulfillment.v1.OrderState
 }
@@ -110,7 +110,10 @@ type Purchase struct {
 	State                                                          saga.State
 	Reason                                                         saga.Reason
 	Serial                                                         uint32
-	MinorUnits                                                     int64
+	MinorUnits                                                     int64 // the price
+	Charged, StoredValue                                           int64 // what the provider takes of it, and what a voucher's money pays
+	Voucher                                                        string
+	Held                                                           bool          // the voucher that it came with is held for it
 	Arrived                                                        time.Duration // its first event, by the verifier's clock
 }
 
@@ -124,22 +127,10 @@ type Candidate struct {
 // Job is work that the verifier has not done.
 type Job struct{ Kind, Token string }
 
-// Voucher is one row of the verifier's.
-type Voucher struct {
-	Token string
-	Kind  int
-}
-
 // Posting is one line of the ledger.
 type Posting struct {
 	Purchase, Kind, Account, Currency string
 	MinorUnits                        int64
-}
-
-// Charge is one capture in the payment provider's own books.
-type Charge struct {
-	Purchase, Currency string
-	MinorUnits         int64
 }
 
 // unfinished counts what has not come to its end.
@@ -149,8 +140,8 @@ func (w *world) unfinished(ctx context.Context) (int, error) {
 		db    *sqldb.DB
 		query string
 	}{
-		{w.centre.verifierDB, fmt.Sprintf(`SELECT (SELECT COUNT(*) FROM purchases WHERE state NOT IN (%d, %d, %d, %d)) + (SELECT COUNT(*) FROM jobs)`,
-			saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded)},
+		{w.centre.verifierDB, fmt.Sprintf(`SELECT (SELECT COUNT(*) FROM purchases WHERE state NOT IN (%d, %d, %d, %d, %d)) + (SELECT COUNT(*) FROM jobs)`,
+			saga.Delivered, saga.Shipped, saga.Voucher, saga.Refused, saga.Refunded)},
 		{w.centre.stockDB, `SELECT (SELECT COUNT(*) FROM units WHERE state = 2) + (SELECT COUNT(*) FROM drops WHERE settled_time_us IS NULL)
 			+ (SELECT COUNT(*) FROM leases WHERE state = 2)`},
 	} {
@@ -179,7 +170,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	if e.Unfinished, err = w.unfinished(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
+	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readMoney(ctx, e), w.readDetails(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
 		return nil, err
 	}
 	w.readRoom(ctx, e)
@@ -193,6 +184,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	w.watch.mu.Lock()
 	defer w.watch.mu.Unlock()
 	e.Answers, e.Endings, e.Refusals = w.watch.answers, w.watch.endings, w.watch.refusals
+	e.Choices, e.RefundAnswers = w.watch.choices, w.watch.refunds
 	for _, o := range w.observers {
 		e.Watched = append(e.Watched, o.got)
 	}
@@ -216,10 +208,10 @@ func (w *world) readStock(ctx context.Context, e *Evidence) error {
 			WHERE r.drop_id = u.drop_id AND r.serial = u.serial) FROM units u ORDER BY drop_id, serial`),
 		rows(ctx, db, &e.Orders, func(scan func(...any) error) (o Order, err error) {
 			var id, drop []byte
-			err = scan(&id, &o.Purchase, &drop, &o.Serial, &o.State, &o.LicenceKey)
+			err = scan(&id, &o.Purchase, &drop, &o.Serial, &o.State, &o.LicenceKey, &o.SKU, &o.Tracking)
 			o.ID, o.Drop = uuid(id), uuid(drop)
 			return o, err
-		}, `SELECT order_id, purchase_id, drop_id, serial, state, licence_key FROM orders ORDER BY position`),
+		}, `SELECT order_id, purchase_id, drop_id, serial, state, licence_key, sku, tracking FROM orders ORDER BY position`),
 		rows(ctx, db, &e.OrderEvents, func(scan func(...any) error) (i Item, err error) {
 			var id []byte
 			err = scan(&id, &i.State)
@@ -236,15 +228,17 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 	db := w.centre.verifierDB
 	return errors.Join(
 		rows(ctx, db, &e.Purchases, func(scan func(...any) error) (p Purchase, err error) {
-			var tok, id, drop, session, lease []byte
+			var tok, id, drop, session, lease, presented []byte
 			var arrived int64
-			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey, &arrived)
+			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey,
+				&p.Charged, &p.StoredValue, &presented, &p.Held, &arrived)
+			p.Voucher = uuid(presented)
 			p.Arrived = time.UnixMicro(arrived).Sub(w.start)
 			p.Token, p.ID, p.Drop = hex.EncodeToString(tok), hex.EncodeToString(id), uuid(drop)
 			p.Session, p.Lease = hex.EncodeToString(session), uuid(lease)
 			return p, err
 		}, `SELECT token_id, purchase_id, drop_id, viewer_session_id, lease_id, serial, state, reason, currency_code, minor_units,
-			outcome, licence_key, (SELECT MIN(event_time) FROM events e WHERE e.token_id = p.token_id) FROM purchases p ORDER BY arrival`),
+			outcome, licence_key, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, (SELECT MIN(event_time) FROM events e WHERE e.token_id = p.token_id) FROM purchases p ORDER BY arrival`),
 		rows(ctx, db, &e.PurchaseEvents, func(scan func(...any) error) (i Item, err error) {
 			var id []byte
 			err = scan(&id, &i.State)
@@ -263,21 +257,12 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 			j.Token = hex.EncodeToString(tok)
 			return j, err
 		}, `SELECT kind, token_id FROM jobs ORDER BY kind, token_id`),
-		rows(ctx, db, &e.Vouchers, func(scan func(...any) error) (v Voucher, err error) {
-			var tok []byte
-			err = scan(&tok, &v.Kind)
-			v.Token = hex.EncodeToString(tok)
-			return v, err
-		}, `SELECT token_id, kind FROM vouchers ORDER BY token_id`),
 		rows(ctx, db, &e.Postings, func(scan func(...any) error) (p Posting, err error) {
 			var id []byte
 			err = scan(&id, &p.Kind, &p.Account, &p.Currency, &p.MinorUnits)
 			p.Purchase = hex.EncodeToString(id)
 			return p, err
 		}, `SELECT purchase_id, kind, account, currency_code, minor_units FROM ledger_postings ORDER BY purchase_id, kind, line`),
-		rows(ctx, w.centre.paymentDB, &e.Charges, func(scan func(...any) error) (c Charge, err error) {
-			return c, scan(&c.Purchase, &c.Currency, &c.MinorUnits)
-		}, `SELECT purchase_id, currency_code, minor_units FROM psp_charges ORDER BY intent_id`),
 	)
 }
 

@@ -89,7 +89,7 @@ func (f Fault) downs() bool {
 
 func (f Fault) validate(c Config) error {
 	isHost := func(name string) bool {
-		return name == "verifier" || name == "fulfillment" || slices.Contains(c.Regions, name)
+		return name == "verifier" || name == "fulfillment" || slices.Contains(c.Regions, name) || slices.Contains(c.depots(), name)
 	}
 	switch {
 	case f.Kind != Storm && f.Kind != NoPayments && f.Kind != Paused && !isHost(f.Host):

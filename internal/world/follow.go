@@ -20,9 +20,11 @@ import (
 func (v *viewer) follow(ctx context.Context, b bought) {
 	draws := v.w.cfg.draws("follow "+b.region, v.Number)
 	regions := append([]string{b.region}, v.others(b.region)...)
-	answered := false
+	var did deeds
+	over := make(chan struct{})
+	defer close(over)
 	for i := 0; ; i++ {
-		final, err := v.followOnce(ctx, b, regions[i%len(regions)], &answered)
+		final, err := v.followOnce(ctx, b, regions[i%len(regions)], &did, over)
 		if final || ctx.Err() != nil {
 			return
 		}
@@ -36,7 +38,11 @@ func (v *viewer) follow(ctx context.Context, b bought) {
 	}
 }
 
-func (v *viewer) followOnce(ctx context.Context, b bought, region string, answered *bool) (final bool, err error) {
+// deeds are what was done about a receipt, once.
+type deeds struct{ answered, chose, refunded bool }
+
+func (v *viewer) followOnce(ctx context.Context, b bought, region string, did *deeds, over <-chan struct{}) (final bool, err error) {
+	life := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := v.at(region).WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{
@@ -51,14 +57,25 @@ func (v *viewer) followOnce(ctx context.Context, b bought, region string, answer
 			return false, err
 		}
 		p := m.GetPurchase()
-		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !*answered {
-			*answered = v.confirm(ctx, p.GetPaymentIntentId())
+		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !did.answered {
+			did.answered = v.confirm(ctx, p.GetPaymentIntentId())
+		}
+		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED && !did.chose {
+			did.chose = true
+			v.follows.Go(func() { v.choose(life, b, p.GetChoiceDeadline().AsTime()) })
+		}
+		if early := v.refund == refundsEarly; v.refund != noRefund && !did.refunded && (early || p.GetOrderId() != "" && buyer.Final(p.GetState())) {
+			did.refunded = true
+			v.follows.Go(func() { v.refundAs(life, b.purchaseID, p.GetCharged().GetMinorUnits(), over) })
 		}
 		if buyer.Final(p.GetState()) {
 			v.w.watch.ending(Ending{
 				Viewer: v.Number, Receipt: b.receipt, PurchaseID: p.GetPurchaseId(), State: p.GetState().String(),
-				Reason: p.GetReason().String(), Outcome: p.GetOutcome(), LicenceKey: p.GetLicenceKey(),
+				Reason: p.GetReason().String(), Outcome: p.GetOutcome(), LicenceKey: p.GetLicenceKey(), Voucher: p.GetVoucher().GetText(),
 			})
+			if text := p.GetVoucher().GetText(); text != "" {
+				v.spend(life, p.GetPurchaseId(), text)
+			}
 			return true, nil
 		}
 	}

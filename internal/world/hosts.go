@@ -16,7 +16,6 @@ import (
 
 	"github.com/rimlight/rimlight/fulfillment"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
-	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/simnet"
 	"github.com/rimlight/rimlight/internal/sqldb"
@@ -136,6 +135,9 @@ type centre struct {
 // hosts are all that can die, by name.
 func (w *world) hosts() map[string]*host {
 	all := map[string]*host{"verifier": w.centre.verifier, "fulfillment": w.centre.fulfillment}
+	for _, d := range w.depots {
+		all[d.name] = d.host
+	}
 	for _, n := range w.allNodes() {
 		all[n.name] = n.host
 	}
@@ -174,7 +176,7 @@ func (w *world) open(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return w.openDepots(ctx)
 }
 
 // Databases without a row, shared between worlds: migrating three of them takes as long as half a small world.
@@ -207,7 +209,9 @@ func (h *host) store(db *sqldb.DB, life int) *sqldb.DB {
 
 func (w *world) newFulfillment(life int) (service, error) {
 	h := w.centre.fulfillment
-	s, err := fulfillment.New(fulfillment.Config{Claims: claims}, fulfillment.Deps{
+	s, err := fulfillment.New(fulfillment.Config{
+		Claims: claims, AcceptWithin: 3 * time.Second, PackWithin: packWithin, NodeWithin: 40 * time.Second,
+	}, fulfillment.Deps{
 		DB: h.store(w.centre.stockDB, life), Now: h.clock.now, Random: w.random("fulfillment", life), Log: w.log.With("host", "fulfillment"),
 		Metrics: w.ears.registry(),
 	})
@@ -220,9 +224,9 @@ func (w *world) newFulfillment(life int) (service, error) {
 
 func (w *world) newVerifier(life int) (service, error) {
 	h := w.centre.verifier
-	psp, err := testpsp.New(h.store(w.centre.paymentDB, life), testpsp.Config{
-		Latency: 300 * time.Millisecond, Now: time.Now, Random: w.random("testpsp", life),
-	})
+	provider := w.cfg.Provider
+	provider.Now, provider.Random = time.Now, w.random("testpsp", life)
+	psp, err := testpsp.New(h.store(w.centre.paymentDB, life), provider)
 	if err != nil {
 		return service{}, err
 	}
@@ -240,7 +244,7 @@ func (w *world) newVerifier(life int) (service, error) {
 	if w.cfg.broken.stock != nil {
 		deps.Stock = w.cfg.broken.stock(deps.Stock)
 	}
-	s, err := verifier.New(verifier.Config{}, deps)
+	s, err := verifier.New(verifier.Config{ChoiceWindow: time.Minute, RefundPoll: 5 * time.Second, PriceLocks: priceLocks}, deps)
 	if err != nil {
 		return service{}, err
 	}
@@ -283,6 +287,7 @@ func (w *world) stop() error {
 	if c := w.centre; c != nil {
 		errs = append(errs, c.verifier.down(true), c.fulfillment.down(true))
 	}
+	errs = append(errs, w.closeDepots())
 	w.net.Close()
 	if c := w.centre; c != nil {
 		for _, db := range []*sqldb.DB{c.verifierDB, c.stockDB, c.paymentDB} {
@@ -297,11 +302,14 @@ func (w *world) stop() error {
 func (w *world) createDrops(ctx context.Context) error {
 	catalogue := fulfillmentv1.NewCatalogServiceClient(w.net.Conn("operator", "fulfillment"))
 	for i, d := range w.cfg.Drops {
-		answer, err := catalogue.CreateDrop(ctx, &fulfillmentv1.CreateDropRequest{
-			RequestId: fmt.Sprintf("drop-%d", i), ChannelId: "demo", Title: d.Title, Units: uint32(d.Units),
-			Price:    &offerv1.Money{CurrencyCode: currencies[i%len(currencies)], MinorUnits: int64(1000 + i)},
+		request := &fulfillmentv1.CreateDropRequest{
+			RequestId: fmt.Sprintf("drop-%d", i), ChannelId: "demo", Title: d.Title, Units: uint32(d.Units), Price: d.price(d.Price),
 			OpenTime: timestamppb.New(w.start.Add(d.Opens)), Duration: durationpb.New(d.Lasts),
-		})
+		}
+		if d.Physical {
+			request.GoodsKind, request.Sku = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, sku
+		}
+		answer, err := catalogue.CreateDrop(ctx, request)
 		if err != nil {
 			return fmt.Errorf("creating drop %q: %w", d.Title, err)
 		}
@@ -309,6 +317,12 @@ func (w *world) createDrops(ctx context.Context) error {
 	}
 	return nil
 }
+
+// packWithin is how long a depot may take, and priceLocks how many a session gets: so little that worlds see both end.
+const (
+	packWithin = 15 * time.Second
+	priceLocks = 2
+)
 
 // currencies of the drops, in turn, so that sums per currency are sums per currency.
 var currencies = []string{"EUR", "USD", "JPY"}
@@ -343,7 +357,7 @@ func isViewer(host string) bool { return strings.HasPrefix(host, "viewer-") }
 
 func (w *world) place(host string) string {
 	switch host {
-	case "verifier", "fulfillment", "operator", "observer":
+	case "verifier", "fulfillment", "operator", "observer", "finance":
 		return w.cfg.Centre
 	}
 	if _, home, ok := strings.Cut(host, "@"); ok {

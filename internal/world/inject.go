@@ -3,6 +3,7 @@ package world
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,8 +140,11 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 }
 
 func (h *host) kind() string {
-	if h.name == "verifier" || h.name == "fulfillment" {
+	switch {
+	case h.name == "verifier" || h.name == "fulfillment":
 		return h.name
+	case slices.Contains(Depots, h.name):
+		return "depot"
 	}
 	return "node"
 }

@@ -1,46 +1,12 @@
 package world
 
 import (
-	"maps"
 	"slices"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
-	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
-
-func oneCapture(e *Evidence, x *index, broken func(string, ...any)) {
-	charges, provider, posted := map[string]int{}, map[string]int64{}, map[string]int64{}
-	for _, c := range e.Charges {
-		charges[c.Purchase]++
-		provider[c.Currency] += c.MinorUnits
-		p := x.purchases[c.Purchase]
-		switch {
-		case p == nil:
-			broken("a charge for purchase %s, which the verifier does not know", c.Purchase)
-		case p.MinorUnits != c.MinorUnits || p.Currency != c.Currency:
-			broken("purchase %s costs %d %s and was charged %d %s", c.Purchase, p.MinorUnits, p.Currency, c.MinorUnits, c.Currency)
-		}
-	}
-	for _, p := range e.Purchases {
-		want := 0
-		if p.State == saga.Captured || p.State == saga.Ordered || p.State == saga.Delivered {
-			want = 1
-		}
-		if charges[p.ID] != want {
-			broken("purchase %s is %v and was charged %d times", p.ID, p.State, charges[p.ID])
-		}
-	}
-	for _, p := range e.Postings {
-		if p.Account == ledger.ProviderReceivable {
-			posted[p.Currency] += p.MinorUnits
-		}
-	}
-	if !maps.Equal(provider, posted) {
-		broken("the provider's books say %v, the ledger says %v", provider, posted)
-	}
-}
 
 func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 	for _, f := range x.forged {
@@ -108,34 +74,6 @@ func noUnitDenied(e *Evidence, _ *index, broken func(string, ...any)) {
 	}
 }
 
-func booksBalance(e *Evidence, x *index, broken func(string, ...any)) {
-	sums := map[[3]string]int64{}
-	for _, p := range e.Postings {
-		sums[[3]string{p.Purchase, p.Kind, p.Currency}] += p.MinorUnits
-	}
-	for _, transaction := range slices.SortedFunc(maps.Keys(sums), func(a, b [3]string) int { return slices.Compare(a[:], b[:]) }) {
-		if sum := sums[transaction]; sum != 0 {
-			broken("the postings of %v sum to %d", transaction, sum)
-		}
-	}
-	vouchers := map[string]int{}
-	for _, v := range e.Vouchers {
-		vouchers[v.Token]++
-		if x.byToken[v.Token] == nil {
-			broken("a voucher without a purchase")
-		}
-	}
-	for _, p := range e.Purchases {
-		want := 0
-		if p.State == saga.Voucher {
-			want = 1
-		}
-		if vouchers[p.Token] != want {
-			broken("purchase %s is %v and has %d vouchers", p.ID, p.State, vouchers[p.Token])
-		}
-	}
-}
-
 func oneWinner(e *Evidence, x *index, broken func(string, ...any)) {
 	sessions := map[string]string{}
 	for _, r := range x.receipts {
@@ -152,7 +90,7 @@ func oneWinner(e *Evidence, x *index, broken func(string, ...any)) {
 		if session, known := sessions[p.Token]; known && session != p.Session {
 			broken("purchase %s belongs to another session than its receipts", p.ID)
 		}
-		if p.State == saga.Delivered {
+		if p.State.Earned() {
 			if share[[2]string{p.Drop, p.Session}]++; share[[2]string{p.Drop, p.Session}] > 1 {
 				broken("one session got %d units of drop %s", share[[2]string{p.Drop, p.Session}], p.Drop)
 			}
@@ -163,7 +101,7 @@ func oneWinner(e *Evidence, x *index, broken func(string, ...any)) {
 				winners++
 			}
 		}
-		if want := p.State == saga.Delivered; winners > 1 || want && winners != 1 {
+		if want := p.State.Earned(); winners > 1 || want && winners != 1 {
 			broken("purchase %s is %v and has %d winners", p.ID, p.State, winners)
 		}
 	}
@@ -192,6 +130,16 @@ func replaysAgree(e *Evidence, x *index, broken func(string, ...any)) {
 	}
 }
 
+// orderDead stands for the states that follow a dead order.
+const orderDead saga.State = -1
+
+// ends are what the ends of an order make of its purchase.
+var ends = map[int]saga.State{
+	int(fulfillmentv1.OrderState_ORDER_STATE_DELIVERED): saga.Delivered,
+	int(fulfillmentv1.OrderState_ORDER_STATE_SHIPPED):   saga.Shipped,
+	int(fulfillmentv1.OrderState_ORDER_STATE_DEAD):      orderDead,
+}
+
 func jobsHaveEffects(e *Evidence, x *index, broken func(string, ...any)) {
 	for _, j := range e.Jobs {
 		broken("a job %q is not done", j.Kind)
@@ -199,20 +147,21 @@ func jobsHaveEffects(e *Evidence, x *index, broken func(string, ...any)) {
 	orders := map[string]Order{}
 	for _, o := range e.Orders {
 		orders[o.Purchase] = o
-		if p := x.purchases[o.Purchase]; p == nil || p.State != saga.Delivered {
-			broken("order %s is for purchase %s, which is not delivered", o.ID, o.Purchase)
+		p := x.purchases[o.Purchase]
+		if p == nil || ends[o.State] == 0 || p.State != ends[o.State] && !(ends[o.State] == orderDead && p.Reason == saga.OrderFailed) {
+			broken("order %s, in state %d, does not agree with its purchase %s", o.ID, o.State, o.Purchase)
 		}
 	}
 	for _, p := range e.Purchases {
-		if p.State != saga.Delivered {
+		if !p.State.Earned() && p.Reason != saga.OrderFailed {
 			continue
 		}
 		o, placed := orders[p.ID]
 		switch {
 		case !placed:
-			broken("purchase %s is delivered and has no order", p.ID)
-		case o.State != int(fulfillmentv1.OrderState_ORDER_STATE_DELIVERED) || o.Serial != p.Serial || o.Drop != p.Drop || o.LicenceKey != p.LicenceKey:
-			broken("purchase %s, unit %d, does not agree with its order, unit %d in state %d", p.ID, p.Serial, o.Serial, o.State)
+			broken("purchase %s is %v and has no order", p.ID, p.State)
+		case o.Serial != p.Serial || o.Drop != p.Drop || o.LicenceKey != p.LicenceKey:
+			broken("purchase %s, unit %d, does not agree with its order, unit %d", p.ID, p.Serial, o.Serial)
 		}
 	}
 	units := map[[2]string]Unit{}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
-	"github.com/rimlight/rimlight/verifier/saga"
 )
 
 // States of a unit and of a candidate, as the stores number them.
@@ -30,8 +29,10 @@ func oneOrderPerUnit(e *Evidence, x *index, broken func(string, ...any)) {
 			broken("%s has the orders %s and %s", unit, other, o.ID)
 		}
 		orders[unit] = o.ID
-		if o.State == int(fulfillmentv1.OrderState_ORDER_STATE_DELIVERED) {
+		if end := ends[o.State]; end.Earned() {
 			delivered[o.Drop]++
+		}
+		if o.LicenceKey != "" {
 			if other, taken := keys[o.LicenceKey]; taken {
 				broken("the orders %s and %s have one licence key", other, o.ID)
 			}
@@ -49,7 +50,7 @@ func stockAddsUp(e *Evidence, x *index, broken func(string, ...any)) {
 	count := map[string]int{}
 	held := map[string]*Purchase{}
 	for i := range e.Purchases {
-		if p := &e.Purchases[i]; p.State == saga.Delivered {
+		if p := &e.Purchases[i]; p.State.Earned() {
 			held[fmt.Sprintf("%s/%d", p.Drop, p.Serial)] = p
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/balance"
 	"github.com/rimlight/rimlight/internal/world"
 	"github.com/rimlight/rimlight/region/journal"
 	"github.com/rimlight/rimlight/verifier/payment"
@@ -183,6 +184,7 @@ var lies = []doctored{
 	{"pause", "a drop was paused all the while and sold", func(e *world.Evidence) {
 		e.Pauses = []world.Pause{{Drop: delivered(e).Drop, To: e.Settled}}
 	}},
+	{"audit", "an equation does not hold", func(e *world.Evidence) { e.Equations = []balance.Equation{{Law: "all is well"}} }},
 	{"edge", "a service answered INTERNAL", func(e *world.Evidence) { e.Misdeeds = map[string]int{"a method": 1} }},
 	{"edge", "a viewer got an answer that is none", func(e *world.Evidence) { e.Surprises = []string{"UNKNOWN"} }},
 }
@@ -198,17 +200,7 @@ func winnerOf(e *world.Evidence, token string) world.Candidate {
 // Each law notices each lie that it is about.
 func TestLawsNoticeLies(t *testing.T) {
 	t.Parallel()
-	var truth *world.Evidence
-	synctest.Test(t, func(t *testing.T) {
-		var err error
-		if truth, err = world.Play(t.Context(), world.Calm(7).Scaled(10)); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if r := world.Judge(truth); len(r.Violations) > 0 {
-		t.Fatal(r)
-	}
-	all := lies
+	truth, all := tellTruth(t, world.Calm(7).Scaled(10)), lies
 	for name, form := range world.CanaryForms() {
 		all = append(all, doctored{"I12", "a viewer's data is in the log, " + name, func(e *world.Evidence) {
 			e.Heard += fmt.Sprintf(`{"level":"WARN","error":"..%s.."}`, form)
@@ -221,6 +213,31 @@ func TestLawsNoticeLies(t *testing.T) {
 			e.Heard += string(b)
 		}})
 	}
+	noticed := noticeLies(t, truth, all)
+	for _, law := range []string{"audit", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "return", "room", "edge"} {
+		if !noticed[law] {
+			t.Errorf("nobody lied about %s", law)
+		}
+	}
+}
+
+// tellTruth plays a world that keeps every law.
+func tellTruth(t *testing.T, cfg world.Config) (truth *world.Evidence) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var err error
+		if truth, err = world.Play(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if r := world.Judge(truth); len(r.Violations) > 0 {
+		t.Fatal(r)
+	}
+	return truth
+}
+
+// noticeLies tells each lie to the laws, and which laws lies were told about.
+func noticeLies(t *testing.T, truth *world.Evidence, all []doctored) map[string]bool {
 	noticed := map[string]bool{}
 	for _, d := range all {
 		t.Run(d.law+" "+d.lie, func(t *testing.T) {
@@ -232,11 +249,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		})
 		noticed[d.law] = true
 	}
-	for _, law := range []string{"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "return", "room", "edge"} {
-		if !noticed[law] {
-			t.Errorf("nobody lied about %s", law)
-		}
-	}
+	return noticed
 }
 
 func clone(t *testing.T, e *world.Evidence) *world.Evidence {

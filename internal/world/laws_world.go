@@ -24,6 +24,12 @@ func nothingLeaks(e *Evidence, _ *index, broken func(string, ...any)) {
 		if end.LicenceKey != "" {
 			secret[end.LicenceKey] = "a licence key"
 		}
+		if end.Voucher != "" {
+			secret[end.Voucher] = "a voucher"
+		}
+	}
+	if e.Addresses > 0 {
+		broken("%d orders whose parcels left, or never will, and the address is still kept", e.Addresses)
 	}
 	isWord := func(r rune) bool {
 		return r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'

@@ -18,19 +18,23 @@ type moody struct {
 }
 
 func (m *moody) call(ctx context.Context, do func() (payment.Intent, error)) (payment.Intent, error) {
+	return inMood(ctx, m, do)
+}
+
+func inMood[T any](ctx context.Context, m *moody, do func() (T, error)) (none T, err error) {
 	if !m.w.weather.paymentsFail() {
 		return do()
 	}
 	switch m.draw(3) {
 	case 0:
-		return payment.Intent{}, payment.ErrRetryable
+		return none, payment.ErrRetryable
 	case 1:
-		if in, err := do(); err != nil {
-			return in, err
+		if answer, err := do(); err != nil {
+			return answer, err
 		}
 	}
 	<-ctx.Done()
-	return payment.Intent{}, payment.ErrUnknownOutcome
+	return none, payment.ErrUnknownOutcome
 }
 
 func (m *moody) draw(n byte) byte {
@@ -97,4 +101,14 @@ func (m *moody) Capture(ctx context.Context, id string) (payment.Intent, error) 
 // Cancel implements payment.Provider.
 func (m *moody) Cancel(ctx context.Context, id string) (payment.Intent, error) {
 	return m.call(ctx, func() (payment.Intent, error) { return m.Provider.Cancel(ctx, id) })
+}
+
+// Refund implements payment.Provider.
+func (m *moody) Refund(ctx context.Context, key string, r payment.RefundRequest) (payment.Refund, error) {
+	return inMood(ctx, m, func() (payment.Refund, error) { return m.Provider.Refund(ctx, key, r) })
+}
+
+// Refunds implements payment.Provider.
+func (m *moody) Refunds(ctx context.Context, intentID string) ([]payment.Refund, error) {
+	return inMood(ctx, m, func() ([]payment.Refund, error) { return m.Provider.Refunds(ctx, intentID) })
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/wan"
+	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
 // tokenTTL is how long an offer stands: the catalogue's default arm.
@@ -40,6 +41,9 @@ type viewerPlan struct {
 	Session   [16]byte
 	RequestID string
 	Details   string // empty: none, and no consent for delivery
+
+	aftermath
+	voucher string // that it spends; empty: none
 }
 
 // Secrets of viewers begin with canary wherever it may be: nothing that is logged or answered as an error may hold it.
@@ -109,8 +113,12 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 	for i := len(canary) + 2; i < len(v.Session); i++ {
 		v.Session[i] = byte(session.Uint32())
 	}
-	if r.IntN(3) == 0 {
-		v.Details = fmt.Sprintf("%s-details-%s", canary, hex.EncodeToString(v.Session[12:]))
+	if r.IntN(3) == 0 || d.Physical {
+		v.address()
+	}
+	v.aftermath = c.newAftermath(number)
+	if v.Habit == Fails {
+		v.Payment = Payment{Reference: testpsp.RefDecline}
 	}
 	if v.Habit == TapsLate {
 		v.Think = tokenTTL + dropclock.Grace + 2*c.Skew + time.Second + v.Think
@@ -121,9 +129,14 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 	return v
 }
 
+// address says where goods go.
+func (v *viewerPlan) address() {
+	v.Details = fmt.Sprintf("%s-details-%s", canary, hex.EncodeToString(v.Session[12:]))
+}
+
 // willing tells viewers who buy if they can.
 func (v *viewerPlan) willing() bool {
-	return !v.Abandons && !slices.Contains([]Habit{TapsLate, Steals, Vanishes, Shares}, v.Habit)
+	return !v.Abandons && !slices.Contains([]Habit{TapsLate, Steals, Vanishes, Shares, Fails}, v.Habit)
 }
 
 func pick[T any](r *rand.Rand, from []Weighted[T]) T {

@@ -27,6 +27,8 @@ type Report struct {
 	// Faults counts those of hosts and links; Network those of messages.
 	Faults  map[string]int
 	Network simnet.Stats
+	// Choices that were taken, Refunds that are done, Spent vouchers (uses of them) and Parcels that left.
+	Choices, Refunds, Spent, Parcels int
 	// TapToReceipt is how long each viewer waited for its first receipt, by viewer.
 	TapToReceipt map[int]time.Duration
 	Violations   []Violation
@@ -68,7 +70,7 @@ func Judge(e *Evidence) *Report {
 			d.Accepted++
 		}
 		switch p.State {
-		case saga.Delivered:
+		case saga.Delivered, saga.Shipped:
 			d.Sold++
 		case saga.Voucher:
 			d.Vouchers++
@@ -84,6 +86,12 @@ func Judge(e *Evidence) *Report {
 	for _, p := range e.Purchases { // a cancelled token is one too, and may never have been accepted
 		if len(x.candidates[p.Token]) > 0 {
 			r.Accepted++
+		}
+	}
+	r.Choices, r.Spent, r.Parcels = len(e.Choices), len(e.Uses), len(e.Parcels)
+	for _, refund := range e.Refunds {
+		if refund.State == refundDone {
+			r.Refunds++
 		}
 	}
 	r.Duplicates = len(e.Candidates) - r.Accepted
@@ -111,6 +119,7 @@ func reasonName(r saga.Reason) string {
 	return map[saga.Reason]string{
 		saga.TokenExpired: "token expired", saga.Cancelled: "cancelled", saga.ViewerLimit: "viewer limit", saga.PaymentDeclined: "payment declined",
 		saga.PaymentWindowOver: "payment window over", saga.UnitDenied: "unit denied",
+		saga.OrderFailed: "order failed", saga.VoucherUnusable: "voucher unusable",
 	}[r]
 }
 
@@ -132,6 +141,9 @@ func (r *Report) Summary() string {
 	for _, d := range r.Drops {
 		fmt.Fprintf(&b, "  %-10s %4d units, %4d viewers, %4d willing: %4d accepted, %4d sold (%.1f %%), %d vouchers, %d refused\n",
 			d.Title, d.Units, d.Viewers, d.Willing, d.Accepted, d.Sold, 100*d.SellThrough(), d.Vouchers, d.Refused)
+	}
+	if r.Parcels > 0 {
+		fmt.Fprintf(&b, "  %d parcels left, %d choices were taken, %d refunds made, vouchers used %d times\n", r.Parcels, r.Choices, r.Refunds, r.Spent)
 	}
 	for _, counts := range []struct {
 		name string

@@ -11,7 +11,7 @@ import (
 
 // Aims of a schedule: which faults and viewers it draws most.
 const (
-	// AnyAim is every kind of fault; a quarter of the seeds have AimMarket's.
+	// AnyAim is every kind of fault; a quarter of the seeds have AimMarket's, and an eighth AimMoney's viewers and goods.
 	AnyAim = ""
 	// AimMarket is what I14 is about: partitions and dead nodes, and more viewers than units.
 	AimMarket = "market"
@@ -23,6 +23,9 @@ const (
 	AimRoom = "room"
 	// AimPayments are declines, actions and outages of the provider.
 	AimPayments = "payments"
+	// AimMoney is what happens to money that was taken: parcels that never come, choices, refunds, and a later drop where
+	// vouchers are spent.
+	AimMoney = "money"
 )
 
 // kinds of faults, by how often an aim draws them.
@@ -36,6 +39,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimDisks:    {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
 	AimRoom:     {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
 	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+	AimMoney:    {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
 }
 
 // faultsDrawn is how many faults a schedule has.
@@ -52,6 +56,7 @@ func Torture(seed uint64, aim string) Config {
 	if aim == AnyAim && r.IntN(4) == 0 {
 		aim = AimMarket
 	}
+	money := aim == AimMoney || aim == AnyAim && cfg.draws("money", 0).IntN(6) == 0
 	cfg.Loss, cfg.Duplication = []float64{0, 0.01, 0.05}[r.IntN(3)], []float64{0, 0.02, 0.1}[r.IntN(3)]
 	cfg.Skew = []time.Duration{0, 300 * time.Millisecond}[r.IntN(2)]
 	if aim == AimCrashes {
@@ -72,6 +77,9 @@ func Torture(seed uint64, aim string) Config {
 			{Title: "scarce", Units: 1 + r.IntN(3), Viewers: 14, Opens: 15 * time.Second, Lasts: 30 * time.Second},
 		}
 	}
+	if money {
+		cfg.sellParcels()
+	}
 	for len(cfg.Schedule) < faultsDrawn {
 		f := cfg.drawFault(r, pick(r, kinds[aim]))
 		if aim == AimMarket && f.Kind != Cut && !slices.Contains(cfg.Regions, f.Host) {
@@ -82,6 +90,9 @@ func Torture(seed uint64, aim string) Config {
 			before := time.Duration(r.Int64N(int64(8 * time.Second)))
 			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - before, For: before + time.Second})
 		}
+	}
+	if money {
+		cfg.troubleDepots()
 	}
 	slices.SortStableFunc(cfg.Schedule, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return cfg
@@ -99,7 +110,7 @@ var troubledPayments = []Weighted[Payment]{
 	{1, Payment{Reference: testpsp.Ref500Once}},
 }
 
-// drawFault draws one fault between the arming of the first drop and half a minute after the last one closed.
+// drawFault draws one fault between the arming of the first drop and about half a minute after the last one closed.
 func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 	f := Fault{Kind: kind}
 	node := func() string { return c.Regions[r.IntN(len(c.Regions))] }
@@ -107,7 +118,11 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 	upTo := func(shortest, longest time.Duration) time.Duration {
 		return shortest + time.Duration(r.Int64N(int64(longest-shortest)))
 	}
-	f.At = upTo(8*time.Second, 80*time.Second)
+	last := time.Duration(0)
+	for _, d := range c.Drops {
+		last = max(last, d.Opens+d.Lasts)
+	}
+	f.At = upTo(8*time.Second, last+27*time.Second)
 	f.For = upTo(500*time.Millisecond, 12*time.Second)
 	switch f.Kind {
 	case Cut:

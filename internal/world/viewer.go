@@ -90,6 +90,10 @@ func (v *viewer) visit(ctx context.Context) {
 		v.claim(ctx)
 		return
 	}
+	if v.Habit == Fails && !v.Abandons {
+		v.failOnPurpose(ctx)
+		return
+	}
 	token, ok := v.ask(ctx, v.RequestID)
 	if !ok || !sleep(ctx, v.Think) || v.Abandons {
 		return
@@ -134,15 +138,20 @@ func (v *viewer) visit(ctx context.Context) {
 // roam makes one call as a router would: at the nearest region, and elsewhere when that cannot serve it now. After a
 // round of all it waits a little, until patience ends.
 func (v *viewer) roam(ctx context.Context, call func(context.Context, string) error) (tries int, err error) {
+	return v.insist(ctx, v.draws, v.route, call)
+}
+
+// insist is roam along a route, for calls beside the viewer's visit.
+func (v *viewer) insist(ctx context.Context, draws *rand.Rand, route []string, call func(context.Context, string) error) (tries int, err error) {
 	end := time.Now().Add(patience)
 	for {
-		for _, region := range v.route {
+		for _, region := range route {
 			tries++
 			if err = v.try(ctx, region, call); !elsewhere(err) || ctx.Err() != nil {
 				return tries, err
 			}
 		}
-		if wait := pause/2 + time.Duration(v.draws.Int64N(int64(pause))); time.Now().After(end) || !sleep(ctx, wait) {
+		if wait := pause/2 + time.Duration(draws.Int64N(int64(pause))); time.Now().After(end) || !sleep(ctx, wait) {
 			return tries, err
 		}
 	}
@@ -212,6 +221,7 @@ func (v *viewer) order(token string) *offerv1.RedeemOfferRequest {
 	return &offerv1.RedeemOfferRequest{
 		Hints: v.hints(), OfferToken: token, ViewerSessionId: v.Session[:],
 		PaymentReference: v.reference(), DeliveryDetails: []byte(v.Details), Consent: v.consent(),
+		Voucher: v.voucher,
 	}
 }
 
@@ -270,9 +280,7 @@ func (v *viewer) claim(ctx context.Context) {
 	}
 	request := &offerv1.ClaimOfferRequest{
 		Hints: v.hints(), ViewerSessionId: v.Session[:], Consent: v.consent(), PaymentReference: v.reference(),
-		DeliveryDetails: []byte(v.Details), MaxPrice: &offerv1.Money{
-			CurrencyCode: currencies[v.Drop%len(currencies)], MinorUnits: int64(1000 + v.Drop),
-		},
+		DeliveryDetails: []byte(v.Details), MaxPrice: v.w.cfg.Drops[v.Drop].price(v.w.cfg.Drops[v.Drop].Price),
 	}
 	for round := range 2 {
 		tapped := time.Since(v.w.start)

@@ -27,6 +27,7 @@ type Ending struct {
 	Reason     string
 	Outcome    string
 	LicenceKey string
+	Voucher    string
 }
 
 // No is a viewer who was told for good that it bought nothing.
@@ -51,7 +52,10 @@ type witness struct {
 	downs     []Down
 	noes      []No
 	pauses    []Pause
-	surprises []string // answers that the protocol does not allow
+	choices   []Choice
+	refunds   []RefundAnswer
+	begun     map[string]bool // what is done once for a purchase, however many receipts it has
+	surprises []string        // answers that the protocol does not allow
 }
 
 func (w *witness) answer(a Answer) {
@@ -88,6 +92,30 @@ func (w *witness) no(n No) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noes = append(w.noes, n)
+}
+
+func (w *witness) choice(c Choice) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.choices = append(w.choices, c)
+}
+
+// first tells whether something happens for the first time.
+func (w *witness) first(what string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.begun == nil {
+		w.begun = map[string]bool{}
+	}
+	again := w.begun[what]
+	w.begun[what] = true
+	return !again
+}
+
+func (w *witness) refund(r RefundAnswer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refunds = append(w.refunds, r)
 }
 
 func (w *witness) down(d Down) {

@@ -57,6 +57,9 @@ type world struct {
 	nodes   []*node
 	disksOf map[string]int // how many a region's node has had
 
+	depots  []*depot
+	carrier carrier
+
 	life       context.Context // ends when everything has settled
 	background sync.WaitGroup
 
