@@ -74,7 +74,7 @@ func (s *Service) closeLease(ctx context.Context, l *fulfillmentv1.QuarantinedLe
 		return nil
 	}
 	dead, err := s.store.Read().Tombstoned(ctx, leaseID)
-	if err == nil && !dead && !mutant.On(mutant.CloseUntombstoned) {
+	if err == nil && !dead[leaseID] && !mutant.On(mutant.CloseUntombstoned) {
 		err = s.store.Write(ctx, func(tx *store.Tx) error { return tx.Tombstone(ctx, leaseID, s.deps.Now().UnixMicro()) })
 	}
 	if err != nil {

@@ -70,12 +70,16 @@ func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersRespo
 	strange := 0
 	err := s.store.Write(ctx, func(tx *store.Tx) error {
 		strange = 0
+		purchases, err := tx.PurchasesByPublicID(ctx, endedPurchases(m.GetOrders()))
+		if err != nil {
+			return err
+		}
 		for _, o := range m.GetOrders() {
 			event, ok := orderEvents[o.GetState()]
 			if !ok {
 				continue
 			}
-			err := s.deliverOne(ctx, tx, o, event)
+			err := s.deliverOne(ctx, tx, purchases, o, event)
 			if errors.Is(err, store.ErrNotFound) || errors.Is(err, saga.ErrIllegal) {
 				strange++
 			} else if err != nil {
@@ -98,24 +102,39 @@ var orderEvents = map[fulfillmentv1.OrderState]saga.Event{
 	fulfillmentv1.OrderState_ORDER_STATE_DEAD:      saga.OrderDead,
 }
 
-func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, o *fulfillmentv1.Order, event saga.Event) error {
+// endedPurchases lists the purchases of orders that came to an end.
+func endedPurchases(orders []*fulfillmentv1.Order) (purchaseIDs []store.ID) {
+	for _, o := range orders {
+		if id, err := store.ParseHex(o.GetPurchaseId()); err == nil && orderEvents[o.GetState()] != 0 { // else it is nobody's
+			purchaseIDs = append(purchaseIDs, id)
+		}
+	}
+	return purchaseIDs
+}
+
+func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, purchases map[store.ID]*store.Purchase, o *fulfillmentv1.Order, event saga.Event) error {
 	purchaseID, err := store.ParseHex(o.GetPurchaseId())
 	if err != nil {
 		return store.ErrNotFound
 	}
-	p, err := tx.PurchaseByPublicID(ctx, purchaseID)
-	if err != nil {
-		return err
+	p := purchases[purchaseID]
+	if p == nil {
+		return store.ErrNotFound
 	}
 	sameNews := p.State == saga.Delivered && event == saga.OrderDelivered || p.State == saga.Shipped && event == saga.OrderShipped || p.Reason == saga.OrderFailed && event == saga.OrderDead
 	if sameNews {
 		return nil
 	}
-	p.LicenceKey = o.GetLicenceKey()
+	next := *p
+	next.LicenceKey = o.GetLicenceKey()
 	_, span := s.deps.Traces.Resume(ctx, s.traceOf(ctx, tx, p.TokenID), "verifier.outcome")
 	defer span.End()
 	span.Set("rimlight.order_state", o.GetState().String())
-	return s.apply(ctx, tx, &p, event)
+	if err := s.apply(ctx, tx, &next, event); err != nil {
+		return err
+	}
+	*p = next // the same order may come again in this message
+	return nil
 }
 
 // runDropSettler tells fulfillment about closed drops of which every purchase is final, until ctx ends.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -113,11 +114,15 @@ func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*
 		if err != nil {
 			return err
 		}
+		known, err := lookUp(ctx, tx, results)
+		if err != nil {
+			return err
+		}
 		for i, e := range entries {
 			ack.Sequence = max(ack.Sequence, e.GetSequence())
 			cause := causes[i]
 			if cause == nil {
-				cause = s.admit(ctx, tx, results[i], arrival+int64(i))
+				cause = s.admit(ctx, tx, known, results[i], arrival+int64(i))
 			}
 			switch {
 			case cause == nil:
@@ -161,7 +166,11 @@ func (s *Service) present(ctx context.Context, text string) (store.Purchase, err
 			if err != nil {
 				return err
 			}
-			return s.admit(ctx, tx, r, arrival)
+			known, err := lookUp(ctx, tx, results)
+			if err != nil {
+				return err
+			}
+			return s.admit(ctx, tx, known, r, arrival)
 		})
 		if err != nil {
 			return store.Purchase{}, fmt.Errorf("taking a receipt in: %w", err)
@@ -200,34 +209,62 @@ func sameUnit(c *store.Candidate, p *store.Purchase) bool {
 	return c.Serial == p.Serial && c.LeaseID == p.LeaseID
 }
 
+// known is what a batch of redemptions meets: the purchases of their tokens, as this transaction leaves them, and which of
+// their leases have tombstones.
+type known struct {
+	purchases map[store.ID]*store.Purchase
+	dead      map[store.ID]bool
+}
+
+// lookUp comes after the arrival numbers were taken: see store.Tombstone.
+func lookUp(ctx context.Context, tx *store.Tx, all []redemption) (k known, err error) {
+	var tokenIDs, leaseIDs []store.ID
+	for _, r := range all {
+		if r.receipt != "" { // else it is none
+			tokenIDs = append(tokenIDs, r.purchase.TokenID)
+			if !slices.Contains(leaseIDs, r.purchase.LeaseID) {
+				leaseIDs = append(leaseIDs, r.purchase.LeaseID)
+			}
+		}
+	}
+	if k.dead, err = tx.Tombstoned(ctx, leaseIDs...); err != nil {
+		return k, err
+	}
+	k.purchases, err = tx.Purchases(ctx, tokenIDs)
+	return k, err
+}
+
 // admit stores one genuine redemption: the first of its token makes the purchase, the same again changes nothing, any
 // other is a duplicate. errMismatch when the token's id is taken by another session or drop.
-func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival int64) error {
+func (s *Service) admit(ctx context.Context, tx *store.Tx, k known, r redemption, arrival int64) error {
 	now := s.deps.Now().UnixMicro()
 	c := store.Candidate{
 		TokenID: r.purchase.TokenID, NodeID: r.purchase.NodeID, Serial: r.purchase.Serial, LeaseID: r.purchase.LeaseID,
 		Arrival: arrival, State: store.Winner, Receipt: r.receipt,
 	}
-	late, err := tx.Tombstoned(ctx, c.LeaseID)
-	if err != nil {
-		return err
-	}
-	winner, err := tx.Purchase(ctx, r.purchase.TokenID)
-	if err == nil && mutant.On(mutant.NoKeyOnK) && (winner.Serial != r.purchase.Serial || winner.LeaseID != r.purchase.LeaseID) {
+	late := k.dead[c.LeaseID]
+	winner := k.purchases[r.purchase.TokenID]
+	if winner != nil && mutant.On(mutant.NoKeyOnK) && (winner.Serial != r.purchase.Serial || winner.LeaseID != r.purchase.LeaseID) {
 		r.purchase.TokenID[0], r.purchase.PurchaseID[0] = ^r.purchase.TokenID[0], ^r.purchase.PurchaseID[0]
 		c.TokenID = r.purchase.TokenID
-		winner, err = tx.Purchase(ctx, r.purchase.TokenID)
+		switch other, err := tx.Purchase(ctx, r.purchase.TokenID); {
+		case err == nil:
+			winner = &other
+		case errors.Is(err, store.ErrNotFound):
+			winner = nil
+		default:
+			return err
+		}
 	}
-	if errors.Is(err, store.ErrNotFound) {
-		return s.admitFirst(ctx, tx, r, &c, late, now)
-	}
-	if err != nil {
-		return err
+	if winner == nil {
+		p := r.purchase
+		k.purchases[p.TokenID] = &p
+		return s.admitFirst(ctx, tx, &p, &c, r.expired, late, now)
 	}
 	if winner.ViewerSessionID != r.purchase.ViewerSessionID || winner.DropID != r.purchase.DropID {
 		return errMismatch
 	}
-	known, err := tx.Candidates(ctx, winner.TokenID)
+	candidates, err := tx.Candidates(ctx, winner.TokenID)
 	if err != nil {
 		return err
 	}
@@ -235,11 +272,11 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 	if late {
 		c.State = store.Denied // it can have no unit, and there is none to release
 	}
-	for _, k := range known {
-		if sameRedemption(&k, &r.purchase) {
+	for _, other := range candidates {
+		if sameRedemption(&other, &r.purchase) {
 			return nil
 		}
-		if sameUnit(&k, &r.purchase) {
+		if sameUnit(&other, &r.purchase) {
 			c.State = store.Redundant // whatever happens to the unit happens through the other one
 		}
 	}
@@ -251,32 +288,31 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, r redemption, arrival
 			return err
 		}
 	}
-	tx.Announce(&winner) // again: the duplicate's node has not heard of this purchase
+	tx.Announce(winner) // again: the duplicate's node has not heard of this purchase
 	return nil
 }
 
 // admitFirst makes the purchase. late: its lease is being closed, so the viewer is made good at once.
-func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, r redemption, c *store.Candidate, late bool, now int64) error {
+func (s *Service) admitFirst(ctx context.Context, tx *store.Tx, p *store.Purchase, c *store.Candidate, expired, late bool, now int64) error {
 	first, commands := saga.New()
-	p := r.purchase
 	p.Arrival, p.State, p.StateTime = c.Arrival, first.State, now
-	if err := tx.InsertPurchase(ctx, &p); err != nil {
+	if err := tx.InsertPurchase(ctx, p); err != nil {
 		return err
 	}
 	if err := tx.InsertCandidate(ctx, c); err != nil {
 		return err
 	}
 	switch {
-	case r.expired:
-		return s.apply(ctx, tx, &p, saga.Expired)
+	case expired:
+		return s.apply(ctx, tx, p, saga.Expired)
 	case late:
-		return s.apply(ctx, tx, &p, saga.Denied)
+		return s.apply(ctx, tx, p, saga.Denied)
 	}
 	for _, command := range commands {
-		if err := s.obey(ctx, tx, &p, command, nil, store.DropTerms{}, s.deps.Now()); err != nil {
+		if err := s.obey(ctx, tx, p, command, nil, store.DropTerms{}, s.deps.Now()); err != nil {
 			return err
 		}
 	}
-	tx.Announce(&p)
+	tx.Announce(p)
 	return nil
 }

@@ -80,10 +80,18 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 	overLimit := map[store.ID]bool{}
 	var claims []*fulfillmentv1.UnitClaim
 	claimed := map[store.ID]int{} // token id to its place in claims
+	purchases, err := s.store.Read().Purchases(ctx, tokenIDs(jobs))
+	if err != nil {
+		return err
+	}
+	earlier, err := s.store.Read().EarlierOfViewers(ctx, tokenIDs(jobs))
+	if err != nil {
+		return err
+	}
 	for _, j := range jobs {
-		p, err := s.store.Read().Purchase(ctx, j.TokenID)
-		if err != nil {
-			return err
+		p := purchases[j.TokenID]
+		if p == nil {
+			return fmt.Errorf("settling units: %w", store.ErrNotFound)
 		}
 		if p.State != saga.Received {
 			continue // done before; the job goes below
@@ -92,17 +100,12 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 		if err != nil {
 			return err
 		}
-		limit := terms.MaxPerViewer
-		earlier, err := s.store.Read().EarlierOfViewer(ctx, &p)
-		if err != nil {
-			return err
-		}
-		if limit > 0 && earlier >= limit && !mutant.On(mutant.CapIgnored) {
+		if limit := terms.MaxPerViewer; limit > 0 && earlier[j.TokenID] >= limit && !mutant.On(mutant.CapIgnored) {
 			overLimit[j.TokenID] = true
 			continue
 		}
 		claimed[j.TokenID] = len(claims)
-		claims = append(claims, unitClaim(&p, p.Serial, p.LeaseID))
+		claims = append(claims, unitClaim(p, p.Serial, p.LeaseID))
 	}
 	var results []*fulfillmentv1.SettleResult
 	if len(claims) > 0 {
@@ -117,13 +120,21 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 		}
 	}
 	return s.store.Write(ctx, func(tx *store.Tx) error {
+		purchases, err := tx.Purchases(ctx, tokenIDs(jobs))
+		if err != nil {
+			return err
+		}
+		candidates, err := tx.CandidatesOf(ctx, tokenIDs(jobs))
+		if err != nil {
+			return err
+		}
 		for _, j := range jobs {
 			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
 				return err
 			}
-			p, err := tx.Purchase(ctx, j.TokenID)
-			if err != nil {
-				return err
+			p := purchases[j.TokenID]
+			if p == nil {
+				return store.ErrNotFound
 			}
 			event := saga.OverLimit
 			if !overLimit[j.TokenID] {
@@ -136,7 +147,7 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 					event = saga.Settled
 				}
 			}
-			if err := s.apply(ctx, tx, &p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
+			if err := s.applyTo(ctx, tx, p, candidates[j.TokenID], event); err != nil && !errors.Is(err, saga.ErrIllegal) {
 				return err
 			}
 		}
@@ -144,13 +155,26 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 	})
 }
 
+// tokenIDs lists the purchases of jobs.
+func tokenIDs(jobs []store.Job) []store.ID {
+	list := make([]store.ID, len(jobs))
+	for i, j := range jobs {
+		list[i] = j.TokenID
+	}
+	return list
+}
+
 // placeOrders hands paid purchases over. The jobs are the outbox: they were added with the ledger's postings.
 func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 	request := &fulfillmentv1.PlaceOrdersRequest{}
+	purchases, err := s.store.Read().Purchases(ctx, tokenIDs(jobs))
+	if err != nil {
+		return err
+	}
 	for _, j := range jobs {
-		p, err := s.store.Read().Purchase(ctx, j.TokenID)
-		if err != nil {
-			return err
+		p := purchases[j.TokenID]
+		if p == nil {
+			return fmt.Errorf("placing orders: %w", store.ErrNotFound)
 		}
 		if p.State != saga.Captured {
 			continue // fulfillment has the order, and told what became of it before it answered
@@ -166,7 +190,7 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		if !terms.Physical {
 			continue
 		}
-		delivery, err := s.delivery(ctx, &p)
+		delivery, err := s.delivery(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -185,13 +209,17 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 		}
 	}
 	return s.store.Write(ctx, func(tx *store.Tx) error {
+		purchases, err := tx.Purchases(ctx, tokenIDs(jobs))
+		if err != nil {
+			return err
+		}
 		for _, j := range jobs {
-			p, err := tx.Purchase(ctx, j.TokenID)
-			if err != nil {
-				return err
+			p := purchases[j.TokenID]
+			if p == nil {
+				return store.ErrNotFound
 			}
 			// Illegal when the news of the delivery was faster than this answer.
-			if err := s.apply(ctx, tx, &p, saga.OrderPlaced); err != nil && !errors.Is(err, saga.ErrIllegal) {
+			if err := s.apply(ctx, tx, p, saga.OrderPlaced); err != nil && !errors.Is(err, saga.ErrIllegal) {
 				return err
 			}
 			if err := tx.Finish(ctx, j); err != nil {
@@ -224,12 +252,16 @@ func (s *Service) delivery(ctx context.Context, p *store.Purchase) (*fulfillment
 // releaseUnits frees units that no path can settle any more.
 func (s *Service) releaseUnits(ctx context.Context, jobs []store.Job) error {
 	request := &fulfillmentv1.ReleaseUnitsRequest{}
+	purchases, err := s.store.Read().Purchases(ctx, tokenIDs(jobs))
+	if err != nil {
+		return err
+	}
 	for _, j := range jobs {
-		p, err := s.store.Read().Purchase(ctx, j.TokenID)
-		if err != nil {
-			return err
+		p := purchases[j.TokenID]
+		if p == nil {
+			return fmt.Errorf("releasing units: %w", store.ErrNotFound)
 		}
-		request.Claims = append(request.Claims, unitClaim(&p, j.Serial, j.LeaseID))
+		request.Claims = append(request.Claims, unitClaim(p, j.Serial, j.LeaseID))
 	}
 	callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()

@@ -130,11 +130,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, event saga.Event) error {
 	ctx, span := telemetry.Start(ctx, "ledger.commit")
 	defer span.End()
-	return s.store.WriteShared(ctx, func(tx *store.Tx) error {
-		p, err := tx.Purchase(ctx, seen.TokenID)
-		if err != nil {
-			return err
-		}
+	return s.store.Change(ctx, seen.TokenID, func(tx *store.Tx, p *store.Purchase) error {
 		if p.Attempt != seen.Attempt || !p.State.AwaitsMoney() {
 			return nil
 		}
@@ -143,7 +139,7 @@ func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchas
 				return err
 			}
 		}
-		if err := s.apply(ctx, tx, &p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
+		if err := s.apply(ctx, tx, p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
 			return err
 		}
 		return nil
@@ -164,7 +160,7 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 		return in, err
 	}
 	if found {
-		return in, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
+		return in, s.keepIntent(ctx, p, in.ID)
 	}
 	key := p.PurchaseID.Hex() + "/" + strconv.Itoa(p.Attempt)
 	if fresh {
@@ -180,7 +176,12 @@ func (s *Service) intent(ctx context.Context, p *store.Purchase) (payment.Intent
 	if err != nil {
 		return in, err
 	}
-	return in, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.SetIntent(ctx, p.TokenID, p.Attempt, in.ID) })
+	return in, s.keepIntent(ctx, p, in.ID)
+}
+
+// keepIntent stores the intent of an attempt, unless the attempt is over or has another one.
+func (s *Service) keepIntent(ctx context.Context, seen *store.Purchase, id string) error {
+	return s.store.Change(ctx, seen.TokenID, func(tx *store.Tx, p *store.Purchase) error { return tx.SetIntent(ctx, p, seen.Attempt, id) })
 }
 
 // maxKeys bounds the fresh keys of one run of a job.

@@ -19,17 +19,23 @@ import (
 // apply moves a purchase along inside tx: the new state, everything that the saga commands, and the event. It is the
 // only place where a purchase changes its state. saga.ErrIllegal when the event does not fit any more.
 func (s *Service) apply(ctx context.Context, tx *store.Tx, p *store.Purchase, e saga.Event) error {
-	old := *p
-	var spares []store.Candidate
-	if p.State == saga.Received {
-		candidates, err := tx.Candidates(ctx, p.TokenID)
-		if err != nil {
+	var candidates []store.Candidate
+	if p.State == saga.Received { // later ones have no spares
+		var err error
+		if candidates, err = tx.Candidates(ctx, p.TokenID); err != nil {
 			return err
 		}
-		for _, c := range candidates {
-			if c.State == store.Spare {
-				spares = append(spares, c)
-			}
+	}
+	return s.applyTo(ctx, tx, p, candidates, e)
+}
+
+// applyTo is apply where the redemptions of a purchase that is only received were read already.
+func (s *Service) applyTo(ctx context.Context, tx *store.Tx, p *store.Purchase, candidates []store.Candidate, e saga.Event) error {
+	old := *p
+	var spares []store.Candidate
+	for _, c := range candidates {
+		if c.State == store.Spare {
+			spares = append(spares, c)
 		}
 	}
 	now := s.deps.Now()
@@ -108,7 +114,10 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 		if err != nil {
 			return err
 		}
-		return errors.Join(tx.Post(ctx, p, t, due), tx.SpendVoucher(ctx, p.TokenID))
+		if err := tx.Post(ctx, p, t, due); err != nil || !p.VoucherHeld {
+			return err
+		}
+		return tx.SpendVoucher(ctx, p.TokenID)
 	case saga.Promote:
 		return s.promote(ctx, tx, p, spares[0])
 	case saga.ReleaseWinner:

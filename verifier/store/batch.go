@@ -7,86 +7,141 @@ import (
 	"sync"
 )
 
-// batcher lets small changes that come at the same time share a commit: a commit waits for the disk, and most of the
-// cost of a payment's two short changes is that wait.
-type batcher struct {
+// queue lets small changes that come at the same time share a commit: a commit waits for the disk, and most of the cost of
+// a payment's two short changes is that wait.
+type queue[T any] struct {
 	leading chan struct{} // holds one token: its sender leads
 
 	mu      sync.Mutex // guards waiting
-	waiting []*change
+	waiting []*waiter[T]
 }
 
-type change struct {
-	fn   func(*Tx) error
-	tx   *Tx
+type waiter[T any] struct {
+	item T
 	err  error
 	done chan struct{} // closed when err is final
+}
+
+func newQueue[T any]() queue[T] { return queue[T]{leading: make(chan struct{}, 1)} }
+
+// do hands an item to lead, together with those that came while another lead was running, and returns the item's error,
+// which lead has set. lead outlives the item's context, which may be another caller's.
+func (q *queue[T]) do(ctx context.Context, item T, lead func(context.Context, []*waiter[T])) error {
+	w := &waiter[T]{item: item, done: make(chan struct{})}
+	q.mu.Lock()
+	q.waiting = append(q.waiting, w)
+	q.mu.Unlock()
+	select {
+	case <-w.done:
+		return w.err
+	case q.leading <- struct{}{}:
+	}
+	q.mu.Lock()
+	all := q.waiting
+	q.waiting = nil
+	q.mu.Unlock()
+	if len(all) > 0 { // the last leader may have taken this one too
+		lead(context.WithoutCancel(ctx), all)
+		for _, w := range all {
+			close(w.done)
+		}
+	}
+	<-q.leading
+	<-w.done
+	return w.err
 }
 
 // WriteShared is Write for small changes: those that wait while another transaction runs become one transaction, each
 // under its own savepoint, so that one that fails takes no other with it. It outlives its context, which may be another
 // caller's.
 func (s *Store) WriteShared(ctx context.Context, fn func(*Tx) error) error {
-	c := &change{fn: fn, done: make(chan struct{})}
-	s.batch.mu.Lock()
-	s.batch.waiting = append(s.batch.waiting, c)
-	s.batch.mu.Unlock()
-	select {
-	case <-c.done:
-		return c.err
-	case s.batch.leading <- struct{}{}:
-	}
-	s.batch.mu.Lock()
-	all := s.batch.waiting
-	s.batch.waiting = nil
-	s.batch.mu.Unlock()
-	if len(all) > 0 { // the last leader may have taken this one too
-		s.lead(context.WithoutCancel(ctx), all)
-	}
-	<-s.batch.leading
-	<-c.done
-	return c.err
+	return s.writes.do(ctx, fn, s.leadWrites)
 }
 
-// lead runs changes in one transaction and tells each what became of it.
-func (s *Store) lead(ctx context.Context, all []*change) {
+// leadWrites runs changes in one transaction and tells each what became of it.
+func (s *Store) leadWrites(ctx context.Context, all []*waiter[func(*Tx) error]) {
 	err := s.Write(ctx, func(tx *Tx) error {
-		for _, c := range all {
-			if err := c.run(ctx, tx); err != nil {
+		for _, w := range all {
+			if err := tx.nested(ctx, w); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, c := range all {
-		if c.err == nil {
-			c.err = err
+	for _, w := range all {
+		if w.err == nil {
+			w.err = err
 		}
-		close(c.done)
 	}
 }
 
-// run is one change under its savepoint. The error is one that spoils the whole transaction.
-func (c *change) run(ctx context.Context, tx *Tx) error {
-	c.tx = &Tx{Queries: tx.Queries, tx: tx.tx, skip: tx.skip}
-	if _, err := tx.tx.ExecContext(ctx, `SAVEPOINT change`); err != nil {
-		return fmt.Errorf("setting a savepoint: %w", err)
+// nested is one change under its savepoint. The error is one that spoils the whole transaction.
+func (tx *Tx) nested(ctx context.Context, w *waiter[func(*Tx) error]) error {
+	inner := newTx(tx.tx, tx.lock, tx.skip)
+	if _, err := tx.exec(ctx, "setting a savepoint", `SAVEPOINT change`); err != nil {
+		return err
 	}
-	if c.err = c.fn(c.tx); c.err != nil {
-		if _, err := tx.tx.ExecContext(ctx, `ROLLBACK TO SAVEPOINT change`); err != nil {
-			return errors.Join(c.err, fmt.Errorf("rolling back to a savepoint: %w", err))
+	if w.err = w.item(inner); w.err == nil {
+		w.err = inner.flush(ctx)
+	}
+	if w.err != nil {
+		if _, err := tx.exec(ctx, "rolling back to a savepoint", `ROLLBACK TO SAVEPOINT change`); err != nil {
+			return errors.Join(w.err, err)
 		}
 	} else {
-		tx.events = append(tx.events, c.tx.events...)
-		tx.changes.Purchases = append(tx.changes.Purchases, c.tx.changes.Purchases...)
-		tx.changes.Keys = tx.changes.Keys || c.tx.changes.Keys
-		tx.changes.Webhooks = tx.changes.Webhooks || c.tx.changes.Webhooks
-		for _, kind := range c.tx.changes.Jobs {
+		tx.events = append(tx.events, inner.events...)
+		tx.changes.Purchases = append(tx.changes.Purchases, inner.changes.Purchases...)
+		tx.changes.Keys = tx.changes.Keys || inner.changes.Keys
+		tx.changes.Webhooks = tx.changes.Webhooks || inner.changes.Webhooks
+		for _, kind := range inner.changes.Jobs {
 			tx.added(kind)
 		}
 	}
-	if _, err := tx.tx.ExecContext(ctx, `RELEASE SAVEPOINT change`); err != nil {
-		return fmt.Errorf("releasing a savepoint: %w", err)
+	_, err := tx.exec(ctx, "releasing a savepoint", `RELEASE SAVEPOINT change`)
+	return err
+}
+
+// purchaseChange is a change of one purchase, read and held in the same transaction.
+type purchaseChange struct {
+	tokenID ID
+	fn      func(*Tx, *Purchase) error
+}
+
+// Change is Write for a change of one purchase that many make at the same time: those that wait while another one runs
+// have their purchases read, and written, together. Where one fails, each has a transaction of its own. fn leaves in the
+// purchase what it stored. It outlives its context, which may be another caller's. ErrNotFound.
+func (s *Store) Change(ctx context.Context, tokenID ID, fn func(*Tx, *Purchase) error) error {
+	return s.purchases.do(ctx, purchaseChange{tokenID, fn}, s.leadChanges)
+}
+
+func (s *Store) leadChanges(ctx context.Context, all []*waiter[purchaseChange]) {
+	err := s.changeAll(ctx, all)
+	for i, w := range all {
+		if w.err = err; err != nil && len(all) > 1 {
+			w.err = s.changeAll(ctx, all[i:i+1])
+		}
 	}
-	return nil
+}
+
+func (s *Store) changeAll(ctx context.Context, all []*waiter[purchaseChange]) error {
+	return s.Write(ctx, func(tx *Tx) error {
+		tokenIDs := make([]ID, len(all))
+		for i, w := range all {
+			tokenIDs[i] = w.item.tokenID
+		}
+		found, err := tx.Purchases(ctx, tokenIDs)
+		if err != nil {
+			return err
+		}
+		for _, w := range all {
+			p, ok := found[w.item.tokenID]
+			if !ok {
+				return fmt.Errorf("changing a purchase: %w", ErrNotFound)
+			}
+			if err := w.item.fn(tx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
-	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
@@ -18,23 +17,11 @@ import (
 var ErrPosted = errors.New("store: posted already")
 
 // Post writes a ledger transaction of a purchase. ErrPosted when the primary key refuses it.
-func (tx *Tx) Post(ctx context.Context, p *Purchase, t ledger.Transaction, now int64) error {
+func (tx *Tx) Post(_ context.Context, p *Purchase, t ledger.Transaction, now int64) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
-	if _, err := tx.exec(ctx, "posting", `INSERT INTO ledger_transactions (purchase_id, kind, post_time) VALUES ($1, $2, $3)`,
-		p.PurchaseID, t.Kind, now); err != nil {
-		if sqldb.IsUnique(err) {
-			return fmt.Errorf("%w: %w", ErrPosted, err)
-		}
-		return err
-	}
-	for i, l := range t.Postings {
-		if _, err := tx.exec(ctx, "posting", `INSERT INTO ledger_postings (purchase_id, kind, line, account, currency_code, minor_units, drop_id)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)`, p.PurchaseID, t.Kind, i, l.Account, l.CurrencyCode, l.MinorUnits, p.DropID); err != nil {
-			return err
-		}
-	}
+	tx.pending.posted = append(tx.pending.posted, posted{p.PurchaseID, p.DropID, now, t})
 	return nil
 }
 

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
+
+	"github.com/rimlight/rimlight/internal/sqldb"
 )
 
 // CandidateState is what a redemption is to its purchase.
@@ -34,11 +36,9 @@ type Candidate struct {
 }
 
 // InsertCandidate stores a redemption.
-func (tx *Tx) InsertCandidate(ctx context.Context, c *Candidate) error {
-	_, err := tx.exec(ctx, "storing a redemption", `INSERT INTO candidates (token_id, node_id, serial, lease_id, arrival, state, settled, receipt)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) `,
-		c.TokenID, c.NodeID, c.Serial, c.LeaseID, c.Arrival, c.State, c.Settled, c.Receipt)
-	return err
+func (tx *Tx) InsertCandidate(_ context.Context, c *Candidate) error {
+	tx.pending.redeemed = append(tx.pending.redeemed, *c)
+	return nil
 }
 
 // SetCandidate changes what a redemption is to its purchase.
@@ -49,16 +49,33 @@ func (tx *Tx) SetCandidate(ctx context.Context, tokenID ID, serial uint32, lease
 }
 
 // MarkSettled remembers that the winner's unit is the purchase's.
-func (tx *Tx) MarkSettled(ctx context.Context, tokenID ID) error {
-	_, err := tx.exec(ctx, "marking a redemption as settled", `UPDATE candidates SET settled = 1
-		WHERE token_id = $1 AND state = $2`, tokenID, Winner)
-	return err
+func (tx *Tx) MarkSettled(_ context.Context, tokenID ID) error {
+	tx.pending.settled = append(tx.pending.settled, tokenID)
+	return nil
 }
 
 // Candidates lists the redemptions of a token in the order of arrival.
 func (q Queries) Candidates(ctx context.Context, tokenID ID) ([]Candidate, error) {
+	return q.candidates(ctx, `token_id = $1`, tokenID)
+}
+
+// CandidatesOf lists the redemptions of many tokens, each's in the order of arrival.
+func (q Queries) CandidatesOf(ctx context.Context, tokenIDs []ID) (map[ID][]Candidate, error) {
+	found := make(map[ID][]Candidate, len(tokenIDs))
+	for piece := range pieces(tokenIDs) {
+		list, err := q.candidates(ctx, `token_id IN `+sqldb.Values(1, len(piece)), anys(piece)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range list {
+			found[c.TokenID] = append(found[c.TokenID], c)
+		}
+	}
+	return found, nil
+}
+
+func (q Queries) candidates(ctx context.Context, where string, args ...any) ([]Candidate, error) {
 	return collect(ctx, q.q, "listing redemptions", func(r *sql.Rows, c *Candidate) error {
 		return r.Scan(&c.TokenID, &c.NodeID, &c.Serial, &c.LeaseID, &c.Arrival, &c.State, &c.Settled, &c.Receipt)
-	}, `SELECT token_id, node_id, serial, lease_id, arrival, state, settled, receipt FROM candidates
-		WHERE token_id = $1 ORDER BY arrival`, tokenID)
+	}, `SELECT token_id, node_id, serial, lease_id, arrival, state, settled, receipt FROM candidates WHERE `+where+` ORDER BY arrival`, args...)
 }

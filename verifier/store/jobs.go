@@ -34,18 +34,26 @@ type Job struct {
 }
 
 // AddJob adds a job that is due at runAt, or makes the one that is there due then.
-func (tx *Tx) AddJob(ctx context.Context, j Job, runAt int64) error {
-	_, err := tx.exec(ctx, "adding a job", `INSERT INTO jobs (kind, token_id, serial, lease_id, state, run_at, attempts)
-		VALUES ($1, $2, $3, $4, 0, $5, 0)
-		ON CONFLICT (kind, token_id, serial, lease_id) DO UPDATE SET state = 0, run_at = excluded.run_at, attempts = 0`,
-		j.Kind, j.TokenID, j.Serial, j.LeaseID, runAt)
+func (tx *Tx) AddJob(_ context.Context, j Job, runAt int64) error {
 	tx.added(j.Kind)
-	return err
+	tx.changeJob(j, jobChange{runAt: runAt})
+	return nil
+}
+
+func (tx *Tx) changeJob(j Job, c jobChange) {
+	if tx.pending.jobs == nil {
+		tx.pending.jobs = map[jobKey]jobChange{}
+	}
+	k := j.key()
+	if _, again := tx.pending.jobs[k]; !again {
+		tx.pending.jobOrder = append(tx.pending.jobOrder, k)
+	}
+	tx.pending.jobs[k] = c
 }
 
 // Claim takes up to n due jobs until the time until; who has not finished one by then may see it claimed again.
 func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]Job, error) {
-	return collect(ctx, tx.tx, "claiming jobs", func(r *sql.Rows, j *Job) error {
+	return collect(ctx, tx.q, "claiming jobs", func(r *sql.Rows, j *Job) error {
 		j.Kind = kind
 		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts)
 	}, `WITH due AS MATERIALIZED
@@ -56,10 +64,9 @@ func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]
 }
 
 // Finish removes a job that is done.
-func (tx *Tx) Finish(ctx context.Context, j Job) error {
-	_, err := tx.exec(ctx, "finishing a job", `DELETE FROM jobs WHERE kind = $1 AND token_id = $2 AND serial = $3 AND lease_id = $4`,
-		j.Kind, j.TokenID, j.Serial, j.LeaseID)
-	return err
+func (tx *Tx) Finish(_ context.Context, j Job) error {
+	tx.changeJob(j, jobChange{done: true})
+	return nil
 }
 
 // Postpone gives a claimed job back until runAt; a job that was added again meanwhile keeps its earlier time.

@@ -1,12 +1,15 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
@@ -92,6 +95,46 @@ func (q Queries) purchaseBy(ctx context.Context, column string, value any) (Purc
 	return p, nil
 }
 
+// Purchases reads those of many token ids that are there.
+func (q Queries) Purchases(ctx context.Context, tokenIDs []ID) (map[ID]*Purchase, error) {
+	return q.purchasesBy(ctx, "token_id", tokenIDs, func(p *Purchase) ID { return p.TokenID })
+}
+
+// PurchasesByPublicID reads those of many purchase ids that are there.
+func (q Queries) PurchasesByPublicID(ctx context.Context, purchaseIDs []ID) (map[ID]*Purchase, error) {
+	return q.purchasesBy(ctx, "purchase_id", purchaseIDs, func(p *Purchase) ID { return p.PurchaseID })
+}
+
+func (q Queries) purchasesBy(ctx context.Context, column string, all []ID, id func(*Purchase) ID) (map[ID]*Purchase, error) {
+	lock := q.lock
+	if lock != "" {
+		lock = " ORDER BY p." + column + lock + " OF p" // in one order, so that two transactions do not wait for each other
+	}
+	all = slices.SortedFunc(slices.Values(all), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	all = slices.Compact(all)
+	found := make(map[ID]*Purchase, len(all))
+	for piece := range pieces(all) {
+		list, err := collect(ctx, q.q, "reading purchases", func(r *sql.Rows, p *Purchase) error { return scanPurchase(r.Scan, p) },
+			`SELECT `+purchaseColumns+` FROM purchases p LEFT JOIN vouchers v ON v.token_id = p.token_id WHERE p.`+column+` IN `+sqldb.Values(1, len(piece))+lock,
+			anys(piece)...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			found[id(&list[i])] = &list[i]
+		}
+	}
+	return found, nil
+}
+
+func anys[T any](list []T) []any {
+	all := make([]any, len(list))
+	for i, item := range list {
+		all[i] = item
+	}
+	return all
+}
+
 // OrderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
 // (RFC 9562, section 5.8) of a hash.
 func OrderID(purchaseID ID) ID {
@@ -102,16 +145,30 @@ func OrderID(purchaseID ID) ID {
 	return id
 }
 
-// InsertPurchase stores a new one.
-func (tx *Tx) InsertPurchase(ctx context.Context, p *Purchase) error {
-	_, err := tx.exec(ctx, "storing a purchase", `INSERT INTO purchases (token_id, purchase_id, arrival, drop_id, viewer_session_id,
+const (
+	insertColumns   = 24
+	insertPurchases = `INSERT INTO purchases (token_id, purchase_id, arrival, drop_id, viewer_session_id,
 		state, reason, state_time, node_id, serial, lease_id, accept_time, currency_code, minor_units, payment_reference, attempt,
-		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, order_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`,
-		p.TokenID, p.PurchaseID, p.Arrival, p.DropID, p.ViewerSessionID, p.State, p.Reason, p.StateTime, p.NodeID, p.Serial,
+		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, order_id) VALUES `
+	updatePurchases = ` ON CONFLICT (token_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, state_time = excluded.state_time,
+		node_id = excluded.node_id, serial = excluded.serial, lease_id = excluded.lease_id, accept_time = excluded.accept_time,
+		currency_code = excluded.currency_code, minor_units = excluded.minor_units, payment_reference = excluded.payment_reference,
+		attempt = excluded.attempt, intent_id = excluded.intent_id, licence_key = excluded.licence_key, outcome = excluded.outcome,
+		charged_minor_units = excluded.charged_minor_units, stored_value_minor_units = excluded.stored_value_minor_units,
+		presented_voucher = excluded.presented_voucher, voucher_held = excluded.voucher_held
+		WHERE purchases.state = $%d AND purchases.attempt = $%d`
+)
+
+func (p *Purchase) appendRow(args []any) []any {
+	return append(args, p.TokenID, p.PurchaseID, p.Arrival, p.DropID, p.ViewerSessionID, p.State, p.Reason, p.StateTime, p.NodeID, p.Serial,
 		p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits, p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome,
 		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld, OrderID(p.PurchaseID))
-	return err
+}
+
+// InsertPurchase stores a new one.
+func (tx *Tx) InsertPurchase(_ context.Context, p *Purchase) error {
+	tx.pending.inserts = append(tx.pending.inserts, *p)
+	return nil
 }
 
 func (p *Purchase) presented() any {
@@ -121,44 +178,67 @@ func (p *Purchase) presented() any {
 	return p.PresentedVoucher
 }
 
-// UpdatePurchase stores p if the row is still in the state, and at the payment attempt, of old. ErrConflict.
-func (tx *Tx) UpdatePurchase(ctx context.Context, old, p *Purchase) error {
-	n, err := tx.exec(ctx, "changing a purchase", `UPDATE purchases SET state = $1, reason = $2, state_time = $3, node_id = $4,
-		serial = $5, lease_id = $6, accept_time = $7, currency_code = $8, minor_units = $9, payment_reference = $10, attempt = $11,
-		intent_id = $12, licence_key = $13, outcome = $14, charged_minor_units = $15, stored_value_minor_units = $16,
-		presented_voucher = $17, voucher_held = $18
-		WHERE token_id = $19 AND state = $20 AND attempt = $21`,
-		p.State, p.Reason, p.StateTime, p.NodeID, p.Serial, p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits,
-		p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome, p.Charged, p.StoredValue, p.presented(), p.VoucherHeld,
-		p.TokenID, old.State, old.Attempt)
-	if err == nil && n != 1 {
-		err = ErrConflict
+// UpdatePurchase stores p, which this transaction has read or inserted, if the row is still in the state, and at the
+// payment attempt, of old. ErrConflict.
+func (tx *Tx) UpdatePurchase(_ context.Context, old, p *Purchase) error {
+	same := func(other *Purchase) bool { return other.TokenID == p.TokenID }
+	for i := range tx.pending.inserts {
+		if other := &tx.pending.inserts[i]; same(other) {
+			return replace(other, old, p)
+		}
 	}
-	return err
+	for i := range tx.pending.updates {
+		if other := &tx.pending.updates[i].now; same(other) {
+			return replace(other, old, p)
+		}
+	}
+	tx.pending.updates = append(tx.pending.updates, update{at(old), *p})
+	return nil
 }
 
-// SetIntent stores the intent of a payment attempt, once: compare-and-set on the attempt having none. ErrConflict.
-func (tx *Tx) SetIntent(ctx context.Context, tokenID ID, attempt int, intentID string) error {
-	n, err := tx.exec(ctx, "storing an intent", `UPDATE purchases SET intent_id = $1
-		WHERE token_id = $2 AND attempt = $3 AND intent_id = ''`, intentID, tokenID, attempt)
-	if err == nil && n != 1 {
-		err = ErrConflict
+// replace is compare-and-set on a row that is pending itself.
+func replace(row, old, p *Purchase) error {
+	if at(row) != at(old) {
+		return ErrConflict
 	}
-	return err
+	*row = *p
+	return nil
 }
 
-// EarlierOfViewer counts the purchases of the same viewer session and drop that arrived earlier and did not fail.
-// The set of earlier arrivals is fixed and a failed purchase stays failed, so the count only shrinks: a purchase that
-// is below the limit once stays below.
-func (q Queries) EarlierOfViewer(ctx context.Context, p *Purchase) (int, error) {
-	n := 0
-	err := q.q.QueryRowContext(ctx, `SELECT COUNT(*) FROM purchases
-		WHERE drop_id = $1 AND viewer_session_id = $2 AND arrival < $3 AND state NOT IN ($4, $5, $6)`,
-		p.DropID, p.ViewerSessionID, p.Arrival, saga.Voucher, saga.Refused, saga.Refunded).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("counting a viewer's purchases: %w", err)
+// SetIntent stores the intent of p's payment attempt, once: compare-and-set on the attempt having none. ErrConflict.
+func (tx *Tx) SetIntent(ctx context.Context, p *Purchase, attempt int, intentID string) error {
+	if p.Attempt != attempt || p.IntentID != "" {
+		return ErrConflict
 	}
-	return n, nil
+	old := *p
+	p.IntentID = intentID
+	return tx.UpdatePurchase(ctx, &old, p)
+}
+
+// EarlierOfViewers counts, for each of many purchases, those of the same viewer session and drop that arrived earlier and
+// did not fail. The set of earlier arrivals is fixed and a failed purchase stays failed, so the count only shrinks: a
+// purchase that is below the limit once stays below.
+func (q Queries) EarlierOfViewers(ctx context.Context, tokenIDs []ID) (map[ID]int, error) {
+	type count struct {
+		tokenID ID
+		n       int
+	}
+	counts := make(map[ID]int, len(tokenIDs))
+	for piece := range pieces(tokenIDs) {
+		n := len(piece)
+		list, err := collect(ctx, q.q, "counting viewers' purchases", func(r *sql.Rows, c *count) error { return r.Scan(&c.tokenID, &c.n) },
+			fmt.Sprintf(`SELECT p.token_id, (SELECT COUNT(*) FROM purchases e WHERE e.drop_id = p.drop_id AND e.viewer_session_id = p.viewer_session_id
+					AND e.arrival < p.arrival AND e.state NOT IN ($%d, $%d, $%d))
+				FROM purchases p WHERE p.token_id IN %s`, n+1, n+2, n+3, sqldb.Values(1, n)),
+			append(anys(piece), saga.Voucher, saga.Refused, saga.Refunded)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range list {
+			counts[c.tokenID] = c.n
+		}
+	}
+	return counts, nil
 }
 
 // DropOpen tells whether the drop has a purchase that is not final, or a job.

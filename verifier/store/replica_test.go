@@ -18,7 +18,7 @@ func TestATombstoneWaitsForRedemptionsBeingAdmitted(t *testing.T) {
 	check(t, s.Write(t.Context(), func(tx *store.Tx) error {
 		_, err := tx.TakeArrivals(t.Context(), 1)
 		check(t, err)
-		if late, err := tx.Tombstoned(t.Context(), lease); err != nil || late {
+		if late, err := tx.Tombstoned(t.Context(), lease); err != nil || late[lease] {
 			t.Errorf("got %v, %v before the tombstone", late, err)
 		}
 		go func() {

@@ -93,8 +93,9 @@ type Changed struct {
 
 // Store is the verifier's database.
 type Store struct {
-	db    *sqldb.DB
-	batch batcher
+	db        *sqldb.DB
+	writes    queue[func(*Tx) error]
+	purchases queue[purchaseChange]
 	// Committed, set before first use, is called after every commit. It must not block.
 	Committed func(Changes)
 	// Fault, set before first use by tests only, is asked before every commit and after it; an error is a crash there.
@@ -111,7 +112,9 @@ func Migrate(ctx context.Context, db *sqldb.DB) error {
 }
 
 // New uses a migrated database.
-func New(db *sqldb.DB) *Store { return &Store{db: db, batch: batcher{leading: make(chan struct{}, 1)}} }
+func New(db *sqldb.DB) *Store {
+	return &Store{db: db, writes: newQueue[func(*Tx) error](), purchases: newQueue[purchaseChange]()}
+}
 
 // Queries are the reads, over committed states or inside a transaction.
 type Queries struct {
@@ -129,16 +132,27 @@ type Tx struct {
 	Queries
 	tx      *sql.Tx
 	skip    string // ends a SELECT that picks rows to take
+	pending pending
+	spoiled error // what was pending could not be written
 	events  []event
 	changes Changes
+}
+
+func newTx(sqlTx *sql.Tx, lock, skip string) *Tx {
+	tx := &Tx{tx: sqlTx, skip: skip}
+	tx.Queries = Queries{reading{tx}, lock}
+	return tx
 }
 
 // Write runs fn in one transaction. fn may run more than once, so its only effects are its statements.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	var changes Changes
 	err := s.db.Write(ctx, func(sqlTx *sql.Tx) error {
-		tx := &Tx{Queries: Queries{sqlTx, s.db.ForUpdate()}, tx: sqlTx, skip: s.db.SkipLocked()}
+		tx := newTx(sqlTx, s.db.ForUpdate(), s.db.SkipLocked())
 		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := tx.flush(ctx); err != nil {
 			return err
 		}
 		if err := tx.flushEvents(ctx); err != nil {
@@ -163,7 +177,15 @@ func (s *Store) fault(committed bool) error {
 	return s.Fault(committed)
 }
 
+// exec changes rows, after what is pending was written.
 func (tx *Tx) exec(ctx context.Context, what, query string, args ...any) (int64, error) {
+	if err := tx.flush(ctx); err != nil {
+		return 0, err
+	}
+	return tx.direct(ctx, what, query, args...)
+}
+
+func (tx *Tx) direct(ctx context.Context, what, query string, args ...any) (int64, error) {
 	r, err := tx.tx.ExecContext(ctx, query, args...)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", what, err)

@@ -135,7 +135,7 @@ func TestCompareAndSet(t *testing.T) {
 	onEach(t, func(t *testing.T, s *store.Store) {
 		check(t, s.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, 1) }))
 		set := func(attempt int, intent string) error {
-			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.SetIntent(t.Context(), store.ID{1}, attempt, intent) })
+			return s.Change(t.Context(), store.ID{1}, func(tx *store.Tx, p *store.Purchase) error { return tx.SetIntent(t.Context(), p, attempt, intent) })
 		}
 		if err := set(7, "a"); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("another attempt's intent: %v", err)

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
@@ -19,13 +21,20 @@ func (tx *Tx) Tombstone(ctx context.Context, leaseID ID, now int64) error {
 	return err
 }
 
-// Tombstoned tells whether a redemption from the lease comes too late.
-func (q Queries) Tombstoned(ctx context.Context, leaseID ID) (bool, error) {
-	var yes bool
-	if err := q.q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM tombstones WHERE lease_id = $1)`, leaseID).Scan(&yes); err != nil {
-		return false, fmt.Errorf("looking for a tombstone: %w", err)
+// Tombstoned tells which of many leases have one.
+func (q Queries) Tombstoned(ctx context.Context, leaseIDs ...ID) (map[ID]bool, error) {
+	dead := map[ID]bool{}
+	for piece := range pieces(leaseIDs) {
+		list, err := collect(ctx, q.q, "looking for tombstones", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
+			`SELECT lease_id FROM tombstones WHERE lease_id IN `+sqldb.Values(1, len(piece)), anys(piece)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range list {
+			dead[id] = true
+		}
 	}
-	return yes, nil
+	return dead, nil
 }
 
 // LeaseOpen tells whether a unit of the drop's lease may still be settled or released for somebody: a winner that waits
