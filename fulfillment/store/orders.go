@@ -1,14 +1,17 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment/orders"
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
@@ -67,6 +70,26 @@ func getOrder(ctx context.Context, q querier, id ID) (Order, error) {
 	return o, nil
 }
 
+// getOrders reads those of many that are there; hold is sqldb's ForUpdate, or nothing.
+func getOrders(ctx context.Context, q querier, list []ID, hold string) (map[ID]Order, error) {
+	found := make(map[ID]Order, len(list))
+	sorted := slices.SortedFunc(slices.Values(list), func(a, b ID) int { return bytes.Compare(a[:], b[:]) }) // held in one order
+	for some := range sqldb.Pieces(slices.Compact(sorted)) {
+		args := make([]any, len(some))
+		for i := range some {
+			args[i] = some[i][:]
+		}
+		if err := each(ctx, q, func(r *sql.Rows) error {
+			o, err := scanOrder(r)
+			found[o.ID] = o
+			return err
+		}, `SELECT `+orderColumns+` FROM orders o WHERE o.order_id IN `+sqldb.Values(1, len(some))+` ORDER BY o.order_id`+hold, args...); err != nil {
+			return nil, fmt.Errorf("reading orders: %w", err)
+		}
+	}
+	return found, nil
+}
+
 // GetOrder reads one order.
 func (s *Store) GetOrder(ctx context.Context, id ID) (Order, error) {
 	return getOrder(ctx, s.db.Read(), id)
@@ -84,21 +107,13 @@ type Placement struct {
 // per unit" a fact of the escrow. Whether it is physical is its drop's word; a digital one keeps neither region nor details.
 func (s *Store) PlaceOrders(ctx context.Context, placed []Placement, now time.Time) error {
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		fresh, err := s.freshOrders(ctx, tx, placed)
+		if err != nil {
+			return err
+		}
 		skus := map[ID]string{}
-		for _, o := range placed {
-			before, err := getOrder(ctx, tx, o.ID)
-			if err == nil {
-				if before.PurchaseID != o.PurchaseID || before.DropID != o.DropID || before.Serial != o.Serial {
-					return fmt.Errorf("order %v: %w", o.ID, ErrReplayed)
-				}
-				continue
-			}
-			if missing := (*OrderNotFoundError)(nil); !errors.As(err, &missing) {
-				return err
-			}
-			if err := s.hold(ctx, tx, o.DropID, o.Serial); err != nil {
-				return fmt.Errorf("order %v: %w", o.ID, err)
-			}
+		for i := range fresh {
+			o := &fresh[i]
 			if _, known := skus[o.DropID]; !known {
 				d, err := getDrop(ctx, tx, o.DropID)
 				if missing := (*DropNotFoundError)(nil); errors.As(err, &missing) {
@@ -112,11 +127,13 @@ func (s *Store) PlaceOrders(ctx context.Context, placed []Placement, now time.Ti
 			if o.SKU = skus[o.DropID]; !o.Physical() {
 				o.Region, o.Details = "", nil
 			}
-			if err := placeOrder(ctx, tx, o, now); err != nil {
-				return fmt.Errorf("order %v: %w", o.ID, err)
-			}
+			o.Order.Order = orders.Order{State: orders.Ready, Until: now}
+			o.PlaceTime = now
 		}
-		return nil
+		if err := s.checkSold(ctx, tx, fresh); err != nil {
+			return err
+		}
+		return insertOrders(ctx, tx, fresh, now)
 	})
 	if err != nil {
 		return fmt.Errorf("placing orders: %w", err)
@@ -124,38 +141,135 @@ func (s *Store) PlaceOrders(ctx context.Context, placed []Placement, now time.Ti
 	return nil
 }
 
-func placeOrder(ctx context.Context, tx *sql.Tx, o Placement, now time.Time) error {
-	var k []byte
-	var taken bool
-	err := tx.QueryRowContext(ctx, `SELECT token_id, EXISTS (SELECT 1 FROM orders WHERE drop_id = $1 AND serial = $2 AND state <> $4)
-		FROM units WHERE drop_id = $1 AND serial = $2 AND state = $3`, o.DropID[:], o.Serial, sold, orders.Dead).Scan(&k, &taken)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && (taken || token.PurchaseID(k) != o.PurchaseID) {
-		return &UnitNotSoldError{o.DropID, o.Serial}
+// freshOrders are those that are not there yet, each once.
+func (s *Store) freshOrders(ctx context.Context, tx *sql.Tx, placed []Placement) ([]Placement, error) {
+	list := make([]ID, len(placed))
+	for i, o := range placed {
+		list[i] = o.ID
 	}
+	known, err := getOrders(ctx, tx, list, "")
+	if err != nil {
+		return nil, err
+	}
+	var fresh []Placement
+	for _, o := range placed {
+		before, there := known[o.ID]
+		if !there {
+			known[o.ID] = o.Order
+			fresh = append(fresh, o)
+			continue
+		}
+		if before.PurchaseID != o.PurchaseID || before.DropID != o.DropID || before.Serial != o.Serial {
+			return nil, fmt.Errorf("order %v: %w", o.ID, ErrReplayed)
+		}
+	}
+	return fresh, nil
+}
+
+// checkSold holds the units of new orders, and refuses one that is not sold to its order's purchase, or has an order.
+func (s *Store) checkSold(ctx context.Context, tx *sql.Tx, fresh []Placement) error {
+	keys := make([]unitKey, len(fresh))
+	serials := map[ID][]uint32{}
+	for i, o := range fresh {
+		keys[i] = unitKey{o.DropID, o.Serial}
+		serials[o.DropID] = append(serials[o.DropID], o.Serial)
+	}
+	units, err := s.holdUnits(ctx, tx, keys)
 	if err != nil {
 		return err
 	}
-	o.Order.Order = orders.Order{State: orders.Ready, Until: now}
-	if o.Position, err = draw(ctx, tx, orderCursor, 1); err != nil {
-		return err
+	taken := map[unitKey]bool{}
+	for drop, list := range serials {
+		for some := range sqldb.Pieces(list) {
+			n := len(some)
+			if err := each(ctx, tx, func(r *sql.Rows) error {
+				p := unitKey{drop: drop}
+				err := r.Scan(&p.serial)
+				taken[p] = true
+				return err
+			}, fmt.Sprintf(`SELECT serial FROM orders WHERE serial IN %s AND drop_id = $%d AND state <> 5`, sqldb.Values(1, n), n+1),
+				append(sqldb.Args(some), drop[:])...); err != nil {
+				return err
+			}
+		}
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO orders (order_id, purchase_id, drop_id, serial, state, worker, attempt, until_us, state_time_us, place_time_us, position, licence_key, sku, region)
-		VALUES ($1, $2, $3, $4, $5, '', 0, $6, $6, $6, $7, '', $8, $9)`, o.ID[:], o.PurchaseID, o.DropID[:], o.Serial, o.State, now.UnixMicro(), o.Position, o.SKU, o.Region)
+	for i, o := range fresh {
+		u := units[keys[i]]
+		if u.state != sold || taken[keys[i]] || token.PurchaseID(u.token) != o.PurchaseID {
+			return fmt.Errorf("order %v: %w", o.ID, &UnitNotSoldError{o.DropID, o.Serial})
+		}
+		taken[keys[i]] = true
+	}
+	return nil
+}
+
+func insertOrders(ctx context.Context, tx *sql.Tx, fresh []Placement, now time.Time) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	position, err := draw(ctx, tx, orderCursor, len(fresh))
 	if err != nil {
 		return err
 	}
-	if o.Physical() {
+	placed := make([]Order, len(fresh))
+	for i, o := range fresh {
+		placed[i], placed[i].Position = o.Order, position+int64(i)
+	}
+	for some := range sqldb.Pieces(placed) {
+		if _, err := tx.ExecContext(ctx, insertOrder+sqldb.Values(len(some), orderFields), orderRows(some, now)...); err != nil {
+			return err
+		}
+	}
+	for _, o := range fresh {
+		if !o.Physical() {
+			continue
+		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO order_details (order_id, details) VALUES ($1, $2)`, o.ID[:], append([]byte{}, o.Details...)); err != nil {
 			return err
 		}
 	}
-	return insertEvent(ctx, tx, o.Position, o.Order, now)
+	return insertEvents(ctx, tx, position, placed, now)
 }
 
-func insertEvent(ctx context.Context, tx *sql.Tx, cursor int64, o Order, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO order_events (cursor, order_id, state, attempt, state_time_us) VALUES ($1, $2, $3, $4, $5)`,
-		cursor, o.ID[:], o.State, o.Attempt, now.UnixMicro())
-	return err
+const (
+	orderFields = 17
+	insertOrder = `INSERT INTO orders (order_id, purchase_id, drop_id, serial, state, worker, attempt, until_us, state_time_us, place_time_us, position,
+		licence_key, sku, region, reason, tracking, assign_time_us) VALUES `
+)
+
+// orderRows are the parameters of insertOrder, of orders that came into their state at now.
+func orderRows(list []Order, now time.Time) []any {
+	args := make([]any, 0, len(list)*orderFields)
+	for i := range list {
+		o := &list[i]
+		args = append(args, o.ID[:], o.PurchaseID, o.DropID[:], o.Serial, o.State, o.Worker, o.Attempt, o.Until.UnixMicro(), now.UnixMicro(),
+			o.PlaceTime.UnixMicro(), o.Position, o.LicenceKey, o.SKU, o.Region, o.Reason, o.Tracking, o.assigned())
+	}
+	return args
+}
+
+// assigned is 0 for an order that no worker has had.
+func (o Order) assigned() int64 {
+	if o.AssignTime.IsZero() {
+		return 0
+	}
+	return o.AssignTime.UnixMicro()
+}
+
+// insertEvents stores that orders came into their states, under cursors from one on.
+func insertEvents(ctx context.Context, tx *sql.Tx, cursor int64, list []Order, now time.Time) error {
+	for some := range sqldb.Pieces(list) {
+		args := make([]any, 0, 5*len(some))
+		for i := range some {
+			args = append(args, cursor, some[i].ID[:], some[i].State, some[i].Attempt, now.UnixMicro())
+			cursor++
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO order_events (cursor, order_id, state, attempt, state_time_us) VALUES `+
+			sqldb.Values(len(some), 5), args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Claimable lists digital orders that a worker may claim at now, longest waiting first.
@@ -193,22 +307,35 @@ func (s *Store) nextOrder(ctx context.Context, query string) (time.Time, bool, e
 type Step func(*Order) error
 
 // Advance takes a step with each of the orders in one transaction, and returns those that took it. An order whose step is
-// fenced (orders.ErrFenced) is left alone; any other error undoes all. The step may run more than once.
+// fenced (orders.ErrFenced) is left alone; any other error undoes all. The step may run more than once. The orders are held
+// meanwhile: of two who step at the same time, the second sees what the first did.
 func (s *Store) Advance(ctx context.Context, list []ID, now time.Time, step Step) ([]Order, error) {
 	var advanced []Order
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		known, err := getOrders(ctx, tx, list, s.db.ForUpdate())
+		if err != nil {
+			return err
+		}
 		advanced = nil
+		var olds, changed []Order
 		for _, id := range list {
-			o, err := advance(ctx, tx, id, now, step)
-			if errors.Is(err, orders.ErrFenced) {
-				continue
+			old, there := known[id]
+			if !there {
+				return fmt.Errorf("order %v: %w", id, &OrderNotFoundError{id})
 			}
-			if err != nil {
+			o := old
+			if err := step(&o); errors.Is(err, orders.ErrFenced) {
+				continue
+			} else if err != nil {
 				return fmt.Errorf("order %v: %w", id, err)
+			}
+			if o.Order != old.Order { // else a repeat
+				o.StateTime = now
+				olds, changed = append(olds, old), append(changed, o)
 			}
 			advanced = append(advanced, o)
 		}
-		return nil
+		return saveOrders(ctx, tx, olds, changed, now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("advancing orders: %w", err)
@@ -216,40 +343,32 @@ func (s *Store) Advance(ctx context.Context, list []ID, now time.Time, step Step
 	return advanced, nil
 }
 
-func advance(ctx context.Context, tx *sql.Tx, id ID, now time.Time, step Step) (Order, error) {
-	old, err := getOrder(ctx, tx, id)
-	if err != nil {
-		return Order{}, err
+// saveOrders stores steps of orders that this transaction holds, and their events.
+func saveOrders(ctx context.Context, tx *sql.Tx, olds, changed []Order, now time.Time) error {
+	if len(changed) == 0 {
+		return nil
 	}
-	o := old
-	if err := step(&o); err != nil {
-		return Order{}, err
-	}
-	if o.Order == old.Order { // a repeat
-		return old, nil
-	}
-	// Where transactions run side by side, whoever was faster fences this step.
-	n, err := affected(tx.ExecContext(ctx, `UPDATE orders SET state = $1, worker = $2, attempt = $3, until_us = $4, state_time_us = $5, licence_key = $6,
-		reason = $7, tracking = $8, assign_time_us = $9 WHERE order_id = $10 AND state = $11 AND attempt = $12 AND worker = $13`,
-		o.State, o.Worker, o.Attempt, o.Until.UnixMicro(), now.UnixMicro(), o.LicenceKey, o.Reason, o.Tracking, o.AssignTime.UnixMicro(),
-		id[:], old.State, old.Attempt, old.Worker))
-	if err != nil {
-		return Order{}, err
-	}
-	if n == 0 {
-		return Order{}, orders.ErrFenced
-	}
-	if o.Physical() {
-		if err := remember(ctx, tx, &old, &o); err != nil {
-			return Order{}, err
+	for some := range sqldb.Pieces(changed) {
+		if _, err := tx.ExecContext(ctx, insertOrder+sqldb.Values(len(some), orderFields)+` ON CONFLICT (order_id) DO UPDATE SET
+			state = excluded.state, worker = excluded.worker, attempt = excluded.attempt, until_us = excluded.until_us,
+			state_time_us = excluded.state_time_us, licence_key = excluded.licence_key, reason = excluded.reason,
+			tracking = excluded.tracking, assign_time_us = excluded.assign_time_us`, orderRows(some, now)...); err != nil {
+			return err
 		}
 	}
-	cursor, err := draw(ctx, tx, orderCursor, 1)
-	if err != nil {
-		return Order{}, err
+	for i := range changed {
+		if !changed[i].Physical() {
+			continue
+		}
+		if err := remember(ctx, tx, &olds[i], &changed[i]); err != nil {
+			return fmt.Errorf("order %v: %w", changed[i].ID, err)
+		}
 	}
-	o.StateTime = now
-	return o, insertEvent(ctx, tx, cursor, o, now)
+	cursor, err := draw(ctx, tx, orderCursor, len(changed))
+	if err != nil {
+		return err
+	}
+	return insertEvents(ctx, tx, cursor, changed, now)
 }
 
 // OrderQuery selects orders, newest first.
@@ -275,11 +394,11 @@ func (s *Store) ListOrders(ctx context.Context, q OrderQuery) ([]Order, error) {
 		where = append(where, "o.drop_id = "+arg(q.DropID[:]))
 	}
 	if len(q.States) > 0 {
-		var places []string
+		var keys []string
 		for _, state := range q.States {
-			places = append(places, arg(int(state)))
+			keys = append(keys, arg(int(state)))
 		}
-		where = append(where, "o.state IN ("+strings.Join(places, ", ")+")")
+		where = append(where, "o.state IN ("+strings.Join(keys, ", ")+")")
 	}
 	if q.Before > 0 {
 		where = append(where, "o.position < "+arg(q.Before))

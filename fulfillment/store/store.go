@@ -16,12 +16,15 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rimlight/rimlight/internal/ids"
@@ -108,6 +111,18 @@ func collect[T any](rows *sql.Rows, err error, scan func(*sql.Rows) (T, error)) 
 		all = append(all, one)
 	}
 	return all, errors.Join(rows.Err(), rows.Close())
+}
+
+// each gives every row of a query to fn.
+func each(ctx context.Context, q querier, fn func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := q.QueryContext(ctx, query, args...)
+	_, err = collect(rows, err, func(r *sql.Rows) (struct{}, error) { return struct{}{}, fn(r) })
+	return err
+}
+
+// sortedIDs are the keys of m in one order.
+func sortedIDs[T any](m map[ID]T) []ID {
+	return slices.SortedFunc(maps.Keys(m), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 }
 
 func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -41,105 +40,6 @@ const (
 	// NoLease: that lease of that drop was never granted.
 	NoLease
 )
-
-// Settle makes units K's by compare-and-set, each claim on its own, in one transaction.
-func (s *Store) Settle(ctx context.Context, claims []Claim) ([]Verdict, error) {
-	var verdicts []Verdict
-	err := s.db.Write(ctx, func(tx *sql.Tx) error {
-		verdicts = make([]Verdict, 0, len(claims))
-		st, err := prepareSettle(ctx, tx, s.db.ForUpdate())
-		if err != nil {
-			return err
-		}
-		defer st.close()
-		for _, c := range claims {
-			v, err := st.settle(ctx, c)
-			if err != nil {
-				return fmt.Errorf("unit %d of drop %v: %w", c.Serial, c.DropID, err)
-			}
-			verdicts = append(verdicts, v)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("settling units: %w", err)
-	}
-	return verdicts, nil
-}
-
-// settler holds the statements of one batch: preparing them once is a third of the batch's time.
-type settler struct{ unit, barred, sell, lease *sql.Stmt }
-
-func prepareSettle(ctx context.Context, tx *sql.Tx, forUpdate string) (*settler, error) {
-	st := &settler{}
-	for _, p := range []struct {
-		to   **sql.Stmt
-		text string
-	}{
-		{&st.unit, `SELECT state, lease_id, token_id FROM units WHERE drop_id = $1 AND serial = $2` + forUpdate},
-		// K is barred from another unit while it has one and after it gave one back, and from this one after its release.
-		{&st.barred, `SELECT EXISTS (SELECT 1 FROM units WHERE token_id = $1) OR EXISTS (SELECT 1 FROM releases
-			WHERE token_id = $1 AND (was_sold <> 0 OR drop_id = $2 AND serial = $3 AND lease_id = $4))`},
-		{&st.sell, `UPDATE units SET state = $1, token_id = $2 WHERE drop_id = $3 AND serial = $4 AND state = $5 AND lease_id = $6`},
-		{&st.lease, `SELECT EXISTS (SELECT 1 FROM leases WHERE lease_id = $1 AND drop_id = $2)`},
-	} {
-		var err error
-		if *p.to, err = tx.PrepareContext(ctx, p.text); err != nil {
-			st.close()
-			return nil, err
-		}
-	}
-	return st, nil
-}
-
-// close frees the statements; the transaction's end would, too, so a failure has nothing to say.
-func (st *settler) close() {
-	for _, s := range []*sql.Stmt{st.unit, st.barred, st.sell, st.lease} {
-		if s != nil {
-			_ = s.Close()
-		}
-	}
-}
-
-func (st *settler) settle(ctx context.Context, c Claim) (Verdict, error) {
-	var state int
-	var lease, token []byte
-	err := st.unit.QueryRowContext(ctx, c.DropID[:], c.Serial).Scan(&state, &lease, &token)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, err
-	}
-	if err != nil || !bytes.Equal(lease, c.LeaseID[:]) {
-		var known bool
-		if err := st.lease.QueryRowContext(ctx, c.LeaseID[:], c.DropID[:]).Scan(&known); err != nil {
-			return 0, err
-		}
-		if !known {
-			return NoLease, nil
-		}
-		return NotYours, nil
-	}
-	if state == sold {
-		if bytes.Equal(token, c.TokenID[:]) {
-			return Settled, nil
-		}
-		return NotYours, nil
-	}
-	var barred bool
-	if err := st.barred.QueryRowContext(ctx, c.TokenID[:], c.DropID[:], c.Serial, c.LeaseID[:]).Scan(&barred); err != nil {
-		return 0, err
-	}
-	if barred {
-		return NotYours, nil
-	}
-	n, err := affected(st.sell.ExecContext(ctx, sold, c.TokenID[:], c.DropID[:], c.Serial, leased, c.LeaseID[:]))
-	if err != nil {
-		return 0, err
-	}
-	if n == 0 {
-		return NotYours, nil
-	}
-	return Settled, nil
-}
 
 // Release frees units that are SOLD to K, or still LEASED to the lease that K took them from (the serial of a duplicate),
 // each claim once for ever, and says how many became free.

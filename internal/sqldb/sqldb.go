@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -192,4 +193,32 @@ func Values(rows, columns int) string {
 	}
 	b.WriteByte(')')
 	return b.String()
+}
+
+// mostRows bounds the rows of one statement.
+const mostRows = 64
+
+// Pieces cuts a list into what goes into one statement each: 64 rows, then smaller powers of two, so that few texts are
+// planned and kept.
+func Pieces[T any](all []T) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		for n := mostRows; len(all) > 0; {
+			for n > len(all) {
+				n /= 2
+			}
+			if !yield(all[:n]) {
+				return
+			}
+			all = all[n:]
+		}
+	}
+}
+
+// Args makes parameters of a list.
+func Args[T any](list []T) []any {
+	all := make([]any, len(list))
+	for i, item := range list {
+		all[i] = item
+	}
+	return all
 }

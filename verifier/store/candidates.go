@@ -62,8 +62,8 @@ func (q Queries) Candidates(ctx context.Context, tokenID ID) ([]Candidate, error
 // CandidatesOf lists the redemptions of many tokens, each's in the order of arrival.
 func (q Queries) CandidatesOf(ctx context.Context, tokenIDs []ID) (map[ID][]Candidate, error) {
 	found := make(map[ID][]Candidate, len(tokenIDs))
-	for piece := range pieces(tokenIDs) {
-		list, err := q.candidates(ctx, `token_id IN `+sqldb.Values(1, len(piece)), anys(piece)...)
+	for piece := range sqldb.Pieces(tokenIDs) {
+		list, err := q.candidates(ctx, `token_id IN `+sqldb.Values(1, len(piece)), sqldb.Args(piece)...)
 		if err != nil {
 			return nil, err
 		}

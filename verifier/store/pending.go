@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"iter"
 	"slices"
 
 	"github.com/rimlight/rimlight/internal/sqldb"
@@ -57,24 +56,6 @@ type posted struct {
 	ledger.Transaction
 }
 
-// mostRows bounds a statement. Statements have a power of two of rows, so that few texts are planned and kept.
-const mostRows = 64
-
-// pieces cuts a list into what fits into statements.
-func pieces[T any](all []T) iter.Seq[[]T] {
-	return func(yield func([]T) bool) {
-		for n := mostRows; len(all) > 0; {
-			for n > len(all) {
-				n /= 2
-			}
-			if !yield(all[:n]) {
-				return
-			}
-			all = all[n:]
-		}
-	}
-}
-
 // reading is the transaction's reads: what is pending is written before them. An error of that is the transaction's, too.
 type reading struct{ tx *Tx }
 
@@ -108,7 +89,7 @@ func (tx *Tx) flush(ctx context.Context) error {
 }
 
 func (tx *Tx) flushInserts(ctx context.Context, p *pending) error {
-	for piece := range pieces(p.inserts) {
+	for piece := range sqldb.Pieces(p.inserts) {
 		args := make([]any, 0, len(piece)*insertColumns)
 		for i := range piece {
 			args = piece[i].appendRow(args)
@@ -121,7 +102,7 @@ func (tx *Tx) flushInserts(ctx context.Context, p *pending) error {
 }
 
 func (tx *Tx) flushRedeemed(ctx context.Context, p *pending) error {
-	for piece := range pieces(p.redeemed) {
+	for piece := range sqldb.Pieces(p.redeemed) {
 		args := make([]any, 0, len(piece)*8)
 		for i := range piece {
 			c := &piece[i]
@@ -152,7 +133,7 @@ func (tx *Tx) flushJobs(ctx context.Context, p *pending) error {
 		}
 	}
 	for _, kind := range Kinds() {
-		for piece := range pieces(done[kind]) {
+		for piece := range sqldb.Pieces(done[kind]) {
 			n := len(piece)
 			if _, err := tx.direct(ctx, "finishing jobs", fmt.Sprintf(`DELETE FROM jobs WHERE token_id IN %s AND kind = $%d AND serial = 0 AND lease_id = $%d`,
 				sqldb.Values(1, n), n+1, n+2), append(slices.Clone(piece), kind, ID{})...); err != nil {
@@ -160,7 +141,7 @@ func (tx *Tx) flushJobs(ctx context.Context, p *pending) error {
 			}
 		}
 	}
-	for piece := range pieces(due) {
+	for piece := range sqldb.Pieces(due) {
 		args := make([]any, 0, len(piece)*7)
 		for _, k := range piece {
 			args = append(args, k.kind, k.tokenID, k.serial, k.leaseID, 0, p.jobs[k].runAt, 0)
@@ -175,10 +156,10 @@ func (tx *Tx) flushJobs(ctx context.Context, p *pending) error {
 }
 
 func (tx *Tx) flushSettled(ctx context.Context, p *pending) error {
-	for piece := range pieces(p.settled) {
+	for piece := range sqldb.Pieces(p.settled) {
 		n := len(piece)
 		if _, err := tx.direct(ctx, "marking redemptions as settled", fmt.Sprintf(`UPDATE candidates SET settled = 1
-			WHERE token_id IN %s AND state = $%d`, sqldb.Values(1, n), n+1), append(anys(piece), Winner)...); err != nil {
+			WHERE token_id IN %s AND state = $%d`, sqldb.Values(1, n), n+1), append(sqldb.Args(piece), Winner)...); err != nil {
 			return err
 		}
 	}
@@ -196,7 +177,7 @@ func (tx *Tx) flushUpdates(ctx context.Context, p *pending) error {
 		groups[u.was] = append(groups[u.was], u.now)
 	}
 	for _, was := range order {
-		for piece := range pieces(groups[was]) {
+		for piece := range sqldb.Pieces(groups[was]) {
 			args := make([]any, 0, len(piece)*insertColumns+2)
 			for i := range piece {
 				args = piece[i].appendRow(args)
@@ -216,7 +197,7 @@ func (tx *Tx) flushUpdates(ctx context.Context, p *pending) error {
 }
 
 func (tx *Tx) flushPosted(ctx context.Context, p *pending) error {
-	for piece := range pieces(p.posted) {
+	for piece := range sqldb.Pieces(p.posted) {
 		args := make([]any, 0, len(piece)*3)
 		var lines [][]any
 		for _, t := range piece {
@@ -231,7 +212,7 @@ func (tx *Tx) flushPosted(ctx context.Context, p *pending) error {
 			}
 			return err
 		}
-		for some := range pieces(lines) {
+		for some := range sqldb.Pieces(lines) {
 			if _, err := tx.direct(ctx, "posting", `INSERT INTO ledger_postings (purchase_id, kind, line, account, currency_code, minor_units, drop_id)
 				VALUES `+sqldb.Values(len(some), 7), slices.Concat(some...)...); err != nil {
 				return err

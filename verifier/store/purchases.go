@@ -113,10 +113,10 @@ func (q Queries) purchasesBy(ctx context.Context, column string, all []ID, id fu
 	all = slices.SortedFunc(slices.Values(all), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	all = slices.Compact(all)
 	found := make(map[ID]*Purchase, len(all))
-	for piece := range pieces(all) {
+	for piece := range sqldb.Pieces(all) {
 		list, err := collect(ctx, q.q, "reading purchases", func(r *sql.Rows, p *Purchase) error { return scanPurchase(r.Scan, p) },
 			`SELECT `+purchaseColumns+` FROM purchases p LEFT JOIN vouchers v ON v.token_id = p.token_id WHERE p.`+column+` IN `+sqldb.Values(1, len(piece))+lock,
-			anys(piece)...)
+			sqldb.Args(piece)...)
 		if err != nil {
 			return nil, err
 		}
@@ -125,14 +125,6 @@ func (q Queries) purchasesBy(ctx context.Context, column string, all []ID, id fu
 		}
 	}
 	return found, nil
-}
-
-func anys[T any](list []T) []any {
-	all := make([]any, len(list))
-	for i, item := range list {
-		all[i] = item
-	}
-	return all
 }
 
 // OrderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
@@ -224,13 +216,13 @@ func (q Queries) EarlierOfViewers(ctx context.Context, tokenIDs []ID) (map[ID]in
 		n       int
 	}
 	counts := make(map[ID]int, len(tokenIDs))
-	for piece := range pieces(tokenIDs) {
+	for piece := range sqldb.Pieces(tokenIDs) {
 		n := len(piece)
 		list, err := collect(ctx, q.q, "counting viewers' purchases", func(r *sql.Rows, c *count) error { return r.Scan(&c.tokenID, &c.n) },
 			fmt.Sprintf(`SELECT p.token_id, (SELECT COUNT(*) FROM purchases e WHERE e.drop_id = p.drop_id AND e.viewer_session_id = p.viewer_session_id
 					AND e.arrival < p.arrival AND e.state NOT IN ($%d, $%d, $%d))
 				FROM purchases p WHERE p.token_id IN %s`, n+1, n+2, n+3, sqldb.Values(1, n)),
-			append(anys(piece), saga.Voucher, saga.Refused, saga.Refunded)...)
+			append(sqldb.Args(piece), saga.Voucher, saga.Refused, saga.Refunded)...)
 		if err != nil {
 			return nil, err
 		}

@@ -24,9 +24,9 @@ func (tx *Tx) Tombstone(ctx context.Context, leaseID ID, now int64) error {
 // Tombstoned tells which of many leases have one.
 func (q Queries) Tombstoned(ctx context.Context, leaseIDs ...ID) (map[ID]bool, error) {
 	dead := map[ID]bool{}
-	for piece := range pieces(leaseIDs) {
+	for piece := range sqldb.Pieces(leaseIDs) {
 		list, err := collect(ctx, q.q, "looking for tombstones", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
-			`SELECT lease_id FROM tombstones WHERE lease_id IN `+sqldb.Values(1, len(piece)), anys(piece)...)
+			`SELECT lease_id FROM tombstones WHERE lease_id IN `+sqldb.Values(1, len(piece)), sqldb.Args(piece)...)
 		if err != nil {
 			return nil, err
 		}
