@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -202,5 +203,24 @@ func TestAFullStoreGoesOnWhenThereIsRoom(t *testing.T) {
 	}
 	if err := errors.Join(write("PRAGMA max_page_count = 2000"), write("INSERT INTO t (b) VALUES ($1)", make([]byte, 1<<20))); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPiecesAreAllOfAListInOrder(t *testing.T) {
+	for n := range 300 {
+		all := make([]int, n)
+		for i := range all {
+			all[i] = i
+		}
+		var joined []int
+		for piece := range sqldb.Pieces(all) {
+			if k := len(piece); k > 64 || k&(k-1) != 0 {
+				t.Errorf("of %d: a piece of %d", n, k)
+			}
+			joined = append(joined, piece...)
+		}
+		if !slices.Equal(joined, all) {
+			t.Errorf("of %d: got %v", n, joined)
+		}
 	}
 }

@@ -1,0 +1,128 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/rimlight/rimlight/verifier/saga"
+	"github.com/rimlight/rimlight/verifier/store"
+)
+
+// A transaction keeps what it decided until the end, and yet reads it.
+func TestATransactionReadsWhatItDecided(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		ctx, k := t.Context(), store.ID{1}
+		job := store.Job{Kind: store.PayJob, TokenID: k}
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			if err := insert(ctx, tx, 1); err != nil {
+				return err
+			}
+			old, err := tx.Purchase(ctx, k)
+			if err != nil {
+				return err
+			}
+			next := old
+			next.State, next.Attempt = saga.UnitSettled, 1
+			check(t, tx.UpdatePurchase(ctx, &old, &next))
+			after := next
+			after.State = saga.Captured
+			check(t, tx.UpdatePurchase(ctx, &next, &after))
+			if err := tx.UpdatePurchase(ctx, &next, &after); !errors.Is(err, store.ErrConflict) {
+				t.Errorf("the same change twice: %v", err)
+			}
+			for _, change := range []error{tx.AddJob(ctx, job, 5), tx.Finish(ctx, job), tx.AddJob(ctx, job, 7)} {
+				check(t, change)
+			}
+			return tx.InsertCandidate(ctx, &store.Candidate{TokenID: k, State: store.Winner, Receipt: "r"})
+		}))
+		p, err := s.Read().Purchase(ctx, k)
+		check(t, err)
+		due, some, err := s.Read().NextDue(ctx, store.PayJob)
+		check(t, err)
+		if p.State != saga.Captured || p.Attempt != 1 || !some || due != 7 {
+			t.Errorf("state %v, attempt %d, a job due at %d (%t)", p.State, p.Attempt, due, some)
+		}
+	})
+}
+
+// However many rows go together, each is its own purchase's.
+func TestManyRowsAtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		ctx := t.Context()
+		var all []store.ID
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			all = nil
+			for n := byte(1); n <= 100; n++ {
+				all = append(all, store.ID{n})
+				if err := insert(ctx, tx, n); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			found, err := tx.Purchases(ctx, append(all, store.ID{200}, all[0]))
+			if err != nil {
+				return err
+			}
+			for _, p := range found {
+				old := *p
+				p.LicenceKey = fmt.Sprint(p.TokenID[0])
+				if p.TokenID[0]%2 == 0 {
+					p.State = saga.Refused
+				}
+				if err := errors.Join(tx.UpdatePurchase(ctx, &old, p), tx.Finish(ctx, store.Job{Kind: store.SettleJob, TokenID: p.TokenID})); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		found, err := s.Read().Purchases(ctx, all)
+		check(t, err)
+		jobs, err := s.Read().OpenJobs(ctx)
+		check(t, err)
+		if len(found) != 100 || jobs != 0 {
+			t.Fatalf("%d purchases, %d jobs", len(found), jobs)
+		}
+		for id, p := range found {
+			if p.TokenID != id || p.LicenceKey != fmt.Sprint(id[0]) || (p.State == saga.Refused) != (id[0]%2 == 0) {
+				t.Errorf("purchase %d: %+v", id[0], p)
+			}
+		}
+	})
+}
+
+// Changes that wait for each other share a commit; one that fails does not take the others with it.
+func TestAChangeThatFailsStandsAlone(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		ctx := t.Context()
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			return errors.Join(insert(ctx, tx, 1), insert(ctx, tx, 2), insert(ctx, tx, 3))
+		}))
+		bad := errors.New("no")
+		var changes sync.WaitGroup
+		for n := byte(1); n <= 4; n++ {
+			changes.Go(func() {
+				err := s.Change(ctx, store.ID{n}, func(tx *store.Tx, p *store.Purchase) error {
+					if err := tx.SetIntent(ctx, p, 0, fmt.Sprint("pi_", n)); n != 2 || err != nil {
+						return err
+					}
+					return bad
+				})
+				if n == 2 && !errors.Is(err, bad) || n == 4 && !errors.Is(err, store.ErrNotFound) || n%2 == 1 && err != nil {
+					t.Errorf("change %d: %v", n, err)
+				}
+			})
+		}
+		changes.Wait()
+		for n := byte(1); n <= 3; n++ {
+			p, err := s.Read().Purchase(ctx, store.ID{n})
+			check(t, err)
+			if (p.IntentID != "") != (n != 2) {
+				t.Errorf("purchase %d has intent %q", n, p.IntentID)
+			}
+		}
+	})
+}
