@@ -81,10 +81,7 @@ func (tx *Tx) nested(ctx context.Context, w *waiter[func(*Tx) error]) error {
 	if _, err := tx.exec(ctx, "setting a savepoint", `SAVEPOINT change`); err != nil {
 		return err
 	}
-	if w.err = w.item(inner); w.err == nil {
-		w.err = inner.flush(ctx)
-	}
-	if w.err != nil {
+	if w.err = inner.do(ctx, w.item); w.err != nil {
 		if _, err := tx.exec(ctx, "rolling back to a savepoint", `ROLLBACK TO SAVEPOINT change`); err != nil {
 			return errors.Join(w.err, err)
 		}

@@ -193,7 +193,7 @@ func (tx *Tx) Seed(ctx context.Context, fresh []byte) ([]byte, error) {
 		return nil, err
 	}
 	var seed []byte
-	if err := tx.tx.QueryRowContext(ctx, `SELECT seed FROM own_seed WHERE singleton = 1`).Scan(&seed); err != nil {
+	if err := tx.q.QueryRowContext(ctx, `SELECT seed FROM own_seed WHERE singleton = 1`).Scan(&seed); err != nil {
 		return nil, fmt.Errorf("reading the seed: %w", err)
 	}
 	return seed, nil

@@ -67,10 +67,14 @@ func (r reading) QueryContext(ctx context.Context, query string, args ...any) (*
 	return r.tx.tx.QueryContext(ctx, query, args...)
 }
 
-// QueryRowContext implements sqldb.Querier. After an error it reads what it can, since a row cannot be made to carry an
-// error: the transaction will not commit.
+// QueryRowContext implements sqldb.Querier. A row can carry no error of ours: after one, it is that of a context that
+// ended, so that no statement runs, and Write returns the transaction's own.
 func (r reading) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	_ = r.tx.flush(ctx) // kept in r.tx.spoiled
+	if r.tx.flush(ctx) != nil {
+		ended, end := context.WithCancel(ctx)
+		end()
+		ctx = ended
+	}
 	return r.tx.tx.QueryRowContext(ctx, query, args...)
 }
 

@@ -1,11 +1,13 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
 
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
@@ -123,6 +125,31 @@ func TestAChangeThatFailsStandsAlone(t *testing.T) {
 			if (p.IntentID != "") != (n != 2) {
 				t.Errorf("purchase %d has intent %q", n, p.IntentID)
 			}
+		}
+	})
+}
+
+// A row that is refused late is still what the transaction fails with, and nothing runs after it.
+func TestARefusedRowSpoilsTheTransaction(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		ctx := t.Context()
+		twice := func(tx *store.Tx) error {
+			if err := errors.Join(insert(ctx, tx, 1), insert(ctx, tx, 1)); err != nil {
+				return err
+			}
+			if _, err := tx.Purchase(ctx, store.ID{1}); err == nil {
+				t.Error("the transaction goes on")
+			}
+			_, err := tx.TakeArrivals(ctx, 1)
+			return err
+		}
+		for name, write := range map[string]func(context.Context, func(*store.Tx) error) error{"alone": s.Write, "shared": s.WriteShared} {
+			if err := write(ctx, twice); !sqldb.IsUnique(err) || errors.Is(err, context.Canceled) {
+				t.Errorf("%s: got %v, want what refused the row", name, err)
+			}
+		}
+		if _, err := s.Read().Purchase(ctx, store.ID{1}); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the purchase: %v", err)
 		}
 	})
 }

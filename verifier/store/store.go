@@ -149,10 +149,7 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	var changes Changes
 	err := s.db.Write(ctx, func(sqlTx *sql.Tx) error {
 		tx := newTx(sqlTx, s.db.ForUpdate(), s.db.SkipLocked())
-		if err := fn(tx); err != nil {
-			return err
-		}
-		if err := tx.flush(ctx); err != nil {
+		if err := tx.do(ctx, fn); err != nil {
 			return err
 		}
 		if err := tx.flushEvents(ctx); err != nil {
@@ -175,6 +172,18 @@ func (s *Store) fault(committed bool) error {
 		return nil
 	}
 	return s.Fault(committed)
+}
+
+// do runs fn and writes what it left pending. What spoiled the transaction comes before what fn made of it.
+func (tx *Tx) do(ctx context.Context, fn func(*Tx) error) error {
+	err := fn(tx)
+	if err == nil {
+		err = tx.flush(ctx)
+	}
+	if tx.spoiled != nil {
+		return tx.spoiled
+	}
+	return err
 }
 
 // exec changes rows, after what is pending was written.
@@ -200,7 +209,7 @@ func (tx *Tx) direct(ctx context.Context, what, query string, args ...any) (int6
 // take gives out n numbers of a counter and returns the first.
 func (tx *Tx) take(ctx context.Context, counter string, n int) (int64, error) {
 	var last int64
-	err := tx.tx.QueryRowContext(ctx, `UPDATE counters SET value = value + $1 WHERE name = $2 RETURNING value`, n, counter).Scan(&last)
+	err := tx.q.QueryRowContext(ctx, `UPDATE counters SET value = value + $1 WHERE name = $2 RETURNING value`, n, counter).Scan(&last)
 	if err != nil {
 		return 0, fmt.Errorf("taking numbers of counter %s: %w", counter, err)
 	}

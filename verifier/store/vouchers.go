@@ -133,7 +133,7 @@ func (tx *Tx) SpendVoucher(ctx context.Context, tokenID ID) error {
 func (tx *Tx) ReturnVoucher(ctx context.Context, tokenID ID) error {
 	var voucherID ID
 	var minorUnits int64
-	err := tx.tx.QueryRowContext(ctx, `DELETE FROM voucher_uses WHERE token_id = $1 RETURNING voucher_id, minor_units`, tokenID).Scan(&voucherID, &minorUnits)
+	err := tx.q.QueryRowContext(ctx, `DELETE FROM voucher_uses WHERE token_id = $1 RETURNING voucher_id, minor_units`, tokenID).Scan(&voucherID, &minorUnits)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

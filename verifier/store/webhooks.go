@@ -114,7 +114,7 @@ func (q Queries) BehindWebhooks(ctx context.Context, head int64) ([]BehindWebhoo
 
 // ClaimWebhook takes a due one until a time. ErrNoWebhook when another was faster, or it is not due any more.
 func (tx *Tx) ClaimWebhook(ctx context.Context, id ID, now, until int64) (Webhook, error) {
-	return webhookRow(tx.tx.QueryRowContext(ctx, `UPDATE webhooks SET lease = lease + 1, lease_until = $1
+	return webhookRow(tx.q.QueryRowContext(ctx, `UPDATE webhooks SET lease = lease + 1, lease_until = $1
 		WHERE webhook_id = $2 AND state = $3 AND lease_until <= $4 AND retry_at <= $4 RETURNING `+webhookColumns, until, id, WebhookActive, now))
 }
 
