@@ -17,10 +17,10 @@ import (
 const address = "CANARY Rue de la Paix 1"
 
 // startNode starts `rimlight node` as a process.
-func (p *platform) startNode(t *testing.T, dir, packTime string, log *bytes.Buffer) *osexec.Cmd {
+func (p *platform) startNode(t *testing.T, dir, packTime string, log *bytes.Buffer, flags ...string) *osexec.Cmd {
 	t.Helper()
-	cmd := osexec.Command(os.Args[0], "node", "--fulfillment", p.Fulfillment, "--data", filepath.Join(dir, "node"),
-		"--tokens", filepath.Join(dir, "tokens.json"), "--skus", "poster", "--pack-time", packTime)
+	cmd := osexec.Command(os.Args[0], append([]string{"node", "--fulfillment", p.Fulfillment, "--data", filepath.Join(dir, "node"),
+		"--tokens", filepath.Join(dir, "tokens.json"), "--skus", "poster", "--pack-time", packTime}, flags...)...)
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

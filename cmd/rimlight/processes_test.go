@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,20 @@ func (m *member) start(t *testing.T) {
 	m.addr = m.replica.addr
 }
 
+// stop asks it to end, and waits until it has, in order.
+func (m *member) stop(t *testing.T) {
+	t.Helper()
+	m.signal(t, syscall.SIGTERM)
+	select {
+	case <-m.ended:
+	case <-time.After(time.Minute):
+		t.Fatalf("%s does not end", m.name)
+	}
+	if err := m.cmd.Wait(); err != nil {
+		t.Errorf("%s ended with %v", m.name, err)
+	}
+}
+
 func (m *member) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	if err := m.cmd.Process.Signal(s); err != nil {
@@ -50,10 +65,12 @@ func (m *member) signal(t *testing.T, s syscall.Signal) {
 type apart struct {
 	platform
 	members map[string][]*member // by role
+	dir     string               // what all of them keep
 }
 
-// startApart starts the processes. dirOf says where a region keeps its journal; empty: in the test's directory.
-func startApart(t *testing.T, dirOf map[string]string) *apart {
+// startApart starts the processes, all of them with some more flags. dirOf says where a region keeps its journal; empty: in
+// the test's directory.
+func startApart(t *testing.T, dirOf map[string]string, flags ...string) *apart {
 	t.Helper()
 	dir := t.TempDir()
 	tokenFile := filepath.Join(dir, "tokens.json")
@@ -61,9 +78,9 @@ func startApart(t *testing.T, dirOf map[string]string) *apart {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &apart{members: map[string][]*member{}}
+	p := &apart{members: map[string][]*member{}, dir: dir}
 	add := func(role, name string, args ...string) *member {
-		m := &member{role: role, name: name, args: append(args, "--tokens", tokenFile)}
+		m := &member{role: role, name: name, args: slices.Concat(args, []string{"--tokens", tokenFile}, flags)}
 		m.start(t)
 		p.members[role] = append(p.members[role], m)
 		return m
@@ -77,7 +94,7 @@ func startApart(t *testing.T, dirOf map[string]string) *apart {
 		r := add("region", name, append([]string{"--name", name, "--zones", cluster.Zone(name), "--data", data}, centre...)...)
 		routes = append(routes, "--region", name+"="+r.addr)
 	}
-	p.Cluster = &cluster.Cluster{Tokens: tokens}
+	p.Cluster = &cluster.Cluster{Tokens: tokens, Fulfillment: fulfillment.addr}
 	for _, name := range []string{"router-a", "router-b"} {
 		admin := freeAddress(t)
 		add("router", name, append([]string{"--name", name, "--admin-listen", admin}, routes...)...)
@@ -244,11 +261,8 @@ func TestAProcessStopsForAWhile(t *testing.T) {
 }
 
 // One data directory serves one process, whichever role.
-func TestASecondProcessOnADataDirectoryIsRefused(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts processes; run without -short")
-	}
-	p := startApart(t, nil)
+func (p *apart) refusesASecondProcess(t *testing.T) {
+	t.Helper()
 	for _, role := range []string{"fulfillment", "verifier", "region"} {
 		first := p.members[role][0]
 		second := append([]string{role, "--listen", "127.0.0.1:0"}, first.args...)

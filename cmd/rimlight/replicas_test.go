@@ -28,8 +28,9 @@ import (
 
 // replica is a central service's process.
 type replica struct {
-	cmd  *osexec.Cmd
-	addr string
+	cmd   *osexec.Cmd
+	addr  string
+	ended <-chan struct{} // closed when it is dead
 }
 
 // startReplica runs a central service as this program and waits until it listens.
@@ -73,7 +74,7 @@ func startProcess(t *testing.T, args ...string) *replica {
 	if !ok {
 		t.Fatalf("%v: %s", args, lines.Text())
 	}
-	return &replica{cmd, addr}
+	return &replica{cmd, addr, read}
 }
 
 func (r *replica) kill(t *testing.T) {

@@ -235,6 +235,7 @@ type routerCmd struct {
 	MaxConnections int               `help:"The most connections of the public port; each takes a file descriptor." default:"16000"`
 	MaxStreams     int               `help:"The most streams of the public port, over all connections; each takes memory." default:"20000"`
 	LogLevel       string            `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	traceFlags
 }
 
 func (c *routerCmd) Run(ctx context.Context, s *streams) error {
@@ -263,11 +264,16 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	log := newLog(s, c.LogLevel)
+	traces, err := c.traceFlags.config(ctx, log)
+	if err != nil {
+		return err
+	}
 	p, err := process.StartRouter(ctx, process.Router{
 		Webhooks: hooks,
 		Common: process.Common{
 			Listen: c.Listen, DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
-			Log: newLog(s, c.LogLevel), Metrics: prometheus.NewRegistry(),
+			Log: log, Metrics: prometheus.NewRegistry(), Traces: traces,
 		},
 		Name: cmp.Or(c.Name, host), AdminListen: c.AdminListen, AdminAdvertise: c.AdminAdvertise, TLS: secure, Regions: c.Regions,
 		ForwardServices: c.ForwardService, Fulfillment: c.Fulfillment, Verifier: c.Verifier, MaxRecvBytes: c.MaxRecv, Gossip: ring, Drills: c.Drills,
