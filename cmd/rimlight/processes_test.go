@@ -100,12 +100,7 @@ func startApart(t *testing.T, dirOf map[string]string, flags ...string) *apart {
 		add("router", name, append([]string{"--name", name, "--admin-listen", admin}, routes...)...)
 		p.Routers = append(p.Routers, admin)
 	}
-	for _, router := range p.Routers {
-		p.until(t, "the routers reach the regions", func() bool {
-			up := p.reachable(t, router)
-			return up["europe-west3"] && up["us-central1"]
-		})
-	}
+	p.allReach(t, "the regions")
 	return p
 }
 
@@ -236,8 +231,9 @@ func (p *apart) allIsWell(t *testing.T, drop *offerv1.Drop, a *viewers.Audience,
 }
 
 // A node whose disk is full refuses and goes on. A process that stops, without dying, holds its connections: viewers go
-// elsewhere, and it goes on where it was.
-func TestAProcessStopsForAWhile(t *testing.T) {
+// elsewhere, and it goes on where it was. Then every process is restarted in turn, as for a new version, and no viewer
+// notices.
+func TestProcessesFillUpStopAndAreRestarted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes and takes half a minute; run without -short")
 	}
@@ -257,7 +253,32 @@ func TestAProcessStopsForAWhile(t *testing.T) {
 		victim.signal(t, syscall.SIGCONT)
 		p.goOn(t, audience, "with "+victim.name)
 	}
+	for _, role := range []string{"region", "verifier", "fulfillment", "router"} {
+		for _, m := range p.members[role] {
+			before := audience.Stats()
+			m.stop(t)
+			p.goOn(t, audience, "without "+m.name)
+			m.start(t)
+			p.allReach(t, m.name)
+			p.goOn(t, audience, "with "+m.name)
+			if after := audience.Stats(); after.Failed > before.Failed {
+				t.Errorf("%s was restarted, and %d visits failed: of calls, %v, before %v", m.name, after.Failed-before.Failed, brokenCalls(after), brokenCalls(before))
+			}
+		}
+	}
+	t.Logf("calls that were made again: %v", brokenCalls(audience.Stats()))
 	p.allIsWell(t, drop, audience, leave)
+}
+
+// allReach waits until every router reaches every region: only then may the next process go.
+func (p *apart) allReach(t *testing.T, what string) {
+	t.Helper()
+	for _, router := range p.Routers {
+		p.until(t, "the routers reach "+what, func() bool {
+			up := p.reachable(t, router)
+			return up["europe-west3"] && up["us-central1"]
+		})
+	}
 }
 
 // One data directory serves one process, whichever role.

@@ -124,17 +124,19 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 	}
 	session := []byte("CANARY session 1")
 	hints := &offerv1.RoutingHints{DropId: drop.GetDropId(), RequestId: ids.NewV7(time.Now(), rand.Reader)}
-	offer, err := offers.RequestOffer(ctx, &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sold, err := offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
-		Hints: hints, ViewerSessionId: session, OfferToken: offer.GetGranted().GetOfferToken(), PaymentReference: "tp_ok", DeliveryDetails: []byte(address),
-		Consent: &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}},
+	var offer *offerv1.RequestOfferResponse
+	p.until(t, "an offer", func() bool {
+		offer, err = offers.RequestOffer(ctx, &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session})
+		return err == nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var sold *offerv1.RedeemOfferResponse
+	p.until(t, "a receipt", func() bool {
+		sold, err = offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
+			Hints: hints, ViewerSessionId: session, OfferToken: offer.GetGranted().GetOfferToken(), PaymentReference: "tp_ok", DeliveryDetails: []byte(address),
+			Consent: &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}},
+		})
+		return err == nil
+	})
 	has := func(service, name string) func() bool {
 		return func() bool { names, _ := c.spans(traceID); return names[service][name] }
 	}

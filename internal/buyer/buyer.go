@@ -39,6 +39,9 @@ const DefaultTries = 8
 // quietRetry is the mean wait before a repeat when nobody said how long: a few round trips around the world.
 const quietRetry = 200 * time.Millisecond
 
+// keysAgain is the mean wait before keys are asked for again: half of a node's time between heartbeats.
+const keysAgain = 500 * time.Millisecond
+
 var errStreamEnded = errors.New("the stream ended before the purchase was final")
 
 // StepVerify names the step in which the receipt was verified: with the call before it, that is what a viewer waits for
@@ -256,19 +259,34 @@ func jitter(d time.Duration) time.Duration {
 }
 
 func (b *Buyer) verifyReceipt(ctx context.Context, req Request, res *Result) error {
-	receipt, offer, err := b.keys.OpenReceipt(res.Receipt)
-	if errors.Is(err, token.ErrUnknownKey) {
-		if err := b.fetchKeys(ctx); err != nil {
-			return err
-		}
-		receipt, offer, err = b.keys.OpenReceipt(res.Receipt)
-	}
+	var receipt *offerv1.Receipt
+	var offer *offerv1.OfferToken
+	err := b.withKeys(ctx, func() (err error) { receipt, offer, err = b.keys.OpenReceipt(res.Receipt); return err })
 	if err != nil {
-		return fmt.Errorf("%w: the receipt: %w", ErrUnverified, err)
+		return fmt.Errorf("the receipt: %w", err)
 	}
 	if receipt.GetPurchaseId() != res.PurchaseID || string(offer.GetViewerSessionId()) != string(req.ViewerSessionID) ||
 		ids.Text(offer.GetDropId()) != req.Drop.GetDropId() || !proto.Equal(offer.GetPrice(), res.Offer.GetPrice()) {
 		return fmt.Errorf("%w: the receipt is for another purchase", ErrUnverified)
+	}
+	return nil
+}
+
+// withKeys opens a signed text, with fresh keys where its own is unknown. Whoever is asked for keys learns a new node's from
+// its next heartbeat, so they are asked for again.
+func (b *Buyer) withKeys(ctx context.Context, open func() error) error {
+	err := open()
+	for try := 1; errors.Is(err, token.ErrUnknownKey) && try <= cmp.Or(b.Tries, DefaultTries); try++ {
+		if try > 1 && sleep(ctx, jitter(keysAgain)) != nil {
+			break
+		}
+		if err := b.fetchKeys(ctx); err != nil {
+			return err
+		}
+		err = open()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnverified, err)
 	}
 	return nil
 }
@@ -334,15 +352,10 @@ func (b *Buyer) followOnce(ctx context.Context, req Request, hints *offerv1.Rout
 }
 
 func (b *Buyer) verifyOutcome(ctx context.Context, res *Result) error {
-	outcome, err := b.keys.OpenOutcome(res.Purchase.GetOutcome())
-	if errors.Is(err, token.ErrUnknownKey) {
-		if err := b.fetchKeys(ctx); err != nil {
-			return err
-		}
-		outcome, err = b.keys.OpenOutcome(res.Purchase.GetOutcome())
-	}
+	var outcome *offerv1.Outcome
+	err := b.withKeys(ctx, func() (err error) { outcome, err = b.keys.OpenOutcome(res.Purchase.GetOutcome()); return err })
 	if err != nil {
-		return fmt.Errorf("%w: the outcome: %w", ErrUnverified, err)
+		return fmt.Errorf("the outcome: %w", err)
 	}
 	if outcome.GetPurchaseId() != res.PurchaseID || outcome.GetState() != res.Purchase.GetState() {
 		return fmt.Errorf("%w: the outcome is of another purchase or state", ErrUnverified)

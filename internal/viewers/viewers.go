@@ -67,6 +67,8 @@ type Origin struct {
 // Stats is what the audience saw. Counters only grow.
 type Stats struct {
 	Arrived, Abandoned, Offered, Accepted int
+	// Failed visits: they ended with an error that is no refusal, after all that the client does about errors.
+	Failed int
 	// Outcomes by purchase state.
 	Outcomes map[offerv1.PurchaseState]int
 	// Calls by method and ending: "OK", or "CODE/REASON".
@@ -225,6 +227,9 @@ func (a *Audience) shop(ctx context.Context, drop *offerv1.Drop) {
 	if err == nil {
 		a.stats.Outcomes[res.Purchase.GetState()]++
 	} else if ctx.Err() == nil {
+		if !errors.Is(err, buyer.ErrRefused) {
+			a.stats.Failed++
+		}
 		a.cfg.Log.Debug("a viewer's purchase ended early", "error", err)
 	}
 }
