@@ -1,6 +1,7 @@
 package forward_test
 
 import (
+	"cmp"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,7 @@ func after(delay time.Duration, cancelled *atomic.Int32, handle grpc.StreamHandl
 
 // hedging is near, late by so much, and far 30 ms further; both 1 ms away by the measurements but for that.
 func hedging(t *testing.T, config forward.Config, near, far grpc.StreamHandler) *world {
+	config.HedgeShare = cmp.Or(config.HedgeShare, 0.02) // the default, which newWorld switches off
 	w := newWorld(t, config, node{"near", near}, node{"far", far})
 	w.regions.change("far", func(r *arbiter.Region) { r.Network = 30 * ms })
 	return w
