@@ -202,30 +202,38 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 		offers[drop] = max(offers[drop], o.GetOffers())
 	}
 	caller := store.Caller{NodeID: node, Epoch: req.GetEpoch(), BootID: req.GetBootId()}
-	if err := s.store.Seen(ctx, caller, s.now()); err != nil {
+	pulse, err := s.store.Seen(ctx, caller, s.now())
+	if err != nil {
 		return nil, err
 	}
 	if err := s.store.CountOffers(ctx, caller, offers); err != nil {
 		return nil, err
 	}
-	fences, err := s.store.Fences(ctx, caller)
-	if err != nil {
-		return nil, err
+	var fences store.Fences
+	if pulse.AnyFence {
+		if fences, err = s.store.Fences(ctx, caller); err != nil {
+			return nil, err
+		}
 	}
 	maps.DeleteFunc(report.hungry, func(drop store.ID, _ bool) bool { return fences.Bar(drop) }) // nobody gives back for it
 	s.board.report(node, report)
 
 	res := &fulfillmentv1.HeartbeatResponse{Epoch: caller.Epoch, NextIn: durationpb.New(idleHeartbeat)}
+	if pulse.AnyLive {
+		res.NextIn = durationpb.New(liveHeartbeat)
+	}
 	if res.Missing, err = s.store.ActiveLeases(ctx, caller, known, maxMissing); err != nil {
 		return nil, err
 	}
-	aside, err := s.store.PutAside(ctx, caller)
-	if err != nil {
-		return nil, err
-	}
-	for _, lease := range sellable {
-		if aside[lease] {
-			res.FencedLeaseIds = append(res.FencedLeaseIds, lease.String())
+	if pulse.AnyAside && len(sellable) > 0 {
+		aside, err := s.store.PutAside(ctx, caller)
+		if err != nil {
+			return nil, err
+		}
+		for _, lease := range sellable {
+			if aside[lease] {
+				res.FencedLeaseIds = append(res.FencedLeaseIds, lease.String())
+			}
 		}
 	}
 	for _, drop := range listed {
@@ -233,7 +241,12 @@ func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 			return nil, err
 		}
 	}
-	return res, s.complete(ctx, res, req.GetKnownKeys())
+	if pulse.Keys > int64(req.GetKnownKeys()) {
+		if res.Keys, err = s.keys(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
 }
 
 // advise adds what the node should know of one drop: whether anything is free for it, left at all, or wanted by others.
@@ -259,27 +272,6 @@ func (s *stockServer) advise(ctx context.Context, res *fulfillmentv1.HeartbeatRe
 	if recall > 0 {
 		s.metrics.recalled.Add(float64(recall))
 		res.Recalls = append(res.Recalls, &fulfillmentv1.Recall{DropId: drop.String(), Units: uint32(recall)})
-	}
-	return nil
-}
-
-// complete adds the keys that the node may lack, and when to come again.
-func (s *stockServer) complete(ctx context.Context, res *fulfillmentv1.HeartbeatResponse, knownKeys int32) error {
-	count, err := s.store.KeyCount(ctx)
-	if err != nil {
-		return err
-	}
-	if count > int64(knownKeys) {
-		if res.Keys, err = s.keys(ctx); err != nil {
-			return err
-		}
-	}
-	live, err := s.store.AnyLive(ctx, s.now())
-	if err != nil {
-		return err
-	}
-	if live {
-		res.NextIn = durationpb.New(liveHeartbeat)
 	}
 	return nil
 }

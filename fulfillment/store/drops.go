@@ -193,7 +193,7 @@ func (s *Store) ListDrops(ctx context.Context, q DropQuery) ([]Drop, error) {
 		where = append(where, "("+strings.Join(either, " OR ")+")")
 	}
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+dropColumns+` FROM drops WHERE `+strings.Join(where, " AND ")+
-		` ORDER BY open_time_us DESC, drop_id DESC LIMIT `+arg(q.Limit), args...)
+		` ORDER BY open_time_us DESC, drop_id DESC LIMIT CAST(`+arg(q.Limit)+` AS BIGINT)`, args...)
 	drops, err := collect(rows, err, scanDropRows)
 	if err != nil {
 		return nil, fmt.Errorf("listing drops: %w", err)
@@ -239,18 +239,6 @@ func (s *Store) Changes(ctx context.Context, after, settledUpTo int64, limit int
 
 // Revision is the catalogue's last one.
 func (s *Store) Revision(ctx context.Context) (int64, error) { return s.drawn(ctx, catalogRevision) }
-
-// AnyLive tells whether units of any drop may be lent or sold at now.
-func (s *Store) AnyLive(ctx context.Context, now time.Time) (bool, error) {
-	var live bool
-	err := s.db.Read().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM drops
-		WHERE settled_time_us IS NULL AND over_time_us > $1 AND open_time_us <= $2)`,
-		now.UnixMicro(), now.Add(dropclock.Lead).UnixMicro()).Scan(&live)
-	if err != nil {
-		return false, fmt.Errorf("looking for live drops: %w", err)
-	}
-	return live, nil
-}
 
 // SettleDrop stores that a drop is SETTLED, once: the clock must say CLOSED and no unit may be leased, else
 // NotSettleableError. A repeat changes nothing.

@@ -45,7 +45,7 @@ func TestANewDiskRaisesTheEpochAndPutsItsLeasesAside(t *testing.T) {
 		if _, err := s.Return(t.Context(), old, id('l', 1), lost.Serials, start); !errors.As(err, stale) {
 			t.Errorf("a return under the old epoch: %v", err)
 		}
-		if err := s.Seen(t.Context(), old, start); !errors.As(err, stale) {
+		if _, err := s.Seen(t.Context(), old, start); !errors.As(err, stale) {
 			t.Errorf("a heartbeat under the old epoch: %v", err)
 		}
 		if _, err := s.Return(t.Context(), now, id('l', 1), lost.Serials, start); !errors.As(err, new(*store.LeaseNotFoundError)) {
@@ -104,10 +104,10 @@ func TestTheOlderOfTwoLivesOnOneDirectoryIsFenced(t *testing.T) {
 		if _, err := s.Return(t.Context(), older, id('l', 1), []uint32{1}, start); !errors.As(err, gone) {
 			t.Errorf("the older life gave back: %v", err)
 		}
-		if err := s.Seen(t.Context(), older, start); !errors.As(err, gone) {
+		if _, err := s.Seen(t.Context(), older, start); !errors.As(err, gone) {
 			t.Errorf("the older life's heartbeat: %v", err)
 		}
-		if err := s.Seen(t.Context(), current, start); err != nil {
+		if _, err := s.Seen(t.Context(), current, start); err != nil {
 			t.Errorf("the current life's heartbeat: %v", err)
 		}
 	})

@@ -6,11 +6,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/mutant"
 )
 
@@ -144,17 +146,37 @@ func addKey(ctx context.Context, tx *sql.Tx, n Node) error {
 	return err
 }
 
-// Seen checks who calls and notes that it is alive.
-func (s *Store) Seen(ctx context.Context, c Caller, now time.Time) error {
-	seen, err := checkCaller(ctx, s.db.Read(), c)
+// Pulse is what every heartbeat asks. It tells which lists are worth reading, since they are empty for nearly all nodes at
+// nearly all times.
+type Pulse struct {
+	// Keys is how many keys there are.
+	Keys int64
+	// AnyLive: units of some drop may be lent or sold now.
+	AnyLive bool
+	// AnyFence and AnyAside: Fences and PutAside have something for the node's epoch.
+	AnyFence, AnyAside bool
+}
+
+// pulseColumns has no state as a parameter: see ActiveLeases.
+var pulseColumns = `,
+	(SELECT value FROM counters WHERE name = '` + nodeKey + `'),
+	EXISTS (SELECT 1 FROM drops WHERE settled_time_us IS NULL AND over_time_us > $2 AND open_time_us <= $3),
+	EXISTS (SELECT 1 FROM fences WHERE node_id = $1 AND epoch = $4),
+	EXISTS (SELECT 1 FROM leases WHERE node_id = $1 AND epoch = $4 AND state = ` + strconv.Itoa(quarantinedLease) + `)`
+
+// Seen checks who calls, notes that it is alive, and takes its pulse.
+func (s *Store) Seen(ctx context.Context, c Caller, now time.Time) (Pulse, error) {
+	var p Pulse
+	seen, err := checkCaller(ctx, s.db.Read(), c, pulseColumns,
+		[]any{now.UnixMicro(), now.Add(dropclock.Lead).UnixMicro(), c.Epoch}, &p.Keys, &p.AnyLive, &p.AnyFence, &p.AnyAside)
 	if err != nil || now.Sub(seen) < liveRefresh {
-		return err
+		return p, err
 	}
 	err = s.db.Write(ctx, func(tx *sql.Tx) error { return admit(ctx, tx, c, now) })
 	if err != nil {
-		return fmt.Errorf("stamping a node: %w", err)
+		return p, fmt.Errorf("stamping a node: %w", err)
 	}
-	return nil
+	return p, nil
 }
 
 // admit is the fence of docs/settlement.md 2.1 for whatever changes something: a compare-and-set on the node's row, so
@@ -165,17 +187,18 @@ func admit(ctx context.Context, tx *sql.Tx, c Caller, now time.Time) error {
 	if err != nil || n == 1 {
 		return err
 	}
-	if _, err = checkCaller(ctx, tx, c); err == nil && !mutant.On(mutant.EpochNotFenced) {
+	if _, err = checkCaller(ctx, tx, c, "", nil); err == nil && !mutant.On(mutant.EpochNotFenced) {
 		err = fmt.Errorf("node %v changed meanwhile", c.NodeID)
 	}
 	return err
 }
 
-// checkCaller says why a caller is not the node as it joined last.
-func checkCaller(ctx context.Context, q querier, c Caller) (seen time.Time, err error) {
+// checkCaller says why a caller is not the node as it joined last. More columns may be read with it, with parameters from $2 on.
+func checkCaller(ctx context.Context, q querier, c Caller, columns string, args []any, into ...any) (seen time.Time, err error) {
 	var current, us int64
 	var boot string
-	err = q.QueryRowContext(ctx, `SELECT epoch, seen_time_us, boot_id FROM nodes WHERE node_id = $1`, c.NodeID[:]).Scan(&current, &us, &boot)
+	err = q.QueryRowContext(ctx, `SELECT epoch, seen_time_us, boot_id`+columns+` FROM nodes WHERE node_id = $1`,
+		append([]any{c.NodeID[:]}, args...)...).Scan(append([]any{&current, &us, &boot}, into...)...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return time.Time{}, &NotJoinedError{c.NodeID}
@@ -225,6 +248,3 @@ func (s *Store) Keys(ctx context.Context, after int64, limit int) ([]PositionedK
 	}
 	return keys, nil
 }
-
-// KeyCount is how many keys there are.
-func (s *Store) KeyCount(ctx context.Context) (int64, error) { return s.drawn(ctx, nodeKey) }

@@ -404,7 +404,7 @@ func (s *Store) ListOrders(ctx context.Context, q OrderQuery) ([]Order, error) {
 		where = append(where, "o.position < "+arg(q.Before))
 	}
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+` FROM orders o WHERE `+strings.Join(where, " AND ")+
-		` ORDER BY o.position DESC LIMIT `+arg(q.Limit), args...)
+		` ORDER BY o.position DESC LIMIT CAST(`+arg(q.Limit)+` AS BIGINT)`, args...)
 	list, err := collect(rows, err, func(rows *sql.Rows) (Order, error) { return scanOrder(rows) })
 	if err != nil {
 		return nil, fmt.Errorf("listing orders: %w", err)

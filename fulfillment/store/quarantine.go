@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -38,9 +39,10 @@ func (s *Store) Quarantined(ctx context.Context, since time.Time, after ID, limi
 	if !since.IsZero() {
 		from = since.UnixMicro()
 	}
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+quarantinedColumns+` FROM leases l WHERE l.state = $2
-		AND (l.quarantine_time_us > $3 OR l.quarantine_time_us = $3 AND l.lease_id > $4)
-		ORDER BY l.quarantine_time_us, l.lease_id LIMIT $5`, leased, quarantinedLease, from, after[:], limit)
+	// The state is no parameter: see ActiveLeases.
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+quarantinedColumns+` FROM leases l WHERE l.state = `+strconv.Itoa(quarantinedLease)+`
+		AND (l.quarantine_time_us > $2 OR l.quarantine_time_us = $2 AND l.lease_id > $3)
+		ORDER BY l.quarantine_time_us, l.lease_id LIMIT CAST($4 AS BIGINT)`, leased, from, after[:], limit)
 	all, err := collect(rows, err, func(rows *sql.Rows) (QuarantinedLease, error) { return scanQuarantined(rows.Scan) })
 	if err != nil {
 		return nil, fmt.Errorf("listing quarantined leases: %w", err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,7 +107,7 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 	if len(drops) == 0 {
 		return all, nil
 	}
-	args := []any{leased, quarantinedLease}
+	args := []any{leased}
 	places := make([]string, len(drops))
 	for i, id := range drops {
 		args = append(args, id[:])
@@ -118,10 +119,10 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 	}
 	in := ` IN (` + strings.Join(places, ", ") + `)`
 	// State 0 counts those of the leased that are quarantined: there are few such leases, so joining all units to theirs
-	// would cost more.
+	// would cost more. Their state is no parameter: see ActiveLeases.
 	rows, err := q.QueryContext(ctx, `SELECT drop_id, state, COUNT(*) FROM units WHERE drop_id`+in+` GROUP BY drop_id, state
 		UNION ALL SELECT l.drop_id, 0, COUNT(*) FROM leases l JOIN units u ON u.lease_id = l.lease_id AND u.state = $1
-		WHERE l.state = $2 AND l.drop_id`+in+` GROUP BY l.drop_id`, args...)
+		WHERE l.state = `+strconv.Itoa(quarantinedLease)+` AND l.drop_id`+in+` GROUP BY l.drop_id`, args...)
 	counts, err := collect(rows, err, func(rows *sql.Rows) (c count, err error) { return c, rows.Scan(&c.drop, &c.state, &c.n) })
 	if err != nil {
 		return nil, fmt.Errorf("counting units: %w", err)

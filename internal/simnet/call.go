@@ -297,6 +297,9 @@ func marshalStatus(st *status.Status) []byte {
 }
 
 func unmarshalStatus(b []byte) *status.Status {
+	if len(b) == 0 {
+		return status.New(codes.OK, "")
+	}
 	var p spb.Status
 	if err := proto.Unmarshal(b, &p); err != nil {
 		return status.Newf(codes.Internal, "simnet: decoding the status: %v", err)

@@ -17,11 +17,11 @@ package simnet
 
 import (
 	"context"
-	"fmt"
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -267,7 +267,11 @@ func (n *Network) draw(p path, method string) fate {
 	l := lane{p, method}
 	n.sent[l]++
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%d", p.from, p.to, method, n.sent[l])
+	name := make([]byte, 0, 256)
+	for _, part := range []string{p.from, p.to, method} {
+		name = append(append(name, part...), 0)
+	}
+	h.Write(strconv.AppendUint(name, n.sent[l], 10))
 	r := rand.New(rand.NewPCG(n.cfg.Seed, h.Sum64()))
 	link := n.link(p)
 	delay := func() time.Duration {

@@ -47,6 +47,7 @@ type dialect struct {
 	// What ends a SELECT, to hold its rows or to leave out those that others hold; empty where there is one writer.
 	forUpdate, forShare, skipLocked string
 	alone                           bool // one writer at a time, of one process
+	steady                          bool // queries do not end with their context
 }
 
 // DB is one store.
@@ -174,7 +175,12 @@ type Querier interface {
 }
 
 // Read is for statements that change nothing; each sees a committed state.
-func (db *DB) Read() Querier { return db.read }
+func (db *DB) Read() Querier {
+	if db.steady {
+		return steadyReader{db.read}
+	}
+	return db.read
+}
 
 // Values writes the rows of an INSERT of many, "($1,$2),($3,$4)": a statement each would cost a round trip each. SQLite
 // takes 32,766 parameters in a statement, PostgreSQL 65,535.

@@ -69,14 +69,19 @@ func refuseBackup(ctx context.Context, db *sql.DB) error {
 }
 
 // OpenMemory makes a database that lives as long as the DB: for tests in virtual time, where a closed and reopened
-// service is given the same DB again.
+// service is given the same DB again. Its statements do not end with their context: they take microseconds, and a
+// goroutine each to watch it would cost as much.
 func OpenMemory(context.Context) (*DB, error) {
-	db, err := openCaching("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
+	c, err := newConnector("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
 	if err != nil {
 		return nil, fmt.Errorf("opening a database in memory: %w", err)
 	}
-	db.SetMaxOpenConns(1) // every further connection would be another, empty database
-	return newSQLite(db, db), nil
+	c.steady = true
+	pool := sql.OpenDB(c)
+	pool.SetMaxOpenConns(1) // every further connection would be another, empty database
+	db := newSQLite(pool, pool)
+	db.steady = true
+	return db, nil
 }
 
 // image is what modernc.org/sqlite's connections can do with a whole database.

@@ -15,16 +15,26 @@ const mostStatements = 500
 // openCaching opens a SQLite database whose connections keep their statements prepared. Parsing and planning cost several
 // times as much as running a short statement does: a heartbeat or a grant spent three quarters of its time there.
 func openCaching(dsn string) (*sql.DB, error) {
+	c, err := newConnector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(c), nil
+}
+
+func newConnector(dsn string) (*cachingConnector, error) {
 	plain, err := sql.Open("sqlite", dsn) // for its driver alone: it opens no connection
 	if err != nil {
 		return nil, err
 	}
-	return sql.OpenDB(&cachingConnector{dsn, plain.Driver()}), plain.Close()
+	return &cachingConnector{dsn: dsn, driver: plain.Driver()}, plain.Close()
 }
 
 type cachingConnector struct {
 	dsn    string
 	driver driver.Driver
+	// steady statements run to their end whatever becomes of their context.
+	steady bool
 }
 
 // Connect implements driver.Connector.
@@ -37,7 +47,7 @@ func (c *cachingConnector) Connect(context.Context) (driver.Conn, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("sqldb: %T cannot do all that is needed", opened), opened.Close())
 	}
-	return &cachingConn{fullConn: conn, idle: map[string]fullStmt{}}, nil
+	return &cachingConn{fullConn: conn, idle: map[string]fullStmt{}, steady: c.steady}, nil
 }
 
 // Driver implements driver.Connector.
@@ -63,7 +73,8 @@ type fullStmt interface {
 // cachingConn keeps one idle statement for each text. database/sql uses a connection from one goroutine at a time.
 type cachingConn struct {
 	fullConn
-	idle map[string]fullStmt
+	idle   map[string]fullStmt
+	steady bool
 }
 
 // Prepare implements driver.Conn.
@@ -103,6 +114,45 @@ type cachedStmt struct {
 	fullStmt
 	conn  *cachingConn
 	query string
+}
+
+// ExecContext implements driver.StmtExecContext.
+func (s *cachedStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return s.fullStmt.ExecContext(s.conn.context(ctx), args)
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *cachedStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.fullStmt.QueryContext(s.conn.context(ctx), args)
+}
+
+// context is what a statement sees of its caller's.
+func (c *cachingConn) context(ctx context.Context) context.Context {
+	if c.steady {
+		return withoutEnd(ctx)
+	}
+	return ctx
+}
+
+// withoutEnd is a context that has not ended and never will; one that has ended stays as it is.
+func withoutEnd(ctx context.Context) context.Context {
+	if ctx.Err() != nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
+}
+
+// steadyReader begins no goroutine per query to watch its context.
+type steadyReader struct{ db *sql.DB }
+
+// QueryContext implements Querier.
+func (r steadyReader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return r.db.QueryContext(withoutEnd(ctx), query, args...)
+}
+
+// QueryRowContext implements Querier.
+func (r steadyReader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return r.db.QueryRowContext(withoutEnd(ctx), query, args...)
 }
 
 // Close implements driver.Stmt.

@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
 	validate "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
 	"github.com/prometheus/client_golang/prometheus"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -24,12 +26,18 @@ import (
 type ears struct {
 	mu         sync.Mutex // guards what is below
 	log        bytes.Buffer
-	statuses   map[string]int // whole texts of errors
-	faults     map[string]int // method and code of answers that no service may give
+	statuses   map[said]*spb.Status // every error once, since turning one into text takes as long as a call
+	faults     map[string]int       // method and code of answers that no service may give
 	registries []*prometheus.Registry
 }
 
-func newEars() *ears { return &ears{statuses: map[string]int{}, faults: map[string]int{}} }
+// said is an error that a host answered, with its details encoded.
+type said struct {
+	method, message, details string
+	code                     int32
+}
+
+func newEars() *ears { return &ears{statuses: map[said]*spb.Status{}, faults: map[string]int{}} }
 
 // Write implements io.Writer, for the log.
 func (e *ears) Write(p []byte) (int, error) {
@@ -87,12 +95,22 @@ func (e *ears) hear(h *host, method string, err error) {
 	st := status.Convert(err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.statuses[fmt.Sprintf("%s: %v", method, st.Proto())]++
+	e.statuses[whatIsSaid(method, st)] = st.Proto()
 	if c := st.Code(); c == codes.Unknown || c == codes.Internal {
 		e.faults[fmt.Sprintf("%s answered %v: %s", method, c, st.Message())]++
 	} else if info := rpcerr.Info(err); info == nil && slices.Contains([]codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, c) {
 		e.faults[fmt.Sprintf("%s answered %v without a reason: %s", method, c, st.Message())]++
 	}
+}
+
+func whatIsSaid(method string, st *status.Status) said {
+	p := st.Proto()
+	var details strings.Builder
+	for _, d := range p.GetDetails() {
+		details.WriteString(d.GetTypeUrl() + "\x00")
+		details.Write(d.GetValue())
+	}
+	return said{method, p.GetMessage(), details.String(), p.GetCode()}
 }
 
 // heard is all of it as one text.
@@ -101,8 +119,8 @@ func (e *ears) heard() (string, error) {
 	defer e.mu.Unlock()
 	var b bytes.Buffer
 	b.Write(e.log.Bytes())
-	for text := range e.statuses {
-		fmt.Fprintln(&b, text)
+	for said, st := range e.statuses {
+		fmt.Fprintf(&b, "%s: %v\n", said.method, st)
 	}
 	for _, r := range e.registries {
 		families, err := r.Gather()

@@ -24,8 +24,9 @@ const (
 	tryTimeout = time.Second
 	// patience is how long a viewer stays who finds no unit or no region.
 	patience = 30 * time.Second
-	// pause is the mean wait after every region said no: what fulfillment needs to move a unit between nodes.
-	pause = time.Second
+	// pause is the mean wait after every region said no for the first time: what fulfillment needs to move a unit between
+	// nodes. It doubles up to longestPause.
+	pause, longestPause = time.Second, 4 * time.Second
 )
 
 // viewer walks through one plan. Its goroutine alone uses it.
@@ -144,14 +145,14 @@ func (v *viewer) roam(ctx context.Context, call func(context.Context, string) er
 // insist is roam along a route, for calls beside the viewer's visit.
 func (v *viewer) insist(ctx context.Context, draws *rand.Rand, route []string, call func(context.Context, string) error) (tries int, err error) {
 	end := time.Now().Add(patience)
-	for {
+	for mean := pause; ; mean = min(2*mean, longestPause) {
 		for _, region := range route {
 			tries++
 			if err = v.try(ctx, region, call); !elsewhere(err) || ctx.Err() != nil {
 				return tries, err
 			}
 		}
-		if wait := pause/2 + time.Duration(draws.Int64N(int64(pause))); time.Now().After(end) || !sleep(ctx, wait) {
+		if wait := mean/2 + time.Duration(draws.Int64N(int64(mean))); time.Now().After(end) || !sleep(ctx, wait) {
 			return tries, err
 		}
 	}
