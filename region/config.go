@@ -1,6 +1,7 @@
 package region
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -94,6 +95,10 @@ type Deps struct {
 	Metrics prometheus.Registerer
 	// Traces makes spans of the journal's way to the verifier; nil: none.
 	Traces *telemetry.Tracer
+	// Disk tells how the journal's disk is doing; nil: Check leaves it out.
+	Disk func() (journal.Health, error)
+	// Paths measures the ways to the other members of the ring; nil: Check leaves them out.
+	Paths func(context.Context) []*regionv1.Path
 	// Version is the program's version, as Probe answers it.
 	Version string
 	// OnModeChange, if set, is told about every mode that an operator sets, after it is durable. It must not block.

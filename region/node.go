@@ -177,6 +177,7 @@ func (n *Node) Register(r grpc.ServiceRegistrar) {
 func Rules() auth.Rules {
 	return auth.Rules{
 		regionv1.RegionService_SetMode_FullMethodName: {auth.SRE}, regionv1.RegionService_SetFault_FullMethodName: {auth.SRE},
+		regionv1.RegionService_Check_FullMethodName: {auth.SRE},
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
@@ -114,6 +115,8 @@ type Deps struct {
 	Central map[string]grpc.ClientConnInterface
 	// Audit keeps what operators change; default: in memory. The router does not close it.
 	Audit *audit.Log
+	// Paths measures the ways to the other members of the ring; nil: nothing is measured.
+	Paths func(context.Context) []*regionv1.Path
 	// Saboteur breaks links and processes for drills; nil: nobody can.
 	Saboteur Saboteur
 
@@ -216,6 +219,7 @@ func Rules() auth.Rules {
 		routerv1.RouterAdminService_SetRegionMode_FullMethodName:    {auth.SRE},
 		routerv1.RouterAdminService_ListAuditEntries_FullMethodName: {auth.SRE},
 		routerv1.RouterAdminService_InjectFault_FullMethodName:      {auth.SRE},
+		routerv1.RouterAdminService_Check_FullMethodName:            {auth.SRE}, // it makes the whole fleet send
 	}
 }
 

@@ -110,6 +110,7 @@ type regionNode struct {
 	faults []*regionv1.Fault
 	broken error // what reads end in
 	refuse error
+	health health
 }
 
 // Probe implements rimlight.region.v1.RegionService.

@@ -26,6 +26,7 @@ type fakeAdmin struct {
 	asked  []*routerv1.SetRegionModeRequest
 	mode   *routerv1.SetRegionModeResponse
 	listed *routerv1.ListRegionsResponse
+	check  *routerv1.CheckResponse
 	watch  []*routerv1.WatchRegionsResponse // one after the other; the last one stays
 }
 

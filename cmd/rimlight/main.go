@@ -53,6 +53,7 @@ type commands struct {
 
 	Regions regionsCmd `cmd:"" help:"Show the regions as the routers see them."`
 	Top     topCmd     `cmd:"" help:"Watch the regions live: offers, share, times, stock and journals."`
+	Check   checkCmd   `cmd:"" help:"Have every router and node look at the network, the clocks, the versions and the disks; exit 1 if something is wrong."`
 	Members membersCmd `cmd:"" help:"Show the gossip ring."`
 	Matrix  matrixCmd  `cmd:"" help:"Show measured round-trip times, router by region."`
 	Explain explainCmd `cmd:"" help:"Say why a call went where it went."`

@@ -84,6 +84,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	p.makesGood(t, b.PurchaseID, declined.PurchaseID)
 	p.explains(t, b.Decision, regions)
 	p.refusesTheWrongRole(t)
+	p.checks(t, 4)
 	p.drains(t, regions)
 	p.auditHolds(t)
 

@@ -89,6 +89,13 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 		Stock:    fulfillmentv1.NewStockServiceClient(centre),
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(centre),
 		Verifier: verifierv1.NewVerifierServiceClient(verifier),
+		Disk:     disk.Health,
+		Paths: func(ctx context.Context) []*regionv1.Path {
+			if ring == nil {
+				return nil
+			}
+			return ring.Paths(ctx)
+		},
 		OnModeChange: func(m regionv1.RegionMode) {
 			if ring != nil {
 				ring.SetMode(m)

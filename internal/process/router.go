@@ -154,7 +154,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 		}
 		p.onClose(ring.Close)
 		p.GossipAddr = ring.Addr()
-		deps.Membership = membership{ring}
+		deps.Membership, deps.Paths = membership{ring}, ring.Paths
 		p.stages = append(p.stages, Stage{"the router's gossip", ring.Run})
 	}
 	cfg := router.Config{

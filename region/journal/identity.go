@@ -133,8 +133,11 @@ func openLocked(ctx context.Context, dir string, o Options) (*SQLite, Identity, 
 			return nil, Identity{}, errors.Join(err, db.Close())
 		}
 	}
-	w := newWriter(last, o.QueueRecords, o.Fault, func(first int64, payloads [][]byte) error { return write(db, first, payloads) })
-	return &SQLite{writer: w, db: db, dir: dir}, Identity{NodeID: b.nodeID, DiskID: diskID(b, machine), Seed: key.Seed}, nil
+	syncs := &stopwatch{}
+	w := newWriter(last, o.QueueRecords, o.Fault, func(first int64, payloads [][]byte) error {
+		return syncs.time(func() error { return write(db, first, payloads) })
+	})
+	return &SQLite{writer: w, syncs: syncs, db: db, dir: dir}, Identity{NodeID: b.nodeID, DiskID: diskID(b, machine), Seed: key.Seed}, nil
 }
 
 func matchKeyFile(key *keyFile, b birth, last int64, dir string, random io.Reader) (*keyFile, error) {

@@ -38,9 +38,10 @@ func checksum(sequence int64, payload []byte) uint32 {
 // journal (region.ErrJournalBehind).
 type SQLite struct {
 	*writer
-	db   *sqldb.DB
-	dir  string
-	lock *os.File
+	syncs *stopwatch
+	db    *sqldb.DB
+	dir   string
+	lock  *os.File
 }
 
 // birth ties the journal to the identity beside it.

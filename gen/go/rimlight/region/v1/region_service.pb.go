@@ -371,6 +371,125 @@ func (x *SetModeResponse) GetMode() RegionMode {
 	return RegionMode_REGION_MODE_UNSPECIFIED
 }
 
+// The request of Check.
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{4}
+}
+
+// The response of Check.
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program's version.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The node's clock when the question came.
+	ReceiveTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
+	// The same when the answer left.
+	AnswerTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=answer_time,json=answerTime,proto3" json:"answer_time,omitempty"`
+	// The ways to the other members of the ring; none without gossip.
+	Paths []*Path `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`
+	// Its disk; absent where it cannot tell.
+	Disk          *DiskHealth `protobuf:"bytes,5,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CheckResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CheckResponse) GetReceiveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceiveTime
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetAnswerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AnswerTime
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetPaths() []*Path {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetDisk() *DiskHealth {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
 // The request of SetFault.
 type SetFaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -388,7 +507,7 @@ type SetFaultRequest struct {
 
 func (x *SetFaultRequest) Reset() {
 	*x = SetFaultRequest{}
-	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +519,7 @@ func (x *SetFaultRequest) String() string {
 func (*SetFaultRequest) ProtoMessage() {}
 
 func (x *SetFaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[4]
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +532,7 @@ func (x *SetFaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFaultRequest.ProtoReflect.Descriptor instead.
 func (*SetFaultRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{4}
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetFaultRequest) GetKind() FaultKind {
@@ -455,7 +574,7 @@ type SetFaultResponse struct {
 
 func (x *SetFaultResponse) Reset() {
 	*x = SetFaultResponse{}
-	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +586,7 @@ func (x *SetFaultResponse) String() string {
 func (*SetFaultResponse) ProtoMessage() {}
 
 func (x *SetFaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[5]
+	mi := &file_rimlight_region_v1_region_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +599,7 @@ func (x *SetFaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFaultResponse.ProtoReflect.Descriptor instead.
 func (*SetFaultResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{5}
+	return file_rimlight_region_v1_region_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetFaultResponse) GetFaults() []*Fault {
@@ -494,7 +613,7 @@ var File_rimlight_region_v1_region_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\n" +
-	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
+	"'rimlight/region/v1/region_service.proto\x12\x12rimlight.region.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/check.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\"/\n" +
 	"\fProbeRequest\x12\x1f\n" +
 	"\x06router\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06router\"\xf4\x04\n" +
 	"\rProbeResponse\x12\x17\n" +
@@ -525,7 +644,15 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\"\x04\b\x80\xf5$2\x02\b\x01R\vexpireAfter\"\x8a\x01\n" +
 	"\x0fSetModeResponse\x12C\n" +
 	"\rprevious_mode\x18\x01 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\fpreviousMode\x122\n" +
-	"\x04mode\x18\x02 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode\"\x98\x02\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x1e.rimlight.region.v1.RegionModeR\x04mode\"\x0e\n" +
+	"\fCheckRequest\"\x89\x02\n" +
+	"\rCheckResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12=\n" +
+	"\freceive_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12;\n" +
+	"\vanswer_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"answerTime\x12.\n" +
+	"\x05paths\x18\x04 \x03(\v2\x18.rimlight.region.v1.PathR\x05paths\x122\n" +
+	"\x04disk\x18\x05 \x01(\v2\x1e.rimlight.region.v1.DiskHealthR\x04disk\"\x98\x02\n" +
 	"\x0fSetFaultRequest\x12=\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.rimlight.region.v1.FaultKindB\n" +
 	"\xbaH\a\x82\x01\x04\x18\x01\x18\x02R\x04kind\x12D\n" +
@@ -536,10 +663,11 @@ const file_rimlight_region_v1_region_service_proto_rawDesc = "" +
 	"\verror_share\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\n" +
 	"errorShare\"E\n" +
 	"\x10SetFaultResponse\x121\n" +
-	"\x06faults\x18\x01 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults2\x97\x02\n" +
+	"\x06faults\x18\x01 \x03(\v2\x19.rimlight.region.v1.FaultR\x06faults2\xea\x02\n" +
 	"\rRegionService\x12Q\n" +
 	"\x05Probe\x12 .rimlight.region.v1.ProbeRequest\x1a!.rimlight.region.v1.ProbeResponse\"\x03\x90\x02\x01\x12W\n" +
-	"\aSetMode\x12\".rimlight.region.v1.SetModeRequest\x1a#.rimlight.region.v1.SetModeResponse\"\x03\x90\x02\x02\x12Z\n" +
+	"\aSetMode\x12\".rimlight.region.v1.SetModeRequest\x1a#.rimlight.region.v1.SetModeResponse\"\x03\x90\x02\x02\x12Q\n" +
+	"\x05Check\x12 .rimlight.region.v1.CheckRequest\x1a!.rimlight.region.v1.CheckResponse\"\x03\x90\x02\x01\x12Z\n" +
 	"\bSetFault\x12#.rimlight.region.v1.SetFaultRequest\x1a$.rimlight.region.v1.SetFaultResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/region/v1;regionv1b\x06proto3"
 
 var (
@@ -554,48 +682,58 @@ func file_rimlight_region_v1_region_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_region_v1_region_service_proto_rawDescData
 }
 
-var file_rimlight_region_v1_region_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_rimlight_region_v1_region_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_rimlight_region_v1_region_service_proto_goTypes = []any{
 	(*ProbeRequest)(nil),          // 0: rimlight.region.v1.ProbeRequest
 	(*ProbeResponse)(nil),         // 1: rimlight.region.v1.ProbeResponse
 	(*SetModeRequest)(nil),        // 2: rimlight.region.v1.SetModeRequest
 	(*SetModeResponse)(nil),       // 3: rimlight.region.v1.SetModeResponse
-	(*SetFaultRequest)(nil),       // 4: rimlight.region.v1.SetFaultRequest
-	(*SetFaultResponse)(nil),      // 5: rimlight.region.v1.SetFaultResponse
-	(RegionMode)(0),               // 6: rimlight.region.v1.RegionMode
-	(*LoadReport)(nil),            // 7: rimlight.region.v1.LoadReport
-	(*DropStock)(nil),             // 8: rimlight.region.v1.DropStock
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*Fault)(nil),                 // 10: rimlight.region.v1.Fault
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(FaultKind)(0),                // 12: rimlight.region.v1.FaultKind
+	(*CheckRequest)(nil),          // 4: rimlight.region.v1.CheckRequest
+	(*CheckResponse)(nil),         // 5: rimlight.region.v1.CheckResponse
+	(*SetFaultRequest)(nil),       // 6: rimlight.region.v1.SetFaultRequest
+	(*SetFaultResponse)(nil),      // 7: rimlight.region.v1.SetFaultResponse
+	(RegionMode)(0),               // 8: rimlight.region.v1.RegionMode
+	(*LoadReport)(nil),            // 9: rimlight.region.v1.LoadReport
+	(*DropStock)(nil),             // 10: rimlight.region.v1.DropStock
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Fault)(nil),                 // 12: rimlight.region.v1.Fault
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Path)(nil),                  // 14: rimlight.region.v1.Path
+	(*DiskHealth)(nil),            // 15: rimlight.region.v1.DiskHealth
+	(FaultKind)(0),                // 16: rimlight.region.v1.FaultKind
 }
 var file_rimlight_region_v1_region_service_proto_depIdxs = []int32{
-	6,  // 0: rimlight.region.v1.ProbeResponse.mode:type_name -> rimlight.region.v1.RegionMode
-	7,  // 1: rimlight.region.v1.ProbeResponse.load:type_name -> rimlight.region.v1.LoadReport
-	8,  // 2: rimlight.region.v1.ProbeResponse.stock:type_name -> rimlight.region.v1.DropStock
-	9,  // 3: rimlight.region.v1.ProbeResponse.node_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: rimlight.region.v1.ProbeResponse.mode_expire_time:type_name -> google.protobuf.Timestamp
-	10, // 5: rimlight.region.v1.ProbeResponse.faults:type_name -> rimlight.region.v1.Fault
-	6,  // 6: rimlight.region.v1.SetModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
-	11, // 7: rimlight.region.v1.SetModeRequest.expire_after:type_name -> google.protobuf.Duration
-	6,  // 8: rimlight.region.v1.SetModeResponse.previous_mode:type_name -> rimlight.region.v1.RegionMode
-	6,  // 9: rimlight.region.v1.SetModeResponse.mode:type_name -> rimlight.region.v1.RegionMode
-	12, // 10: rimlight.region.v1.SetFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
-	11, // 11: rimlight.region.v1.SetFaultRequest.duration:type_name -> google.protobuf.Duration
-	11, // 12: rimlight.region.v1.SetFaultRequest.added_time:type_name -> google.protobuf.Duration
-	10, // 13: rimlight.region.v1.SetFaultResponse.faults:type_name -> rimlight.region.v1.Fault
-	0,  // 14: rimlight.region.v1.RegionService.Probe:input_type -> rimlight.region.v1.ProbeRequest
-	2,  // 15: rimlight.region.v1.RegionService.SetMode:input_type -> rimlight.region.v1.SetModeRequest
-	4,  // 16: rimlight.region.v1.RegionService.SetFault:input_type -> rimlight.region.v1.SetFaultRequest
-	1,  // 17: rimlight.region.v1.RegionService.Probe:output_type -> rimlight.region.v1.ProbeResponse
-	3,  // 18: rimlight.region.v1.RegionService.SetMode:output_type -> rimlight.region.v1.SetModeResponse
-	5,  // 19: rimlight.region.v1.RegionService.SetFault:output_type -> rimlight.region.v1.SetFaultResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 0: rimlight.region.v1.ProbeResponse.mode:type_name -> rimlight.region.v1.RegionMode
+	9,  // 1: rimlight.region.v1.ProbeResponse.load:type_name -> rimlight.region.v1.LoadReport
+	10, // 2: rimlight.region.v1.ProbeResponse.stock:type_name -> rimlight.region.v1.DropStock
+	11, // 3: rimlight.region.v1.ProbeResponse.node_time:type_name -> google.protobuf.Timestamp
+	11, // 4: rimlight.region.v1.ProbeResponse.mode_expire_time:type_name -> google.protobuf.Timestamp
+	12, // 5: rimlight.region.v1.ProbeResponse.faults:type_name -> rimlight.region.v1.Fault
+	8,  // 6: rimlight.region.v1.SetModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
+	13, // 7: rimlight.region.v1.SetModeRequest.expire_after:type_name -> google.protobuf.Duration
+	8,  // 8: rimlight.region.v1.SetModeResponse.previous_mode:type_name -> rimlight.region.v1.RegionMode
+	8,  // 9: rimlight.region.v1.SetModeResponse.mode:type_name -> rimlight.region.v1.RegionMode
+	11, // 10: rimlight.region.v1.CheckResponse.receive_time:type_name -> google.protobuf.Timestamp
+	11, // 11: rimlight.region.v1.CheckResponse.answer_time:type_name -> google.protobuf.Timestamp
+	14, // 12: rimlight.region.v1.CheckResponse.paths:type_name -> rimlight.region.v1.Path
+	15, // 13: rimlight.region.v1.CheckResponse.disk:type_name -> rimlight.region.v1.DiskHealth
+	16, // 14: rimlight.region.v1.SetFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
+	13, // 15: rimlight.region.v1.SetFaultRequest.duration:type_name -> google.protobuf.Duration
+	13, // 16: rimlight.region.v1.SetFaultRequest.added_time:type_name -> google.protobuf.Duration
+	12, // 17: rimlight.region.v1.SetFaultResponse.faults:type_name -> rimlight.region.v1.Fault
+	0,  // 18: rimlight.region.v1.RegionService.Probe:input_type -> rimlight.region.v1.ProbeRequest
+	2,  // 19: rimlight.region.v1.RegionService.SetMode:input_type -> rimlight.region.v1.SetModeRequest
+	4,  // 20: rimlight.region.v1.RegionService.Check:input_type -> rimlight.region.v1.CheckRequest
+	6,  // 21: rimlight.region.v1.RegionService.SetFault:input_type -> rimlight.region.v1.SetFaultRequest
+	1,  // 22: rimlight.region.v1.RegionService.Probe:output_type -> rimlight.region.v1.ProbeResponse
+	3,  // 23: rimlight.region.v1.RegionService.SetMode:output_type -> rimlight.region.v1.SetModeResponse
+	5,  // 24: rimlight.region.v1.RegionService.Check:output_type -> rimlight.region.v1.CheckResponse
+	7,  // 25: rimlight.region.v1.RegionService.SetFault:output_type -> rimlight.region.v1.SetFaultResponse
+	22, // [22:26] is the sub-list for method output_type
+	18, // [18:22] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_region_v1_region_service_proto_init() }
@@ -603,6 +741,7 @@ func file_rimlight_region_v1_region_service_proto_init() {
 	if File_rimlight_region_v1_region_service_proto != nil {
 		return
 	}
+	file_rimlight_region_v1_check_proto_init()
 	file_rimlight_region_v1_fault_proto_init()
 	file_rimlight_region_v1_load_proto_init()
 	type x struct{}
@@ -611,7 +750,7 @@ func file_rimlight_region_v1_region_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_region_v1_region_service_proto_rawDesc), len(file_rimlight_region_v1_region_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

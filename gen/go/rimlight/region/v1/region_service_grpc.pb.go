@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	RegionService_Probe_FullMethodName    = "/rimlight.region.v1.RegionService/Probe"
 	RegionService_SetMode_FullMethodName  = "/rimlight.region.v1.RegionService/SetMode"
+	RegionService_Check_FullMethodName    = "/rimlight.region.v1.RegionService/Check"
 	RegionService_SetFault_FullMethodName = "/rimlight.region.v1.RegionService/SetFault"
 )
 
@@ -34,6 +35,8 @@ type RegionServiceClient interface {
 	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
 	// Change what the node does. Journaled before it is answered, so it survives a restart. Role: SRE.
 	SetMode(ctx context.Context, in *SetModeRequest, opts ...grpc.CallOption) (*SetModeResponse, error)
+	// Measure the ways to the other members of the ring, and the disk: takes seconds, and pings everybody. Role: SRE.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
 	// --drills. Not journaled: a restart heals it. Role: SRE.
 	SetFault(ctx context.Context, in *SetFaultRequest, opts ...grpc.CallOption) (*SetFaultResponse, error)
@@ -67,6 +70,16 @@ func (c *regionServiceClient) SetMode(ctx context.Context, in *SetModeRequest, o
 	return out, nil
 }
 
+func (c *regionServiceClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, RegionService_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *regionServiceClient) SetFault(ctx context.Context, in *SetFaultRequest, opts ...grpc.CallOption) (*SetFaultResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetFaultResponse)
@@ -87,6 +100,8 @@ type RegionServiceServer interface {
 	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
 	// Change what the node does. Journaled before it is answered, so it survives a restart. Role: SRE.
 	SetMode(context.Context, *SetModeRequest) (*SetModeResponse, error)
+	// Measure the ways to the other members of the ring, and the disk: takes seconds, and pings everybody. Role: SRE.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
 	// --drills. Not journaled: a restart heals it. Role: SRE.
 	SetFault(context.Context, *SetFaultRequest) (*SetFaultResponse, error)
@@ -105,6 +120,9 @@ func (UnimplementedRegionServiceServer) Probe(context.Context, *ProbeRequest) (*
 }
 func (UnimplementedRegionServiceServer) SetMode(context.Context, *SetModeRequest) (*SetModeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetMode not implemented")
+}
+func (UnimplementedRegionServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedRegionServiceServer) SetFault(context.Context, *SetFaultRequest) (*SetFaultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetFault not implemented")
@@ -166,6 +184,24 @@ func _RegionService_SetMode_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RegionService_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegionServiceServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RegionService_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegionServiceServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RegionService_SetFault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetFaultRequest)
 	if err := dec(in); err != nil {
@@ -198,6 +234,10 @@ var RegionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetMode",
 			Handler:    _RegionService_SetMode_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _RegionService_Check_Handler,
 		},
 		{
 			MethodName: "SetFault",

@@ -2310,6 +2310,152 @@ func (x *ListAuditEntriesResponse) GetSilentRouters() []string {
 	return nil
 }
 
+// The request of Check.
+type CheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Measure only this router's own ways.
+	LocalOnly     bool `protobuf:"varint,1,opt,name=local_only,json=localOnly,proto3" json:"local_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CheckRequest) GetLocalOnly() bool {
+	if x != nil {
+		return x.LocalOnly
+	}
+	return false
+}
+
+// The response of Check.
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is wrong, the worst first. Empty: nothing that was looked at.
+	Problems []*CheckProblem `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Routers, then nodes, by name. With local_only: none.
+	Members []*CheckedMember `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	// The ways between them. With local_only: none.
+	Paths []*CheckedPath `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	// With local_only: the ways from this router, as it names their ends.
+	OwnPaths []*v1.Path `protobuf:"bytes,4,rep,name=own_paths,json=ownPaths,proto3" json:"own_paths,omitempty"`
+	// With local_only: this router's version.
+	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	// With local_only: this router's clock when the question came.
+	ReceiveTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
+	// With local_only: the same when the answer left.
+	AnswerTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=answer_time,json=answerTime,proto3" json:"answer_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CheckResponse) GetProblems() []*CheckProblem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetMembers() []*CheckedMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetPaths() []*CheckedPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetOwnPaths() []*v1.Path {
+	if x != nil {
+		return x.OwnPaths
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CheckResponse) GetReceiveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceiveTime
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetAnswerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AnswerTime
+	}
+	return nil
+}
+
 // The request of InjectFault.
 type InjectFaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2333,7 +2479,7 @@ type InjectFaultRequest struct {
 
 func (x *InjectFaultRequest) Reset() {
 	*x = InjectFaultRequest{}
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2491,7 @@ func (x *InjectFaultRequest) String() string {
 func (*InjectFaultRequest) ProtoMessage() {}
 
 func (x *InjectFaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[31]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2504,7 @@ func (x *InjectFaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectFaultRequest.ProtoReflect.Descriptor instead.
 func (*InjectFaultRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{31}
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InjectFaultRequest) GetRequestId() string {
@@ -2421,7 +2567,7 @@ type InjectFaultResponse struct {
 
 func (x *InjectFaultResponse) Reset() {
 	*x = InjectFaultResponse{}
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2579,7 @@ func (x *InjectFaultResponse) String() string {
 func (*InjectFaultResponse) ProtoMessage() {}
 
 func (x *InjectFaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[32]
+	mi := &file_rimlight_router_v1_router_admin_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2592,7 @@ func (x *InjectFaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectFaultResponse.ProtoReflect.Descriptor instead.
 func (*InjectFaultResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{32}
+	return file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InjectFaultResponse) GetFaults() []*v1.Fault {
@@ -2460,7 +2606,7 @@ var File_rimlight_router_v1_router_admin_service_proto protoreflect.FileDescript
 
 const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\x1a\x1erimlight/router/v1/audit.proto\x1a!rimlight/router/v1/decision.proto\x1a\x1drimlight/router/v1/slip.proto\"\xe6\a\n" +
+	"-rimlight/router/v1/router_admin_service.proto\x12\x12rimlight.router.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erimlight/region/v1/check.proto\x1a\x1erimlight/region/v1/fault.proto\x1a\x1drimlight/region/v1/load.proto\x1a\x1erimlight/router/v1/audit.proto\x1a\x1erimlight/router/v1/check.proto\x1a!rimlight/router/v1/decision.proto\x1a\x1drimlight/router/v1/slip.proto\"\xe6\a\n" +
 	"\fRegionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -2644,7 +2790,19 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\x18ListAuditEntriesResponse\x128\n" +
 	"\aentries\x18\x01 \x03(\v2\x1e.rimlight.router.v1.AuditEntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12%\n" +
-	"\x0esilent_routers\x18\x03 \x03(\tR\rsilentRouters\"\x8c\x03\n" +
+	"\x0esilent_routers\x18\x03 \x03(\tR\rsilentRouters\"-\n" +
+	"\fCheckRequest\x12\x1d\n" +
+	"\n" +
+	"local_only\x18\x01 \x01(\bR\tlocalOnly\"\x8e\x03\n" +
+	"\rCheckResponse\x12<\n" +
+	"\bproblems\x18\x01 \x03(\v2 .rimlight.router.v1.CheckProblemR\bproblems\x12;\n" +
+	"\amembers\x18\x02 \x03(\v2!.rimlight.router.v1.CheckedMemberR\amembers\x125\n" +
+	"\x05paths\x18\x03 \x03(\v2\x1f.rimlight.router.v1.CheckedPathR\x05paths\x125\n" +
+	"\town_paths\x18\x04 \x03(\v2\x18.rimlight.region.v1.PathR\bownPaths\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12=\n" +
+	"\freceive_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12;\n" +
+	"\vanswer_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"answerTime\"\x8c\x03\n" +
 	"\x12InjectFaultRequest\x12(\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n" +
@@ -2663,8 +2821,7 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"MemberRole\x12\x1b\n" +
 	"\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12MEMBER_ROLE_ROUTER\x10\x01\x12\x16\n" +
-	"\x12MEMBER_ROLE_REGION\x10\x022\xe9\n" +
-	"\n" +
+	"\x12MEMBER_ROLE_REGION\x10\x022\xbc\v\n" +
 	"\x12RouterAdminService\x12c\n" +
 	"\vListRegions\x12&.rimlight.router.v1.ListRegionsRequest\x1a'.rimlight.router.v1.ListRegionsResponse\"\x03\x90\x02\x01\x12h\n" +
 	"\fWatchRegions\x12'.rimlight.router.v1.WatchRegionsRequest\x1a(.rimlight.router.v1.WatchRegionsResponse\"\x03\x90\x02\x010\x01\x12f\n" +
@@ -2679,7 +2836,8 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"WatchSlips\x12%.rimlight.router.v1.WatchSlipsRequest\x1a&.rimlight.router.v1.WatchSlipsResponse\"\x03\x90\x02\x010\x01\x12`\n" +
 	"\n" +
 	"GetWindows\x12%.rimlight.router.v1.GetWindowsRequest\x1a&.rimlight.router.v1.GetWindowsResponse\"\x03\x90\x02\x01\x12r\n" +
-	"\x10ListAuditEntries\x12+.rimlight.router.v1.ListAuditEntriesRequest\x1a,.rimlight.router.v1.ListAuditEntriesResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\x10ListAuditEntries\x12+.rimlight.router.v1.ListAuditEntriesRequest\x1a,.rimlight.router.v1.ListAuditEntriesResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\x05Check\x12 .rimlight.router.v1.CheckRequest\x1a!.rimlight.router.v1.CheckResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\vInjectFault\x12&.rimlight.router.v1.InjectFaultRequest\x1a'.rimlight.router.v1.InjectFaultResponse\"\x03\x90\x02\x02BAZ?github.com/rimlight/rimlight/gen/go/rimlight/router/v1;routerv1b\x06proto3"
 
 var (
@@ -2695,7 +2853,7 @@ func file_rimlight_router_v1_router_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_router_v1_router_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_rimlight_router_v1_router_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_rimlight_router_v1_router_admin_service_proto_goTypes = []any{
 	(MemberRole)(0),                  // 0: rimlight.router.v1.MemberRole
 	(*RegionStatus)(nil),             // 1: rimlight.router.v1.RegionStatus
@@ -2729,94 +2887,108 @@ var file_rimlight_router_v1_router_admin_service_proto_goTypes = []any{
 	(*GetWindowsResponse)(nil),       // 29: rimlight.router.v1.GetWindowsResponse
 	(*ListAuditEntriesRequest)(nil),  // 30: rimlight.router.v1.ListAuditEntriesRequest
 	(*ListAuditEntriesResponse)(nil), // 31: rimlight.router.v1.ListAuditEntriesResponse
-	(*InjectFaultRequest)(nil),       // 32: rimlight.router.v1.InjectFaultRequest
-	(*InjectFaultResponse)(nil),      // 33: rimlight.router.v1.InjectFaultResponse
-	(v1.RegionMode)(0),               // 34: rimlight.region.v1.RegionMode
-	(*durationpb.Duration)(nil),      // 35: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 36: google.protobuf.Timestamp
-	(*v1.DropStock)(nil),             // 37: rimlight.region.v1.DropStock
-	(*v1.Fault)(nil),                 // 38: rimlight.region.v1.Fault
-	(*Decision)(nil),                 // 39: rimlight.router.v1.Decision
-	(*Choice)(nil),                   // 40: rimlight.router.v1.Choice
-	(*Slip)(nil),                     // 41: rimlight.router.v1.Slip
-	(*SlipWindow)(nil),               // 42: rimlight.router.v1.SlipWindow
-	(*WindowCounts)(nil),             // 43: rimlight.router.v1.WindowCounts
-	(*AuditEntry)(nil),               // 44: rimlight.router.v1.AuditEntry
-	(v1.FaultKind)(0),                // 45: rimlight.region.v1.FaultKind
+	(*CheckRequest)(nil),             // 32: rimlight.router.v1.CheckRequest
+	(*CheckResponse)(nil),            // 33: rimlight.router.v1.CheckResponse
+	(*InjectFaultRequest)(nil),       // 34: rimlight.router.v1.InjectFaultRequest
+	(*InjectFaultResponse)(nil),      // 35: rimlight.router.v1.InjectFaultResponse
+	(v1.RegionMode)(0),               // 36: rimlight.region.v1.RegionMode
+	(*durationpb.Duration)(nil),      // 37: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(*v1.DropStock)(nil),             // 39: rimlight.region.v1.DropStock
+	(*v1.Fault)(nil),                 // 40: rimlight.region.v1.Fault
+	(*Decision)(nil),                 // 41: rimlight.router.v1.Decision
+	(*Choice)(nil),                   // 42: rimlight.router.v1.Choice
+	(*Slip)(nil),                     // 43: rimlight.router.v1.Slip
+	(*SlipWindow)(nil),               // 44: rimlight.router.v1.SlipWindow
+	(*WindowCounts)(nil),             // 45: rimlight.router.v1.WindowCounts
+	(*AuditEntry)(nil),               // 46: rimlight.router.v1.AuditEntry
+	(*CheckProblem)(nil),             // 47: rimlight.router.v1.CheckProblem
+	(*CheckedMember)(nil),            // 48: rimlight.router.v1.CheckedMember
+	(*CheckedPath)(nil),              // 49: rimlight.router.v1.CheckedPath
+	(*v1.Path)(nil),                  // 50: rimlight.region.v1.Path
+	(v1.FaultKind)(0),                // 51: rimlight.region.v1.FaultKind
 }
 var file_rimlight_router_v1_router_admin_service_proto_depIdxs = []int32{
-	34, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
-	35, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
-	35, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
-	36, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
-	37, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
-	35, // 5: rimlight.router.v1.RegionStatus.median:type_name -> google.protobuf.Duration
-	35, // 6: rimlight.router.v1.RegionStatus.p99:type_name -> google.protobuf.Duration
-	36, // 7: rimlight.router.v1.RegionStatus.mode_expire_time:type_name -> google.protobuf.Timestamp
-	38, // 8: rimlight.router.v1.RegionStatus.faults:type_name -> rimlight.region.v1.Fault
+	36, // 0: rimlight.router.v1.RegionStatus.mode:type_name -> rimlight.region.v1.RegionMode
+	37, // 1: rimlight.router.v1.RegionStatus.network:type_name -> google.protobuf.Duration
+	37, // 2: rimlight.router.v1.RegionStatus.service:type_name -> google.protobuf.Duration
+	38, // 3: rimlight.router.v1.RegionStatus.last_answer_time:type_name -> google.protobuf.Timestamp
+	39, // 4: rimlight.router.v1.RegionStatus.stock:type_name -> rimlight.region.v1.DropStock
+	37, // 5: rimlight.router.v1.RegionStatus.median:type_name -> google.protobuf.Duration
+	37, // 6: rimlight.router.v1.RegionStatus.p99:type_name -> google.protobuf.Duration
+	38, // 7: rimlight.router.v1.RegionStatus.mode_expire_time:type_name -> google.protobuf.Timestamp
+	40, // 8: rimlight.router.v1.RegionStatus.faults:type_name -> rimlight.region.v1.Fault
 	1,  // 9: rimlight.router.v1.RouterView.regions:type_name -> rimlight.router.v1.RegionStatus
 	1,  // 10: rimlight.router.v1.ListRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
 	2,  // 11: rimlight.router.v1.ListRegionsResponse.peers:type_name -> rimlight.router.v1.RouterView
 	1,  // 12: rimlight.router.v1.WatchRegionsResponse.regions:type_name -> rimlight.router.v1.RegionStatus
-	35, // 13: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
-	35, // 14: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
+	37, // 13: rimlight.router.v1.RttCell.rtt:type_name -> google.protobuf.Duration
+	37, // 14: rimlight.router.v1.RttCell.deviation:type_name -> google.protobuf.Duration
 	8,  // 15: rimlight.router.v1.GetRttMatrixResponse.cells:type_name -> rimlight.router.v1.RttCell
 	0,  // 16: rimlight.router.v1.Member.role:type_name -> rimlight.router.v1.MemberRole
-	34, // 17: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
+	36, // 17: rimlight.router.v1.Member.mode:type_name -> rimlight.region.v1.RegionMode
 	10, // 18: rimlight.router.v1.ListMembersResponse.members:type_name -> rimlight.router.v1.Member
-	39, // 19: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
-	35, // 20: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
-	39, // 21: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
-	35, // 22: rimlight.router.v1.RegionChange.slower:type_name -> google.protobuf.Duration
+	41, // 19: rimlight.router.v1.ExplainDecisionResponse.decision:type_name -> rimlight.router.v1.Decision
+	37, // 20: rimlight.router.v1.ListDecisionsRequest.min_total:type_name -> google.protobuf.Duration
+	41, // 21: rimlight.router.v1.ListDecisionsResponse.decisions:type_name -> rimlight.router.v1.Decision
+	37, // 22: rimlight.router.v1.RegionChange.slower:type_name -> google.protobuf.Duration
 	17, // 23: rimlight.router.v1.SimulateDecisionRequest.changes:type_name -> rimlight.router.v1.RegionChange
-	40, // 24: rimlight.router.v1.SimulateDecisionResponse.actual:type_name -> rimlight.router.v1.Choice
-	40, // 25: rimlight.router.v1.SimulateDecisionResponse.simulated:type_name -> rimlight.router.v1.Choice
-	34, // 26: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
-	35, // 27: rimlight.router.v1.SetRegionModeRequest.expire_after:type_name -> google.protobuf.Duration
+	42, // 24: rimlight.router.v1.SimulateDecisionResponse.actual:type_name -> rimlight.router.v1.Choice
+	42, // 25: rimlight.router.v1.SimulateDecisionResponse.simulated:type_name -> rimlight.router.v1.Choice
+	36, // 26: rimlight.router.v1.SetRegionModeRequest.mode:type_name -> rimlight.region.v1.RegionMode
+	37, // 27: rimlight.router.v1.SetRegionModeRequest.expire_after:type_name -> google.protobuf.Duration
 	1,  // 28: rimlight.router.v1.SetRegionModeResponse.regions:type_name -> rimlight.router.v1.RegionStatus
 	21, // 29: rimlight.router.v1.SetRegionModeResponse.predictions:type_name -> rimlight.router.v1.LoadPrediction
-	41, // 30: rimlight.router.v1.ListSlipsResponse.slips:type_name -> rimlight.router.v1.Slip
-	42, // 31: rimlight.router.v1.ListSlipsResponse.windows:type_name -> rimlight.router.v1.SlipWindow
-	41, // 32: rimlight.router.v1.SlipSnapshot.slips:type_name -> rimlight.router.v1.Slip
+	43, // 30: rimlight.router.v1.ListSlipsResponse.slips:type_name -> rimlight.router.v1.Slip
+	44, // 31: rimlight.router.v1.ListSlipsResponse.windows:type_name -> rimlight.router.v1.SlipWindow
+	43, // 32: rimlight.router.v1.SlipSnapshot.slips:type_name -> rimlight.router.v1.Slip
 	26, // 33: rimlight.router.v1.WatchSlipsResponse.snapshot:type_name -> rimlight.router.v1.SlipSnapshot
-	41, // 34: rimlight.router.v1.WatchSlipsResponse.changed:type_name -> rimlight.router.v1.Slip
-	43, // 35: rimlight.router.v1.GetWindowsResponse.windows:type_name -> rimlight.router.v1.WindowCounts
-	44, // 36: rimlight.router.v1.ListAuditEntriesResponse.entries:type_name -> rimlight.router.v1.AuditEntry
-	45, // 37: rimlight.router.v1.InjectFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
-	35, // 38: rimlight.router.v1.InjectFaultRequest.duration:type_name -> google.protobuf.Duration
-	35, // 39: rimlight.router.v1.InjectFaultRequest.added_time:type_name -> google.protobuf.Duration
-	38, // 40: rimlight.router.v1.InjectFaultResponse.faults:type_name -> rimlight.region.v1.Fault
-	3,  // 41: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
-	5,  // 42: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
-	7,  // 43: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
-	11, // 44: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
-	13, // 45: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
-	15, // 46: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
-	18, // 47: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
-	20, // 48: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
-	23, // 49: rimlight.router.v1.RouterAdminService.ListSlips:input_type -> rimlight.router.v1.ListSlipsRequest
-	25, // 50: rimlight.router.v1.RouterAdminService.WatchSlips:input_type -> rimlight.router.v1.WatchSlipsRequest
-	28, // 51: rimlight.router.v1.RouterAdminService.GetWindows:input_type -> rimlight.router.v1.GetWindowsRequest
-	30, // 52: rimlight.router.v1.RouterAdminService.ListAuditEntries:input_type -> rimlight.router.v1.ListAuditEntriesRequest
-	32, // 53: rimlight.router.v1.RouterAdminService.InjectFault:input_type -> rimlight.router.v1.InjectFaultRequest
-	4,  // 54: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
-	6,  // 55: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
-	9,  // 56: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
-	12, // 57: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
-	14, // 58: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
-	16, // 59: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
-	19, // 60: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
-	22, // 61: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
-	24, // 62: rimlight.router.v1.RouterAdminService.ListSlips:output_type -> rimlight.router.v1.ListSlipsResponse
-	27, // 63: rimlight.router.v1.RouterAdminService.WatchSlips:output_type -> rimlight.router.v1.WatchSlipsResponse
-	29, // 64: rimlight.router.v1.RouterAdminService.GetWindows:output_type -> rimlight.router.v1.GetWindowsResponse
-	31, // 65: rimlight.router.v1.RouterAdminService.ListAuditEntries:output_type -> rimlight.router.v1.ListAuditEntriesResponse
-	33, // 66: rimlight.router.v1.RouterAdminService.InjectFault:output_type -> rimlight.router.v1.InjectFaultResponse
-	54, // [54:67] is the sub-list for method output_type
-	41, // [41:54] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	43, // 34: rimlight.router.v1.WatchSlipsResponse.changed:type_name -> rimlight.router.v1.Slip
+	45, // 35: rimlight.router.v1.GetWindowsResponse.windows:type_name -> rimlight.router.v1.WindowCounts
+	46, // 36: rimlight.router.v1.ListAuditEntriesResponse.entries:type_name -> rimlight.router.v1.AuditEntry
+	47, // 37: rimlight.router.v1.CheckResponse.problems:type_name -> rimlight.router.v1.CheckProblem
+	48, // 38: rimlight.router.v1.CheckResponse.members:type_name -> rimlight.router.v1.CheckedMember
+	49, // 39: rimlight.router.v1.CheckResponse.paths:type_name -> rimlight.router.v1.CheckedPath
+	50, // 40: rimlight.router.v1.CheckResponse.own_paths:type_name -> rimlight.region.v1.Path
+	38, // 41: rimlight.router.v1.CheckResponse.receive_time:type_name -> google.protobuf.Timestamp
+	38, // 42: rimlight.router.v1.CheckResponse.answer_time:type_name -> google.protobuf.Timestamp
+	51, // 43: rimlight.router.v1.InjectFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
+	37, // 44: rimlight.router.v1.InjectFaultRequest.duration:type_name -> google.protobuf.Duration
+	37, // 45: rimlight.router.v1.InjectFaultRequest.added_time:type_name -> google.protobuf.Duration
+	40, // 46: rimlight.router.v1.InjectFaultResponse.faults:type_name -> rimlight.region.v1.Fault
+	3,  // 47: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
+	5,  // 48: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
+	7,  // 49: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
+	11, // 50: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
+	13, // 51: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
+	15, // 52: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
+	18, // 53: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
+	20, // 54: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
+	23, // 55: rimlight.router.v1.RouterAdminService.ListSlips:input_type -> rimlight.router.v1.ListSlipsRequest
+	25, // 56: rimlight.router.v1.RouterAdminService.WatchSlips:input_type -> rimlight.router.v1.WatchSlipsRequest
+	28, // 57: rimlight.router.v1.RouterAdminService.GetWindows:input_type -> rimlight.router.v1.GetWindowsRequest
+	30, // 58: rimlight.router.v1.RouterAdminService.ListAuditEntries:input_type -> rimlight.router.v1.ListAuditEntriesRequest
+	32, // 59: rimlight.router.v1.RouterAdminService.Check:input_type -> rimlight.router.v1.CheckRequest
+	34, // 60: rimlight.router.v1.RouterAdminService.InjectFault:input_type -> rimlight.router.v1.InjectFaultRequest
+	4,  // 61: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
+	6,  // 62: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
+	9,  // 63: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
+	12, // 64: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
+	14, // 65: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
+	16, // 66: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
+	19, // 67: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
+	22, // 68: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
+	24, // 69: rimlight.router.v1.RouterAdminService.ListSlips:output_type -> rimlight.router.v1.ListSlipsResponse
+	27, // 70: rimlight.router.v1.RouterAdminService.WatchSlips:output_type -> rimlight.router.v1.WatchSlipsResponse
+	29, // 71: rimlight.router.v1.RouterAdminService.GetWindows:output_type -> rimlight.router.v1.GetWindowsResponse
+	31, // 72: rimlight.router.v1.RouterAdminService.ListAuditEntries:output_type -> rimlight.router.v1.ListAuditEntriesResponse
+	33, // 73: rimlight.router.v1.RouterAdminService.Check:output_type -> rimlight.router.v1.CheckResponse
+	35, // 74: rimlight.router.v1.RouterAdminService.InjectFault:output_type -> rimlight.router.v1.InjectFaultResponse
+	61, // [61:75] is the sub-list for method output_type
+	47, // [47:61] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_router_admin_service_proto_init() }
@@ -2825,6 +2997,7 @@ func file_rimlight_router_v1_router_admin_service_proto_init() {
 		return
 	}
 	file_rimlight_router_v1_audit_proto_init()
+	file_rimlight_router_v1_check_proto_init()
 	file_rimlight_router_v1_decision_proto_init()
 	file_rimlight_router_v1_slip_proto_init()
 	file_rimlight_router_v1_router_admin_service_proto_msgTypes[26].OneofWrappers = []any{
@@ -2837,7 +3010,7 @@ func file_rimlight_router_v1_router_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_router_v1_router_admin_service_proto_rawDesc), len(file_rimlight_router_v1_router_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	RouterAdminService_WatchSlips_FullMethodName       = "/rimlight.router.v1.RouterAdminService/WatchSlips"
 	RouterAdminService_GetWindows_FullMethodName       = "/rimlight.router.v1.RouterAdminService/GetWindows"
 	RouterAdminService_ListAuditEntries_FullMethodName = "/rimlight.router.v1.RouterAdminService/ListAuditEntries"
+	RouterAdminService_Check_FullMethodName            = "/rimlight.router.v1.RouterAdminService/Check"
 	RouterAdminService_InjectFault_FullMethodName      = "/rimlight.router.v1.RouterAdminService/InjectFault"
 )
 
@@ -64,6 +65,9 @@ type RouterAdminServiceClient interface {
 	GetWindows(ctx context.Context, in *GetWindowsRequest, opts ...grpc.CallOption) (*GetWindowsResponse, error)
 	// What operators changed through the fleet's routers, newest first. Role: SRE.
 	ListAuditEntries(ctx context.Context, in *ListAuditEntriesRequest, opts ...grpc.CallOption) (*ListAuditEntriesResponse, error)
+	// Have every router and node measure its ways to the others, its clock and its disk, and say what is wrong. Takes
+	// seconds. Role: SRE.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Break a region for a while, to practise. Refused unless the platform was started with --drills. Audited. Role: SRE.
 	InjectFault(ctx context.Context, in *InjectFaultRequest, opts ...grpc.CallOption) (*InjectFaultResponse, error)
 }
@@ -214,6 +218,16 @@ func (c *routerAdminServiceClient) ListAuditEntries(ctx context.Context, in *Lis
 	return out, nil
 }
 
+func (c *routerAdminServiceClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, RouterAdminService_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *routerAdminServiceClient) InjectFault(ctx context.Context, in *InjectFaultRequest, opts ...grpc.CallOption) (*InjectFaultResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(InjectFaultResponse)
@@ -254,6 +268,9 @@ type RouterAdminServiceServer interface {
 	GetWindows(context.Context, *GetWindowsRequest) (*GetWindowsResponse, error)
 	// What operators changed through the fleet's routers, newest first. Role: SRE.
 	ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error)
+	// Have every router and node measure its ways to the others, its clock and its disk, and say what is wrong. Takes
+	// seconds. Role: SRE.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Break a region for a while, to practise. Refused unless the platform was started with --drills. Audited. Role: SRE.
 	InjectFault(context.Context, *InjectFaultRequest) (*InjectFaultResponse, error)
 	mustEmbedUnimplementedRouterAdminServiceServer()
@@ -301,6 +318,9 @@ func (UnimplementedRouterAdminServiceServer) GetWindows(context.Context, *GetWin
 }
 func (UnimplementedRouterAdminServiceServer) ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAuditEntries not implemented")
+}
+func (UnimplementedRouterAdminServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedRouterAdminServiceServer) InjectFault(context.Context, *InjectFaultRequest) (*InjectFaultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InjectFault not implemented")
@@ -528,6 +548,24 @@ func _RouterAdminService_ListAuditEntries_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterAdminService_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServiceServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdminService_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServiceServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RouterAdminService_InjectFault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(InjectFaultRequest)
 	if err := dec(in); err != nil {
@@ -592,6 +630,10 @@ var RouterAdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListAuditEntries",
 			Handler:    _RouterAdminService_ListAuditEntries_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _RouterAdminService_Check_Handler,
 		},
 		{
 			MethodName: "InjectFault",

@@ -6,6 +6,8 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { DiskHealth, Path } from "./check_pb.js";
+import { file_rimlight_region_v1_check } from "./check_pb.js";
 import type { Fault, FaultKind } from "./fault_pb.js";
 import { file_rimlight_region_v1_fault } from "./fault_pb.js";
 import type { DropStock, LoadReport, RegionMode } from "./load_pb.js";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/region/v1/region_service.proto.
  */
 export const file_rimlight_region_v1_region_service: GenFile = /*@__PURE__*/
-  fileDesc("CidyaW1saWdodC9yZWdpb24vdjEvcmVnaW9uX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJlZ2lvbi52MSIeCgxQcm9iZVJlcXVlc3QSDgoGcm91dGVyGAEgASgJItsDCg1Qcm9iZVJlc3BvbnNlEg8KB25vZGVfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg0KBXpvbmVzGAMgAygJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIsCgRsb2FkGAUgASgLMh4ucmltbGlnaHQucmVnaW9uLnYxLkxvYWRSZXBvcnQSLAoFc3RvY2sYBiADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGAcgASgDEhgKEGNhdGFsb2dfcmV2aXNpb24YCCABKAMSDwoHdmVyc2lvbhgJIAEoCRItCglub2RlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEG1vZGVfZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBmZhdWx0cxgMIAMoCzIZLnJpbWxpZ2h0LnJlZ2lvbi52MS5GYXVsdBIPCgdkcmFpbmVkGA0gASgIEhkKEW9mZmVyc19wZXJfc2Vjb25kGA4gASgBEhQKDGpvdXJuYWxfZnVsbBgPIAEoCCKTAQoOU2V0TW9kZVJlcXVlc3QSLAoEbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEi8KDGV4cGlyZV9hZnRlchgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJ2Cg9TZXRNb2RlUmVzcG9uc2USNQoNcHJldmlvdXNfbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEiwKBG1vZGUYAiABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZSKvAQoPU2V0RmF1bHRSZXF1ZXN0EisKBGtpbmQYASABKA4yHS5yaW1saWdodC5yZWdpb24udjEuRmF1bHRLaW5kEisKCGR1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi0KCmFkZGVkX3RpbWUYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLZXJyb3Jfc2hhcmUYBCABKAEiPQoQU2V0RmF1bHRSZXNwb25zZRIpCgZmYXVsdHMYASADKAsyGS5yaW1saWdodC5yZWdpb24udjEuRmF1bHQylwIKDVJlZ2lvblNlcnZpY2USUQoFUHJvYmUSIC5yaW1saWdodC5yZWdpb24udjEuUHJvYmVSZXF1ZXN0GiEucmltbGlnaHQucmVnaW9uLnYxLlByb2JlUmVzcG9uc2UiA5ACARJXCgdTZXRNb2RlEiIucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXF1ZXN0GiMucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXNwb25zZSIDkAICEloKCFNldEZhdWx0EiMucmltbGlnaHQucmVnaW9uLnYxLlNldEZhdWx0UmVxdWVzdBokLnJpbWxpZ2h0LnJlZ2lvbi52MS5TZXRGYXVsdFJlc3BvbnNlIgOQAgJCQVo/Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvcmVnaW9uL3YxO3JlZ2lvbnYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_fault, file_rimlight_region_v1_load]);
+  fileDesc("CidyaW1saWdodC9yZWdpb24vdjEvcmVnaW9uX3NlcnZpY2UucHJvdG8SEnJpbWxpZ2h0LnJlZ2lvbi52MSIeCgxQcm9iZVJlcXVlc3QSDgoGcm91dGVyGAEgASgJItsDCg1Qcm9iZVJlc3BvbnNlEg8KB25vZGVfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg0KBXpvbmVzGAMgAygJEiwKBG1vZGUYBCABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZRIsCgRsb2FkGAUgASgLMh4ucmltbGlnaHQucmVnaW9uLnYxLkxvYWRSZXBvcnQSLAoFc3RvY2sYBiADKAsyHS5yaW1saWdodC5yZWdpb24udjEuRHJvcFN0b2NrEhMKC2pvdXJuYWxfbGFnGAcgASgDEhgKEGNhdGFsb2dfcmV2aXNpb24YCCABKAMSDwoHdmVyc2lvbhgJIAEoCRItCglub2RlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEG1vZGVfZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBmZhdWx0cxgMIAMoCzIZLnJpbWxpZ2h0LnJlZ2lvbi52MS5GYXVsdBIPCgdkcmFpbmVkGA0gASgIEhkKEW9mZmVyc19wZXJfc2Vjb25kGA4gASgBEhQKDGpvdXJuYWxfZnVsbBgPIAEoCCKTAQoOU2V0TW9kZVJlcXVlc3QSLAoEbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEg4KBnJlYXNvbhgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEi8KDGV4cGlyZV9hZnRlchgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJ2Cg9TZXRNb2RlUmVzcG9uc2USNQoNcHJldmlvdXNfbW9kZRgBIAEoDjIeLnJpbWxpZ2h0LnJlZ2lvbi52MS5SZWdpb25Nb2RlEiwKBG1vZGUYAiABKA4yHi5yaW1saWdodC5yZWdpb24udjEuUmVnaW9uTW9kZSIOCgxDaGVja1JlcXVlc3Qi2gEKDUNoZWNrUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIwCgxyZWNlaXZlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2Fuc3dlcl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgVwYXRocxgEIAMoCzIYLnJpbWxpZ2h0LnJlZ2lvbi52MS5QYXRoEiwKBGRpc2sYBSABKAsyHi5yaW1saWdodC5yZWdpb24udjEuRGlza0hlYWx0aCKvAQoPU2V0RmF1bHRSZXF1ZXN0EisKBGtpbmQYASABKA4yHS5yaW1saWdodC5yZWdpb24udjEuRmF1bHRLaW5kEisKCGR1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi0KCmFkZGVkX3RpbWUYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLZXJyb3Jfc2hhcmUYBCABKAEiPQoQU2V0RmF1bHRSZXNwb25zZRIpCgZmYXVsdHMYASADKAsyGS5yaW1saWdodC5yZWdpb24udjEuRmF1bHQy6gIKDVJlZ2lvblNlcnZpY2USUQoFUHJvYmUSIC5yaW1saWdodC5yZWdpb24udjEuUHJvYmVSZXF1ZXN0GiEucmltbGlnaHQucmVnaW9uLnYxLlByb2JlUmVzcG9uc2UiA5ACARJXCgdTZXRNb2RlEiIucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXF1ZXN0GiMucmltbGlnaHQucmVnaW9uLnYxLlNldE1vZGVSZXNwb25zZSIDkAICElEKBUNoZWNrEiAucmltbGlnaHQucmVnaW9uLnYxLkNoZWNrUmVxdWVzdBohLnJpbWxpZ2h0LnJlZ2lvbi52MS5DaGVja1Jlc3BvbnNlIgOQAgESWgoIU2V0RmF1bHQSIy5yaW1saWdodC5yZWdpb24udjEuU2V0RmF1bHRSZXF1ZXN0GiQucmltbGlnaHQucmVnaW9uLnYxLlNldEZhdWx0UmVzcG9uc2UiA5ACAkJBWj9naXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9yZWdpb24vdjE7cmVnaW9udjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_region_v1_check, file_rimlight_region_v1_fault, file_rimlight_region_v1_load]);
 
 /**
  * The request of Probe.
@@ -230,6 +232,70 @@ export const SetModeResponseSchema: GenMessage<SetModeResponse> = /*@__PURE__*/
   messageDesc(file_rimlight_region_v1_region_service, 3);
 
 /**
+ * The request of Check.
+ *
+ * @generated from message rimlight.region.v1.CheckRequest
+ */
+export type CheckRequest = Message<"rimlight.region.v1.CheckRequest"> & {
+};
+
+/**
+ * Describes the message rimlight.region.v1.CheckRequest.
+ * Use `create(CheckRequestSchema)` to create a new message.
+ */
+export const CheckRequestSchema: GenMessage<CheckRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_region_service, 4);
+
+/**
+ * The response of Check.
+ *
+ * @generated from message rimlight.region.v1.CheckResponse
+ */
+export type CheckResponse = Message<"rimlight.region.v1.CheckResponse"> & {
+  /**
+   * The program's version.
+   *
+   * @generated from field: string version = 1;
+   */
+  version: string;
+
+  /**
+   * The node's clock when the question came.
+   *
+   * @generated from field: google.protobuf.Timestamp receive_time = 2;
+   */
+  receiveTime?: Timestamp | undefined;
+
+  /**
+   * The same when the answer left.
+   *
+   * @generated from field: google.protobuf.Timestamp answer_time = 3;
+   */
+  answerTime?: Timestamp | undefined;
+
+  /**
+   * The ways to the other members of the ring; none without gossip.
+   *
+   * @generated from field: repeated rimlight.region.v1.Path paths = 4;
+   */
+  paths: Path[];
+
+  /**
+   * Its disk; absent where it cannot tell.
+   *
+   * @generated from field: rimlight.region.v1.DiskHealth disk = 5;
+   */
+  disk?: DiskHealth | undefined;
+};
+
+/**
+ * Describes the message rimlight.region.v1.CheckResponse.
+ * Use `create(CheckResponseSchema)` to create a new message.
+ */
+export const CheckResponseSchema: GenMessage<CheckResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_region_v1_region_service, 5);
+
+/**
  * The request of SetFault.
  *
  * @generated from message rimlight.region.v1.SetFaultRequest
@@ -269,7 +335,7 @@ export type SetFaultRequest = Message<"rimlight.region.v1.SetFaultRequest"> & {
  * Use `create(SetFaultRequestSchema)` to create a new message.
  */
 export const SetFaultRequestSchema: GenMessage<SetFaultRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_region_v1_region_service, 4);
+  messageDesc(file_rimlight_region_v1_region_service, 6);
 
 /**
  * The response of SetFault.
@@ -290,7 +356,7 @@ export type SetFaultResponse = Message<"rimlight.region.v1.SetFaultResponse"> & 
  * Use `create(SetFaultResponseSchema)` to create a new message.
  */
 export const SetFaultResponseSchema: GenMessage<SetFaultResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_region_v1_region_service, 5);
+  messageDesc(file_rimlight_region_v1_region_service, 7);
 
 /**
  * What routers and operators ask of a node.
@@ -317,6 +383,16 @@ export const RegionService: GenService<{
     methodKind: "unary";
     input: typeof SetModeRequestSchema;
     output: typeof SetModeResponseSchema;
+  },
+  /**
+   * Measure the ways to the other members of the ring, and the disk: takes seconds, and pings everybody. Role: SRE.
+   *
+   * @generated from rpc rimlight.region.v1.RegionService.Check
+   */
+  check: {
+    methodKind: "unary";
+    input: typeof CheckRequestSchema;
+    output: typeof CheckResponseSchema;
   },
   /**
    * Break viewers' calls for a while, to practise: a brownout, or errors. Refused unless the node was started with
