@@ -27,6 +27,7 @@ type nodeCmd struct {
 	PackTime     time.Duration `help:"TEST: how long a parcel takes to pack." default:"1s"`
 	LogLevel     string        `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	traceFlags
+	metricsFlags
 }
 
 func (c *nodeCmd) Run(ctx context.Context, s *streams) error {
@@ -46,7 +47,7 @@ func (c *nodeCmd) Run(ctx context.Context, s *streams) error {
 	run, err := process.StartNode(ctx, process.Node{
 		Common: process.Common{
 			DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Version: version, Log: log, Metrics: prometheus.NewRegistry(),
-			Traces: traces,
+			MetricsListen: c.MetricsListen, Traces: traces,
 		},
 		Config:      node.Config{Zones: c.Zones, SKUs: c.SKUs, Parallel: c.Parallel, PerHour: c.PerHour, Hours: hours},
 		Fulfillment: c.Fulfillment, PackTime: c.PackTime,

@@ -27,6 +27,12 @@ type serviceFlags struct {
 	Reflection   bool   `help:"Let strangers list and describe the services, as gRPC's tools like to: for development."`
 	LogLevel     string `help:"debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	traceFlags
+	metricsFlags
+}
+
+// metricsFlags say where Prometheus finds the metrics.
+type metricsFlags struct {
+	MetricsListen string `help:"Serve /metrics to Prometheus there; default: nowhere." placeholder:"ADDR"`
 }
 
 func (f *serviceFlags) common(ctx context.Context, s *streams) (process.Common, error) {
@@ -41,7 +47,7 @@ func (f *serviceFlags) common(ctx context.Context, s *streams) (process.Common, 
 	}
 	return process.Common{
 		Listen: f.Listen, Tokens: tokens, TrustNetwork: f.TrustNetwork, Reflection: f.Reflection, Version: version,
-		Log: log, Metrics: prometheus.NewRegistry(), Traces: traces,
+		Log: log, Metrics: prometheus.NewRegistry(), MetricsListen: f.MetricsListen, Traces: traces,
 	}, nil
 }
 

@@ -20,7 +20,7 @@ func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
-	if err := p.trace(c, "fulfillment", ""); err != nil {
+	if err := p.observe(c, "fulfillment", ""); err != nil {
 		return nil, err
 	}
 	db, err := p.openStore(ctx, c, "fulfillment", fulfillment.Migrate)
@@ -91,7 +91,7 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 			p.abandon()
 		}
 	}()
-	if err := p.trace(c.Common, "verifier", ""); err != nil {
+	if err := p.observe(c.Common, "verifier", ""); err != nil {
 		return nil, err
 	}
 	db, err := p.openStore(ctx, c.Common, "verifier", verifier.Migrate)

@@ -29,7 +29,7 @@ func StartNode(ctx context.Context, c Node) (run func(context.Context) error, er
 			p.abandon()
 		}
 	}()
-	if err := p.trace(c.Common, "node", ""); err != nil {
+	if err := p.observe(c.Common, "node", ""); err != nil {
 		return nil, err
 	}
 	db, err := p.openStore(ctx, c.Common, "node", node.Migrate)

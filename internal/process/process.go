@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,20 +52,29 @@ type Common struct {
 	Log *slog.Logger
 	// Metrics takes the collectors. Required.
 	Metrics *prometheus.Registry
+	// MetricsListen is where Prometheus finds them, host:port; empty: nowhere. Routers have them on their operator port, too.
+	MetricsListen string
 	// Traces is where traces go, and which; the zero value traces nothing.
 	Traces telemetry.Config
 }
 
 // Process is a service that listens.
 type Process struct {
+	// MetricsAddr is where Prometheus finds the metrics; empty: nowhere.
+	MetricsAddr string
+
 	listener net.Listener
 	stages   []Stage
+	last     []Stage // what stops after them
 	closers  []func() error
 	tracer   *telemetry.Tracer // nil: no traces
 }
 
-// trace makes the tracer of a service.
-func (p *Process) trace(c Common, service, instance string) (err error) {
+// observe makes the tracer of a service, and opens the port of its metrics.
+func (p *Process) observe(c Common, service, instance string) (err error) {
+	if err := p.serveMetrics(c); err != nil {
+		return err
+	}
 	if p.tracer, err = telemetry.New(c.Traces, service, instance, c.Version, c.Metrics); err != nil || p.tracer == nil {
 		return err
 	}
@@ -87,7 +97,7 @@ func (p *Process) Addr() string { return p.listener.Addr().String() }
 
 // Run serves until ctx ends and everything has drained, then closes what Start opened.
 func (p *Process) Run(ctx context.Context) error {
-	err := RunStages(ctx, p.stages...)
+	err := RunStages(ctx, slices.Concat(p.stages, p.last)...)
 	for i := len(p.closers) - 1; i >= 0; i-- {
 		if cerr := p.closers[i](); cerr != nil && err == nil {
 			err = cerr

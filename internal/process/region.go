@@ -66,7 +66,7 @@ func StartRegion(ctx context.Context, c Region) (_ *RegionProcess, err error) {
 			p.abandon()
 		}
 	}()
-	if err := p.trace(c.Common, "region", c.Name); err != nil {
+	if err := p.observe(c.Common, "region", c.Name); err != nil {
 		return nil, err
 	}
 	log := c.Log.With("region", c.Name) // the node and the server add what they are

@@ -106,7 +106,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 			p.abandon()
 		}
 	}()
-	if err := p.trace(c.Common, "router", c.Name); err != nil {
+	if err := p.observe(c.Common, "router", c.Name); err != nil {
 		return nil, err
 	}
 	log := c.Log.With("service", "router", "router", c.Name)
