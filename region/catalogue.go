@@ -15,6 +15,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/region/decide"
 )
 
@@ -29,11 +30,12 @@ type knownDrop struct {
 	terms decide.Terms
 }
 
-// catalogue is all drops at one revision. Immutable. heard tells one that fulfillment sent to this process.
+// catalogue is all drops at one revision. Immutable. heard is when fulfillment last told this process of
+// it, zero before it did.
 type catalogue struct {
 	drops    map[string]*knownDrop
 	revision int64
-	heard    bool
+	heard    time.Time
 }
 
 func newKnownDrop(m *fulfillmentv1.CatalogDrop) *knownDrop {
@@ -126,7 +128,7 @@ func (n *Node) watchCatalogue(ctx context.Context, wait *backoff) error {
 // applyCatalogue journals what changes, then serves it.
 func (n *Node) applyCatalogue(ctx context.Context, m *fulfillmentv1.WatchCatalogResponse) error {
 	old, now := n.catalogue.Load(), n.deps.Now()
-	next := &catalogue{drops: maps.Clone(old.drops), revision: max(old.revision, m.GetRevision()), heard: true}
+	next := &catalogue{drops: maps.Clone(old.drops), revision: max(old.revision, m.GetRevision()), heard: now}
 	if m.GetSnapshot() {
 		next.revision = m.GetRevision()
 	}
@@ -191,11 +193,20 @@ func (n *Node) findDrop(id string) (*knownDrop, bool) {
 	return d, ok
 }
 
-// noDrop is the answer for a drop that findDrop does not find. A node on an empty disk has read no catalogue at first: what
-// it does not know may well be for sale elsewhere.
+// newsTakes is how old what fulfillment says may be when it arrives, clocks included, and dropRetry when to ask again: the
+// next proof of life brings what a change's own message did not.
+const newsTakes, dropRetry = streamSilence, 500 * time.Millisecond
+
+// noDrop is the answer for a drop that findDrop does not find. A node that has not read the catalogue since the drop was
+// planned may not know it: it may well be for sale elsewhere.
 func (n *Node) noDrop(id string) error {
-	if c := n.catalogue.Load(); !c.heard && len(c.drops) == 0 {
+	heard := n.catalogue.Load().heard
+	if heard.IsZero() {
 		return errDraining()
+	}
+	if made, ok := ids.MadeAt(id); ok && made.After(heard.Add(-newsTakes)) && made.Before(n.deps.Now().Add(dropclock.Grace)) {
+		return refuse(errorsv1.Reason_REASON_DROP_NOT_HEARD_OF, "this node has not heard of the drop yet; another may have",
+			"drop_id", id).retry(dropRetry)
 	}
 	return refuse(errorsv1.Reason_REASON_DROP_NOT_FOUND, "no drop has this id", "drop_id", id)
 }

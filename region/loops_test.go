@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -18,6 +19,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/region"
 	"github.com/rimlight/rimlight/region/journal"
@@ -208,6 +210,32 @@ func TestClosedDropGivesItsStockBack(t *testing.T) {
 				t.Errorf("got %d units back after the drop, want 49", len(w.stock.returned))
 			}
 		})
+	})
+}
+
+// A node that has heard nothing since a drop was planned sends its viewers elsewhere; one that has says that there is none.
+func TestADropThatIsNewerThanTheNewsMayExist(t *testing.T) {
+	inOpenDrop(t, 5, 5, func(t *testing.T, w *world) {
+		known := w.drop.Drop.DropId
+		w.drop.Drop.DropId = ids.NewV7(time.Now(), w.random)
+		_, err := w.offer(1)
+		wantReason(t, err, "DROP_NOT_HEARD_OF")
+		if wait, again := rpcerr.Retry(err); status.Code(err) != codes.Unavailable || !again || wait == 0 {
+			t.Errorf("got %v, want UNAVAILABLE and when to come back", err)
+		}
+		time.Sleep(30 * time.Second)
+		_, err = w.offer(1)
+		wantReason(t, err, "DROP_NOT_HEARD_OF") // still no news
+		for range 2 {
+			w.catalog.messages <- &fulfillmentv1.WatchCatalogResponse{Revision: 1} // a proof of life
+			time.Sleep(20 * time.Second)
+		}
+		_, err = w.offer(1)
+		wantReason(t, err, "DROP_NOT_FOUND")
+		w.drop.Drop.DropId = ids.NewV7(time.Now().Add(time.Minute), w.random)
+		_, err = w.offer(1)
+		wantReason(t, err, "DROP_NOT_FOUND") // nobody's clock is that far off
+		w.drop.Drop.DropId = known
 	})
 }
 

@@ -281,6 +281,7 @@ var code = map[errorsv1.Reason]codes.Code{
 	errorsv1.Reason_REASON_TOKEN_EXPIRED:       codes.FailedPrecondition,
 	errorsv1.Reason_REASON_TOKEN_MISMATCH:      codes.InvalidArgument,
 	errorsv1.Reason_REASON_DROP_NOT_FOUND:      codes.NotFound,
+	errorsv1.Reason_REASON_DROP_NOT_HEARD_OF:   codes.Unavailable,
 	errorsv1.Reason_REASON_DROP_NOT_OPEN:       codes.FailedPrecondition,
 	errorsv1.Reason_REASON_SOLD_OUT:            codes.FailedPrecondition,
 	errorsv1.Reason_REASON_NO_UNIT_HERE:        codes.ResourceExhausted,

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -41,6 +43,10 @@ const quietRetry = 200 * time.Millisecond
 
 // keysAgain is the mean wait before keys are asked for again: half of a node's time between heartbeats.
 const keysAgain = 500 * time.Millisecond
+
+// tryTime bounds one try of a unary call: longer than any answer that is still of use to a viewer, and than the router takes
+// to ask another region. Without it the deadline of a whole visit would travel with each call.
+const tryTime = 2 * time.Second
 
 var errStreamEnded = errors.New("the stream ended before the purchase was final")
 
@@ -222,12 +228,15 @@ func (b *Buyer) step(ctx context.Context, res *Result, name string, call func(co
 	for s.Tries = 1; ; s.Tries++ {
 		var header metadata.MD
 		began := time.Now()
-		err = call(ctx, grpc.Header(&header))
+		try, cancel := context.WithTimeout(ctx, tryTime)
+		err = call(try, grpc.Header(&header))
+		cancel()
 		if b.OnCall != nil {
 			b.OnCall(name, time.Since(began), err)
 		}
 		s.Decision, s.Region = first(header, DecisionHeader), first(header, RegionHeader)
 		wait, again := retryAfter(err)
+		again = again || status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil // nobody answered in time
 		if !again || s.Tries >= cmp.Or(b.Tries, DefaultTries) || sleep(ctx, wait) != nil {
 			break
 		}
@@ -293,7 +302,9 @@ func (b *Buyer) withKeys(ctx context.Context, open func() error) error {
 
 func (b *Buyer) fetchKeys(ctx context.Context) error {
 	for page := ""; ; {
-		resp, err := b.Offers.ListKeys(ctx, &offerv1.ListKeysRequest{PageToken: page})
+		try, cancel := context.WithTimeout(ctx, tryTime)
+		resp, err := b.Offers.ListKeys(try, &offerv1.ListKeysRequest{PageToken: page})
+		cancel()
 		if err != nil {
 			return fmt.Errorf("fetching the public keys: %w", err)
 		}

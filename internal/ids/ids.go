@@ -28,6 +28,19 @@ func NewV7(now time.Time, random io.Reader) string {
 	return id.String()
 }
 
+// MadeAt is when a UUIDv7 was made, by its maker's clock; false for other texts.
+func MadeAt(text string) (time.Time, bool) {
+	id, err := uuid.Parse(text)
+	if err != nil || id.Version() != 7 {
+		return time.Time{}, false
+	}
+	var ms int64
+	for _, b := range id[:6] {
+		ms = ms<<8 | int64(b)
+	}
+	return time.UnixMilli(ms), true
+}
+
 // Bytes gives the 16 bytes of a UUID in its canonical lower-case text form.
 func Bytes(text string) ([]byte, error) {
 	id, err := uuid.Parse(text)

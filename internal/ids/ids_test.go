@@ -52,3 +52,15 @@ func TestBytesTakesOnlyTheCanonicalForm(t *testing.T) {
 		t.Errorf("15 bytes gave %q, want nothing", got)
 	}
 }
+
+func TestMadeAt(t *testing.T) {
+	at := time.UnixMilli(1_767_225_600_123)
+	if got, ok := ids.MadeAt(ids.NewV7(at, rand.Reader)); !ok || !got.Equal(at) {
+		t.Errorf("got %v, %v, want %v", got, ok, at)
+	}
+	for _, other := range []string{"", "x", "6ba7b810-9dad-41d1-80b4-00c04fd430c8"} {
+		if _, ok := ids.MadeAt(other); ok {
+			t.Errorf("%q is no UUIDv7", other)
+		}
+	}
+}

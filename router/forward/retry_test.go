@@ -72,6 +72,7 @@ func TestRetryRules(t *testing.T) {
 	}{
 		{"NO_UNIT_HERE is tried elsewhere", redeemOffer, typed(codes.ResourceExhausted, "NO_UNIT_HERE"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"KEY_UNKNOWN is tried elsewhere", redeemOffer, typed(codes.Unavailable, "KEY_UNKNOWN"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
+		{"DROP_NOT_HEARD_OF is tried elsewhere", redeemOffer, typed(codes.Unavailable, "DROP_NOT_HEARD_OF"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"JOURNAL_FULL is tried elsewhere", redeemOffer, typed(codes.ResourceExhausted, "JOURNAL_FULL"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"DRAINING is tried elsewhere", requestOffer, typed(codes.Unavailable, "DRAINING"), nil, 1, codes.OK, "UNSPECIFIED", measure.Good},
 		{"STORE_UNAVAILABLE is tried elsewhere", redeemOffer, typed(codes.Unavailable, "STORE_UNAVAILABLE"), nil, 1, codes.OK, "UNSPECIFIED", measure.Failed},

@@ -30,7 +30,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTB?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1bproto3`),[B,Po]),Io=L(Fo,0),Lo=L(Fo,1),Ro=z(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*ª\r
+rimlight/errors/v1/reason.protorimlight.errors.v1*É\r
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -94,7 +94,8 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_WEBHOOK_NOT_FOUND
 REASON_TOO_MANY_WEBHOOKS
 REASON_STORE_RECOVERING
-REASON_JOURNAL_FULL\xA0BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),zo=L(Ro,0),Bo=z(btoa(`
+REASON_JOURNAL_FULL\xA0
+REASON_DROP_NOT_HEARD_OFªBAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1bproto3`)),zo=L(Ro,0),Bo=z(btoa(`
 rimlight/offer/v1/offer.protorimlight.offer.v1"f
 \fRoutingHints
 \x07drop_id (	

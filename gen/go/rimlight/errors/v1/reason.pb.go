@@ -159,6 +159,9 @@ const (
 	// The node's disk is full, so it accepts nothing until there is room: free some, it goes on by itself. Nothing was
 	// promised here, another region may take the same token. RESOURCE_EXHAUSTED with RetryInfo.
 	Reason_REASON_JOURNAL_FULL Reason = 160
+	// This node has not heard of the drop, which may be newer than what it knows of the catalogue; another region is tried.
+	// Metadata: drop_id. UNAVAILABLE with RetryInfo.
+	Reason_REASON_DROP_NOT_HEARD_OF Reason = 170
 )
 
 // Enum value maps for Reason.
@@ -226,6 +229,7 @@ var (
 		141: "REASON_TOO_MANY_WEBHOOKS",
 		150: "REASON_STORE_RECOVERING",
 		160: "REASON_JOURNAL_FULL",
+		170: "REASON_DROP_NOT_HEARD_OF",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -290,6 +294,7 @@ var (
 		"REASON_TOO_MANY_WEBHOOKS":    141,
 		"REASON_STORE_RECOVERING":     150,
 		"REASON_JOURNAL_FULL":         160,
+		"REASON_DROP_NOT_HEARD_OF":    170,
 	}
 )
 
@@ -324,7 +329,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xaa\r\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc9\r\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -388,7 +393,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_WEBHOOK_NOT_FOUND\x10\x8c\x01\x12\x1d\n" +
 	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01\x12\x1c\n" +
 	"\x17REASON_STORE_RECOVERING\x10\x96\x01\x12\x18\n" +
-	"\x13REASON_JOURNAL_FULL\x10\xa0\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x13REASON_JOURNAL_FULL\x10\xa0\x01\x12\x1d\n" +
+	"\x18REASON_DROP_NOT_HEARD_OF\x10\xaa\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once
