@@ -6,7 +6,8 @@
  * Attributes: routers (URLs; default: the page's origin), channel, drop (an id; default: the one that is open, else the
  * next), payment-reference, overlay (shows only, for a stream's picture). Properties: pay, mediaTimeMs, texts, client.
  * Events, bubbling and composed: rimlight-result (what came of a tap), rimlight-purchase (each state of a purchase).
- * Parts: card, title, price, countdown, label, time, progress, button, status.
+ * Parts: card, title, price, countdown, label, time, progress, button, status; choice, voucher, money where a purchase that was
+ * paid could not be delivered.
  *
  * It never moves the focus, says aloud at 60, 30 and 10 s that time runs out, and works under a policy without inline
  * styles, eval or HTML from strings.
@@ -15,13 +16,13 @@ import { sleep } from "../sdk/calls.js";
 import { type BuyResult, RimlightClient } from "../sdk/client.js";
 import { UnverifiedError } from "../sdk/errors.js";
 import { formatMoney } from "../sdk/money.js";
-import type { DropInfo, PurchaseView } from "../sdk/views.js";
+import type { DropInfo, MakeGood, PurchaseView } from "../sdk/views.js";
 import { clockText, markPassed, untilNextSecond } from "./countdown.js";
 import { style } from "./style.js";
-import { english, type Texts } from "./texts.js";
+import { english, purchaseText, type Texts } from "./texts.js";
 
 /** What the element needs of a client. */
-export type DropClient = Pick<RimlightClient, "now" | "watchDrops" | "claim" | "follow" | "resume">;
+export type DropClient = Pick<RimlightClient, "now" | "watchDrops" | "claim" | "follow" | "resume" | "chooseMakeGood">;
 
 function part<K extends keyof HTMLElementTagNameMap>(tag: K, name: string, ...children: Node[]): HTMLElementTagNameMap[K] {
   const element = document.createElement(tag);
@@ -48,7 +49,11 @@ export class RimlightDrop extends HTMLElement {
   readonly #progress = part("progress", "progress");
   readonly #button = part("button", "button");
   readonly #status = part("p", "status");
+  readonly #voucher = part("button", "voucher");
+  readonly #money = part("button", "money");
+  readonly #choice = part("div", "choice", this.#voucher, this.#money);
   readonly #spoken = document.createElement("p");
+  readonly #card = part("section", "card", this.#title, this.#price, this.#countdown, this.#progress, this.#button, this.#status, this.#choice, this.#spoken);
 
   #made?: DropClient | undefined;
   #texts: Texts = english;
@@ -57,6 +62,7 @@ export class RimlightDrop extends HTMLElement {
   #heard = false;
   #note = "";
   #noted = ""; // the drop that the note was said at
+  #open?: PurchaseView | undefined; // waits for the viewer's choice
   #busy = false;
   #stop?: AbortController;
   #timer?: ReturnType<typeof setTimeout>;
@@ -69,12 +75,17 @@ export class RimlightDrop extends HTMLElement {
     root.adoptedStyleSheets = [style];
     this.#button.type = "button";
     this.#button.addEventListener("click", () => void this.buy());
+    for (const [button, choice] of [[this.#voucher, "voucher"], [this.#money, "money"]] as const) {
+      button.type = "button";
+      button.addEventListener("click", () => void this.#choose(choice));
+    }
     this.#countdown.setAttribute("role", "timer"); // not live: nobody wants every second read aloud
     this.#progress.setAttribute("aria-hidden", "true");
     this.#status.setAttribute("role", "status");
     this.#spoken.className = "spoken";
     this.#spoken.setAttribute("role", "status");
-    root.append(part("section", "card", this.#title, this.#price, this.#countdown, this.#progress, this.#button, this.#status, this.#spoken));
+    this.#card.tabIndex = -1;
+    root.append(this.#card);
   }
 
   /** Other words for some or all of what it says. */
@@ -175,8 +186,28 @@ export class RimlightDrop extends HTMLElement {
   }
 
   #purchase(purchase: PurchaseView): void {
-    this.#say(this.#texts.states[purchase.state] ?? "");
+    if (purchase.state === "choice_required") this.#open = purchase;
+    else if (this.#open?.purchaseId === purchase.purchaseId) this.#open = undefined;
+    this.#say(purchaseText(purchase, this.#texts, this.#locale));
     this.#tell("rimlight-purchase", purchase);
+  }
+
+  async #choose(choice: MakeGood): Promise<void> {
+    const open = this.#open;
+    if (!open || this.#choice.getAttribute("aria-busy") === "true") return;
+    this.#choice.setAttribute("aria-busy", "true");
+    try {
+      this.#purchase(await this.#own.chooseMakeGood(open.purchaseId, choice, this.#stop?.signal));
+    } catch (error) {
+      this.#say(this.#texts.failed);
+      this.dispatchEvent(new ErrorEvent("error", { error, message: String(error) }));
+    } finally {
+      this.#choice.setAttribute("aria-busy", "false");
+    }
+  }
+
+  get #locale(): string | undefined {
+    return this.closest("[lang]")?.getAttribute("lang") ?? undefined;
   }
 
   #tell(name: string, detail: BuyResult | PurchaseView): void {
@@ -198,8 +229,8 @@ export class RimlightDrop extends HTMLElement {
     const open = drop?.state === "open";
     const before = drop?.state === "planned" || drop?.state === "armed";
     // The next drop begins without what was said at the last one, unless that still goes on.
-    if (this.#note && !this.#busy && drop && drop.id !== this.#noted) this.#note = "";
-    const locale = this.closest("[lang]")?.getAttribute("lang") ?? undefined;
+    if (this.#note && !this.#busy && !this.#open && drop && drop.id !== this.#noted) this.#note = "";
+    const locale = this.#locale;
 
     set(this.#title, drop?.title ?? "");
     set(this.#price, drop ? formatMoney(drop.price, locale) : "");
@@ -210,6 +241,12 @@ export class RimlightDrop extends HTMLElement {
     // Not the attribute disabled: in a browser it takes the focus away from a button that has it.
     this.#button.setAttribute("aria-disabled", String(!open || drop.soldOut || this.#busy));
     set(this.#status, this.#note || this.#stateText(drop));
+    set(this.#voucher, t.takeVoucher);
+    set(this.#money, t.takeMoney);
+    const hide = !this.#open || this.hasAttribute("overlay");
+    // A button that goes while it has the focus would leave the keyboard nowhere: the card takes over.
+    if (hide && this.#choice.contains(this.shadowRoot!.activeElement)) this.#card.focus({ preventScroll: true });
+    this.#choice.hidden = hide;
     if (drop && (open || before)) this.#count(drop, open ? drop.closesAt : drop.opensAt, open);
   }
 

@@ -18,6 +18,8 @@ style.replaceSync(`
     font: inherit; font-weight: 600; padding: 0.7em 1em; min-block-size: 2.75em; border: 0; border-radius: 0.5em; cursor: pointer;
     background: var(--rimlight-accent, #b3470c); color: var(--rimlight-on-accent, white);
   }
+  [part="choice"] { display: flex; flex-wrap: wrap; gap: 0.5em; }
+  [part="choice"][aria-busy="true"] { opacity: 0.55; }
   button[aria-disabled="true"] { opacity: 0.55; cursor: default; }
   button:focus-visible { outline: 3px solid var(--rimlight-focus, Highlight); outline-offset: 2px; }
   .spoken { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }

@@ -1,4 +1,4 @@
-import type { PurchaseStateName, ReasonName } from "../sdk/views.js";
+import type { PurchaseStateName, PurchaseView, ReasonName } from "../sdk/views.js";
 
 /** What <rimlight-drop> says. Replace any of it by the element's property texts, for another language or another tone. */
 export interface Texts {
@@ -16,6 +16,10 @@ export interface Texts {
   readonly unknown: string;
   readonly failed: string;
   readonly unverified: string;
+  /** until is the time of day, or the day too, by when the viewer must have chosen. */
+  readonly choice: (until: string) => string;
+  readonly takeVoucher: string;
+  readonly takeMoney: string;
   readonly left: (seconds: number) => string;
   readonly refused: Readonly<Partial<Record<ReasonName, string>>>;
   readonly states: Readonly<Partial<Record<PurchaseStateName, string>>>;
@@ -36,6 +40,9 @@ export const english: Texts = {
   unknown: "No answer came. It is being found out whether you bought; you will not be charged twice.",
   failed: "That did not work, and nothing was bought. You can try again.",
   unverified: "The answer could not be verified. Nothing it says can be relied on.",
+  choice: (until) => `Choose a voucher or your money until ${until}. After that, it is your money.`,
+  takeVoucher: "Take a voucher",
+  takeMoney: "Take the money",
   left: (seconds) => `${seconds} seconds left.`,
   refused: {
     SOLD_OUT: "Sold out.",
@@ -54,10 +61,18 @@ export const english: Texts = {
     ordered: "Paid. Your order is being prepared.",
     shipped: "Your parcel has left.",
     delivered: "Delivered.",
-    choice_required: "This did not work out. You may choose between a voucher and your money.",
+    choice_required: "This did not work out.",
     refunding: "Your money is on its way back.",
     refunded: "You have your money back.",
     voucher: "This did not work out. You hold a voucher for the same price.",
     refused: "This did not work out. Nothing was charged.",
   },
 };
+
+/** What a purchase's state means for its viewer. */
+export function purchaseText(p: PurchaseView, texts: Texts, locale?: string): string {
+  const text = texts.states[p.state] ?? "";
+  if (!p.choiceUntil) return text;
+  const until = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" }).format(p.choiceUntil);
+  return `${text} ${texts.choice(until)}`;
+}

@@ -14,7 +14,7 @@ import { Routers, type RouterState } from "./routers.js";
 import { viewerSession } from "./session.js";
 import { openStore, type PurchaseStore } from "./store.js";
 import { deriveTokenId, purchaseIdOf, readOfferToken } from "./verify.js";
-import { type DropInfo, dropInfo, millis, money, type OfferInfo, type PurchaseView, type ReasonName, reasonName, type Via } from "./views.js";
+import { type DropInfo, dropInfo, type MakeGood, millis, money, type OfferInfo, type PurchaseView, type ReasonName, reasonName, type Via } from "./views.js";
 
 export interface ClientOptions {
   /** One or more router URLs; the nearest that works is used. */
@@ -49,6 +49,8 @@ export interface BuyOptions {
   readonly paymentReference: string;
   /** Opaque, at most 2 KiB; needs consent for delivery. */
   readonly deliveryDetails?: Uint8Array;
+  /** The text of a voucher to pay with: voucher.text of another purchase. */
+  readonly voucher?: string;
   readonly signal?: AbortSignal;
 }
 
@@ -251,6 +253,14 @@ export class RimlightClient {
   }
 
   /**
+   * Chooses a voucher or the money for a purchase in choice_required, until choiceUntil. The same choice again is the same
+   * answer; after another one the error's reason is NO_CHOICE_PENDING. follow() tells what comes of it.
+   */
+  async chooseMakeGood(purchaseId: string, choice: MakeGood, signal?: AbortSignal): Promise<PurchaseView> {
+    return (await this.#kept()).choose(purchaseId, choice, signal);
+  }
+
+  /**
    * Presents every kept receipt again whose outcome is not final, and calls back with each state, until all are final or
    * the signal aborts. For the start of a page. Errors of single purchases go to failed.
    */
@@ -333,8 +343,8 @@ export class RimlightClient {
 /** Codes under which the platform decided; every other failure is one of the call. */
 const DECISIONS = new Set([Code.FailedPrecondition, Code.AlreadyExists, Code.NotFound, Code.ResourceExhausted]);
 
-function payment({ paymentReference, deliveryDetails }: BuyOptions) {
-  return { paymentReference, ...(deliveryDetails && { deliveryDetails }) };
+function payment({ paymentReference, deliveryDetails, voucher = "" }: BuyOptions) {
+  return { paymentReference, voucher, ...(deliveryDetails && { deliveryDetails }) };
 }
 
 function mediaTime({ mediaTimeMs }: { readonly mediaTimeMs?: number }) {

@@ -23,4 +23,4 @@ export { forgetViewer } from "./session.js";
 export { IndexedDbStore, MemoryStore, openStore } from "./store.js";
 export type { KeptPurchase, PurchaseStore } from "./store.js";
 export { Keys } from "./verify.js";
-export type { DropInfo, DropStateName, OfferInfo, PurchaseStateName, PurchaseView, Via } from "./views.js";
+export type { DropInfo, DropStateName, MakeGood, OfferInfo, PurchaseStateName, PurchaseView, Via } from "./views.js";

@@ -8,7 +8,7 @@ import type { Accepted } from "./client.js";
 import { RimlightError, UnverifiedError } from "./errors.js";
 import type { KeptPurchase, PurchaseStore } from "./store.js";
 import { Keys } from "./verify.js";
-import { purchaseView, type PurchaseView, type Via } from "./views.js";
+import { type MakeGood, purchaseView, type PurchaseView, type Via } from "./views.js";
 
 const NOT_FOUND = "PURCHASE_NOT_FOUND";
 
@@ -82,7 +82,7 @@ export class Purchases {
     const credential = await this.#credential(kept, signal);
     const messages = this.calls.stream(
       OfferService.method.watchPurchase,
-      () => ({ hints: this.hints({ dropId: kept.dropId, preferredRegion: kept.region ?? "" }), credential }),
+      () => ({ hints: this.#to(kept), credential }),
       () => undefined, signal,
     );
     let last: Purchase | undefined;
@@ -104,6 +104,20 @@ export class Purchases {
       if (unknown && Date.now() - kept.keptMs > NOT_FOUND_FOR_GOOD_MS) await this.store.delete(purchaseId);
       throw error;
     }
+  }
+
+  /** What the viewer would rather have. */
+  async choose(purchaseId: string, choice: MakeGood, signal?: AbortSignal): Promise<PurchaseView> {
+    const kept = await this.#get(purchaseId);
+    const { message } = await this.calls.unary(OfferService.method.chooseMakeGood, {
+      hints: this.#to(kept), credential: await this.#credential(kept, signal), choice: choice === "voucher" ? 1 : 2,
+    }, signal);
+    return purchaseView(message.purchase!, false); // its outcome, which only follow verifies, is still to come
+  }
+
+  /** The region that accepted knows most of a purchase. */
+  #to(kept: KeptPurchase) {
+    return this.hints({ dropId: kept.dropId, preferredRegion: kept.region ?? "" });
   }
 
   /** What shows that the purchase is the viewer's. A claim without an answer gets the token of its own intention. */

@@ -65,13 +65,19 @@ export interface PurchaseView {
   /** Why, where it failed. */
   readonly reason: ReasonName;
   readonly price: Money;
-  readonly voucher?: { readonly id: string; readonly kind: string; readonly price: Money; readonly expiresAt: number };
+  /** expiresAt is 0 for ever. Whoever has the text can spend it. */
+  readonly voucher?: { readonly id: string; readonly kind: string; readonly price: Money; readonly expiresAt: number; readonly text: string };
+  /** Set in choice_required: until when chooseMakeGood may be called; then it is the money. */
+  readonly choiceUntil?: number;
   /** Set when a digital good was delivered. */
   readonly licenceKey: string;
   /** Set in action_required: hand it to the payment provider. */
   readonly paymentIntentId: string;
   readonly orderId: string;
 }
+
+/** How a purchase that failed after it was paid is made good. */
+export type MakeGood = "voucher" | "money";
 
 /** A moment or a span in ms. */
 export function millis(t: Timestamp | Duration | undefined): number {
@@ -109,10 +115,11 @@ export function purchaseView(p: Purchase, final: boolean): PurchaseView {
   return {
     purchaseId: p.purchaseId, dropId: p.dropId, state: state<keyof typeof PurchaseState>(PurchaseStateSchema, p.state), final,
     reason: reasonName(p.reason), price: money(p.price), licenceKey: p.licenceKey, paymentIntentId: p.paymentIntentId, orderId: p.orderId,
+    ...(p.choiceDeadline && { choiceUntil: millis(p.choiceDeadline) }),
     ...(p.voucher && {
       voucher: {
         id: p.voucher.voucherId, kind: state<keyof typeof VoucherKind>(VoucherKindSchema, p.voucher.kind), price: money(p.voucher.price),
-        expiresAt: millis(p.voucher.expireTime),
+        expiresAt: millis(p.voucher.expireTime), text: p.voucher.text,
       },
     }),
   };

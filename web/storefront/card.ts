@@ -1,5 +1,5 @@
-import { english } from "../element/texts.js";
-import { formatMoney, type Money, type PurchaseStateName, type PurchaseView } from "../sdk/index.js";
+import { english, purchaseText } from "../element/texts.js";
+import { formatMoney, type MakeGood, type Money, type PurchaseStateName, type PurchaseView } from "../sdk/index.js";
 import { button, el, ms } from "./dom.js";
 
 /** The states of a purchase in a word or two, for the row of steps. */
@@ -12,6 +12,9 @@ const STEPS: Readonly<Partial<Record<PurchaseStateName, string>>> = {
 /** What a card lets the viewer do. */
 export interface Acts {
   complete(paymentIntentId: string, decline: boolean): Promise<void>;
+  choose(purchaseId: string, choice: MakeGood): Promise<void>;
+  /** Pays the next tap with this purchase's voucher. */
+  spend(voucher: NonNullable<PurchaseView["voucher"]>): void;
   forget(purchaseId: string): Promise<void>;
 }
 
@@ -72,7 +75,7 @@ export class Card {
     if (p.state !== this.#last) this.#steps.append(el("li", "", STEPS[p.state] ?? p.state));
     this.#last = p.state;
     this.element.dataset["state"] = p.state;
-    this.#status.textContent = english.states[p.state] ?? "";
+    this.#status.textContent = purchaseText(p, english);
     if (p.reason) this.#status.append(` Why: ${p.reason.toLowerCase().replaceAll("_", " ")}.`);
     if (p.final) this.#status.append(" The verifier's signature under this was verified.");
     if (p.licenceKey) {
@@ -82,8 +85,14 @@ export class Card {
     if (p.state === "action_required" && p.paymentIntentId) {
       const act = (decline: boolean) => void this.acts.complete(p.paymentIntentId, decline);
       this.#offer(button("Confirm the TEST payment", "", () => act(false)), button("Say no", "plain", () => act(true)));
+    } else if (p.state === "choice_required") {
+      const choose = (choice: MakeGood) => void this.acts.choose(this.purchaseId, choice);
+      this.#offer(button(english.takeVoucher, "", () => choose("voucher")), button(english.takeMoney, "plain", () => choose("money")));
     } else if (p.final) {
-      this.#offer(button("Forget it", "plain", () => void this.acts.forget(this.purchaseId)));
+      const { voucher } = p;
+      const forget = button("Forget it", "plain", () => void this.acts.forget(this.purchaseId));
+      if (voucher?.text) this.#offer(button("Use this voucher", "", () => this.acts.spend(voucher)), forget);
+      else this.#offer(forget);
     } else {
       this.#actions.hidden = true;
     }

@@ -15,6 +15,7 @@ const WORDS: Readonly<Record<FilterReason, string>> = {
   [FilterReason.EJECTED]: "its calls fail",
   [FilterReason.TOO_FAR]: "too far for the time left",
   [FilterReason.LOADED]: "too busy for a second copy",
+  [FilterReason.JOURNAL_FULL]: "its disk is full",
 };
 
 /** What came of an attempt, by its gRPC code. */

@@ -3,7 +3,7 @@
 import { createClient } from "@connectrpc/connect";
 import { TestPaymentService } from "../../gen/ts/rimlight/verifier/v1/test_payment_service_pb.js";
 import { RimlightDrop } from "../element/element.js";
-import { type DropInfo, type KeptPurchase, UnverifiedError } from "../sdk/index.js";
+import { type DropInfo, formatMoney, type KeptPurchase, type PurchaseView, UnverifiedError } from "../sdk/index.js";
 import { Card } from "./card.js";
 import { button, byId, el, ms } from "./dom.js";
 import { explain, regions } from "./explain.js";
@@ -21,6 +21,7 @@ const line = new Line(platform.routers, showRouters);
 const shop = new Shop(line, {
   bought(drop, result, tookMs) {
     if (result.kind !== "accepted" && result.kind !== "unknown") return;
+    spend(undefined); // it pays one purchase
     const card = cardOf({ purchaseId: result.purchaseId, title: drop.title, price: drop.price });
     if (result.kind === "accepted") {
       const { region, router, decision } = result.via;
@@ -59,6 +60,14 @@ function cardOf(kept: Pick<KeptPurchase, "purchaseId" | "title" | "price">): Car
       complete: async (paymentIntentId, decline) => {
         await createClient(TestPaymentService, line.aside(nearest().url)).completeAction({ paymentIntentId, decline });
       },
+      choose: async (purchaseId, choice) => {
+        try {
+          cards.get(purchaseId)?.changed(await shop.client.chooseMakeGood(purchaseId, choice));
+        } catch (error) {
+          failed(error);
+        }
+      },
+      spend,
       forget: async (purchaseId) => {
         await shop.client.forget(purchaseId);
         cards.get(purchaseId)?.element.remove();
@@ -71,6 +80,13 @@ function cardOf(kept: Pick<KeptPurchase, "purchaseId" | "title" | "price">): Car
     byId("nothing").hidden = true;
   }
   return card;
+}
+
+/** The next tap uses a voucher, or none any more. */
+function spend(voucher: PurchaseView["voucher"]): void {
+  shop.voucher = voucher?.text ?? "";
+  byId("voucher").hidden = !voucher;
+  if (voucher) byId("voucher-worth").textContent = `${voucher.kind.replaceAll("_", " ")} of ${formatMoney(voucher.price)}`;
 }
 
 function showTap(card: Card, tap: Tap): void {
@@ -204,6 +220,7 @@ function failed(error: unknown): void {
   trouble.hidden = false;
 }
 
+byId("no-voucher").addEventListener("click", () => spend(undefined));
 byId("somebody").addEventListener("click", () => shop.becomeSomebodyElse());
 showPlaces();
 showRouters();

@@ -22,6 +22,8 @@ export interface Listener {
  */
 export class Shop {
   client: RimlightClient;
+  /** The text of a voucher that pays the next tap. */
+  voucher = "";
   readonly drops = new Latest<DropsView>();
   readonly #followed = new Map<string, Latest<PurchaseView>>();
   #stop = new AbortController();
@@ -76,12 +78,13 @@ export class Shop {
       claim: (drop, options) => this.#claim(drop, options),
       follow: (purchaseId, signal) => this.follow(purchaseId).watch(signal),
       resume: async () => {}, // the page does, once for all channels
+      chooseMakeGood: (purchaseId, choice, signal) => this.client.chooseMakeGood(purchaseId, choice, signal),
     };
   }
 
   async #claim(drop: DropInfo, options: BuyOptions): Promise<BuyResult> {
     const tapped = performance.now();
-    const result = await this.client.claim(drop, options);
+    const result = await this.client.claim(drop, { ...options, ...(this.voucher && { voucher: this.voucher }) });
     this.listener.bought(drop, result, performance.now() - tapped);
     return result;
   }

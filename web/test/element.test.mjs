@@ -159,6 +159,28 @@ test("what a player says of the media time goes with the tap", async () => {
   await until(() => page.evaluate(() => window.tools.platform.claims[0]?.mediaTimeMs), 12_345);
 });
 
+test("a choice between voucher and money stays until it is made, with its deadline", async () => {
+  await page.evaluate(() => {
+    const { platform } = window.tools;
+    platform.result = { kind: "accepted", purchaseId: "p1", receipt: "r", region: "here", acceptedAt: 0, via: {} };
+    platform.purchases = [{ purchaseId: "p1", dropId: "d1", state: "choice_required", final: false, reason: "ORDER_FAILED", price: {}, choiceUntil: Date.UTC(2026, 0, 2, 9, 30) }];
+    document.documentElement.lang = "en-GB";
+  });
+  await show(-1000, 80_000);
+  await until(disabled, "false");
+  await page.evaluate(() => window.tools.element.buy());
+  await until(() => part("choice").isVisible(), true);
+  assert.match(await text("status"), /^This did not work out\. Choose a voucher or your money until 2 Jan 2026, /);
+  await show(5_000, 95_000, { id: "d2" });
+  await until(() => text("label"), "Opens in");
+  assert.equal(await part("choice").isVisible(), true, "the next drop does not take it away");
+  assert.equal(await text("voucher"), "Take a voucher");
+  await part("money").press("Enter");
+  await until(() => part("choice").isVisible(), false);
+  assert.deepEqual(await page.evaluate(() => window.tools.platform.chosen), ["p1 money"]);
+  assert.equal(await page.evaluate(() => window.tools.element.shadowRoot.activeElement.getAttribute("part")), "card", "the keyboard is where it was");
+});
+
 test("a lost connection is told", async () => {
   await show(-1000, 80_000);
   await until(disabled, "false");

@@ -98,7 +98,7 @@ test("the overlay for OBS is transparent, and shows the drop without a button", 
   await page.goto(`${site.origin}/examples/overlay.html?lang=de&routers=${encodeURIComponent(platform.urls.join(" "))}`);
   await page.locator('rimlight-drop >> [part="time"]').waitFor();
   assert.match(await page.locator('rimlight-drop >> [part="price"]').textContent(), /^1[0-9],00\s[€$]$/);
-  assert.equal(await page.locator("rimlight-drop >> button").isVisible(), false);
+  assert.equal(await page.locator("rimlight-drop >> [part=button]").isVisible(), false);
   const see = (selector) => page.locator(selector).evaluate((e) => getComputedStyle(e).backgroundColor);
   assert.deepEqual([await see("html"), await see("body")], ["rgba(0, 0, 0, 0)", "rgba(0, 0, 0, 0)"]);
   assert.deepEqual(problems, []);

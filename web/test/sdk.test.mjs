@@ -304,6 +304,22 @@ test("without an answer the result is unknown, and after a reload the token find
   await client.resume(() => assert.fail("what is final is not asked for again"));
 });
 
+test("a choice goes with what shows that the purchase is the viewer's, and a voucher with the tap", async () => {
+  const asked = [];
+  const { client } = viewer({
+    redeemOffer: (request) => (asked.push(request.voucher), accepts(GENUINE.text)(request)),
+    chooseMakeGood: ({ credential, choice, hints }) => {
+      asked.push([credential, choice, hints.dropId === offer.dropId]);
+      return { purchase: { purchaseId: GENUINE.purchase_id, state: 12, voucher: { text: "spend me" }, choiceDeadline: { seconds: 5n } } };
+    },
+  });
+  await client.redeem(offer, { ...options, voucher: "v1" });
+  const view = await client.chooseMakeGood(GENUINE.purchase_id, "money");
+  assert.deepEqual(asked, ["v1", [{ case: "receipt", value: GENUINE.text }, 2, true]]);
+  assert.deepEqual([view.choiceUntil, view.voucher.text, view.final], [5000, "spend me", false]);
+  await assert.rejects(client.chooseMakeGood("nobody's", "voucher"), /no purchase/);
+});
+
 test("an outcome that does not say what the answer says is no outcome", async () => {
   const watch = async function* () {
     yield { purchase: { purchaseId: GENUINE.purchase_id, state: 8, outcome: OUTCOME } }; // delivered, it says; the outcome says voucher

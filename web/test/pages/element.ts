@@ -36,6 +36,13 @@ class Platform {
     return this.result;
   }
 
+  chosen: string[] = [];
+
+  async chooseMakeGood(purchaseId: string, choice: string): Promise<PurchaseView> {
+    this.chosen.push(`${purchaseId} ${choice}`);
+    return { ...this.purchases.at(-1)!, state: "refunding", choiceUntil: undefined } as unknown as PurchaseView;
+  }
+
   async *follow() {
     yield* this.purchases;
   }
