@@ -17,9 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -230,13 +228,14 @@ func (b *Buyer) step(ctx context.Context, res *Result, name string, call func(co
 		began := time.Now()
 		try, cancel := context.WithTimeout(ctx, tryTime)
 		err = call(try, grpc.Header(&header))
+		late := try.Err() != nil && ctx.Err() == nil // nobody answered in time
 		cancel()
 		if b.OnCall != nil {
 			b.OnCall(name, time.Since(began), err)
 		}
 		s.Decision, s.Region = first(header, DecisionHeader), first(header, RegionHeader)
 		wait, again := retryAfter(err)
-		again = again || status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil // nobody answered in time
+		again = again || err != nil && late
 		if !again || s.Tries >= cmp.Or(b.Tries, DefaultTries) || sleep(ctx, wait) != nil {
 			break
 		}
