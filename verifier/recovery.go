@@ -67,7 +67,8 @@ func (s *Service) awaitJournals(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// unread lists the nodes that fulfillment knows and whose journals were not read again.
+// unread lists the nodes that fulfillment knows and whose journals were not read again. A node whose journals the backup has
+// sealed retired before it, and has nothing to add: it will not come.
 func (s *Service) unread(ctx context.Context) ([]string, error) {
 	if err := s.refreshKeys(ctx); err != nil {
 		return nil, err
@@ -76,8 +77,12 @@ func (s *Service) unread(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	retired, err := s.store.Read().SealedNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	done := map[string]bool{"": true} // the verifier's own key has no node
-	for _, id := range read {
+	for _, id := range slices.Concat(read, retired) {
 		done[id.UUID()] = true
 	}
 	for _, id := range s.cfg.RecoverWithout {

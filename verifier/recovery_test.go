@@ -143,11 +143,43 @@ func (w *world) recovering(offer string) {
 	_, read := w.verifier().GetPurchase(w.t.Context(), &verifierv1.GetPurchaseRequest{
 		Credential: &verifierv1.GetPurchaseRequest_OfferToken{OfferToken: unsold},
 	})
-	for what, err := range map[string]error{"a definite no": cancelled, "a purchase that is not there": read} {
+	_, refund := w.refund("while recovering", token.PurchaseID(o.GetTokenId()), 0) // of a purchase that is here
+	_, choice := w.verifier().ChooseMakeGood(w.t.Context(), &verifierv1.ChooseMakeGoodRequest{
+		Credential: &verifierv1.ChooseMakeGoodRequest_OfferToken{OfferToken: offer}, Choice: wantMoney,
+	})
+	for what, err := range map[string]error{"a definite no": cancelled, "a purchase that is not there": read, "a refund": refund, "a choice": choice} {
 		if status.Code(err) != codes.Unavailable || rpcerr.Reason(err) != errorsv1.Reason_REASON_STORE_RECOVERING {
 			w.t.Errorf("%s while recovering: got %v", what, err)
 		}
 	}
+}
+
+// A node that retired before the backup was taken is not waited for: it will not come.
+func TestARestoredVerifierDoesNotWaitForRetiredNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		sold, _ := w.redeem(w.nodes[2], sale{reference: "tp_ok"})
+		f := w.open(w.nodes[2], 1<<40)
+		f.ack()
+		f.send(3, sold)
+		f.ack()
+		f.seal(5, 3, 1)
+		f.ack()
+		f.hangUp(w)
+		time.Sleep(time.Minute)
+		w.stop()
+		check(t, verifier.MarkRestored(t.Context(), w.db, time.Now()))
+		w.start()
+		later, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+		w.reforward(w.nodes[0], later).hangUp(w)
+		time.Sleep(time.Minute)
+		want(t, w.get(later), offerv1.PurchaseState_PURCHASE_STATE_RECEIVED, noReason)
+		w.reforward(w.nodes[1]).hangUp(w)
+		time.Sleep(time.Minute)
+		want(t, w.get(later), delivered, noReason)
+		want(t, w.get(sold), delivered, noReason)
+	})
 }
 
 // A node that says nothing of its journal's head is waited for; one that is gone for good is named by the operator.

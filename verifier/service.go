@@ -108,7 +108,7 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 			rpcerr.Meta("currency_code", notRefundable.currencyCode))
 	case errors.Is(err, errRecovering), errors.Is(err, store.ErrNotFound) && s.recovering.Load():
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_RECOVERING,
-			"The verifier was restored and is reading the nodes' journals again.", rpcerr.RetryAfter(minKeyRefresh))
+			"The verifier was restored and is reading the nodes' journals again; its log names those it waits for. Try again.", rpcerr.RetryAfter(minKeyRefresh))
 	case errors.Is(err, store.ErrNotFound):
 		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt, token or id.")
 	case errors.Is(err, store.ErrConflict):

@@ -48,6 +48,12 @@ func (tx *Tx) Seal(ctx context.Context, j Journal, sequence, epoch int64) error 
 	return err
 }
 
+// SealedNodes lists the nodes all of whose journals are sealed.
+func (q Queries) SealedNodes(ctx context.Context) ([]ID, error) {
+	return collect(ctx, q.q, "listing nodes that retired", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
+		`SELECT node_id FROM journals GROUP BY node_id HAVING COUNT(*) = COUNT(sealed_epoch)`)
+}
+
 // Sealed tells whether a node retired from an epoch, and all that it sold under it is here.
 func (q Queries) Sealed(ctx context.Context, nodeID ID, epoch int64) (bool, error) {
 	var yes bool
