@@ -26,8 +26,14 @@ func (s *Service) choose(ctx context.Context, id store.ID, choice offerv1.MakeGo
 		event = saga.ChoseVoucher
 	}
 	var p store.Purchase
+	if s.recovering.Load() { // the purchase may have another winner, or none, when every journal is read
+		return p, errRecovering
+	}
 	err := s.store.Write(ctx, func(tx *store.Tx) (err error) {
 		if p, err = tx.Purchase(ctx, id); err != nil || chose(&p, event) {
+			return err
+		}
+		if err := takeChoiceBack(ctx, tx, &p); err != nil {
 			return err
 		}
 		if p.State != saga.ChoiceRequired {

@@ -95,7 +95,7 @@ func (s *Service) budget(ctx context.Context, tx *store.Tx, p *store.Purchase, n
 		return terms, false, err
 	}
 	had, err := tx.PriceLocks(ctx, p.ViewerSessionID, terms.ChannelID, now.Add(-s.cfg.PriceLockWindow).UnixMicro())
-	return terms, had >= s.cfg.PriceLocks, err
+	return terms, had >= s.cfg.PriceLocks && !mutant.On(mutant.PriceLocksUncounted), err
 }
 
 // obey makes one command durable.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/sqldb"
 )
 
@@ -76,6 +77,11 @@ func (n *Node) workOnOne(ctx context.Context, e entry) error {
 		return err
 	default:
 		e.state, e.Tracking = packed, tracking
+	}
+	if e.state == packed && mutant.On(mutant.SentUncleared) {
+		if err := n.deps.Packer.Send(ctx, e.Parcel); err != nil {
+			return err
+		}
 	}
 	return n.inbox.advance(ctx, old, e)
 }

@@ -42,6 +42,15 @@ const (
 	FullChainKept        Mutation = "full-chain-kept"
 	FullReturnSent       Mutation = "full-return-sent"
 	FullForEver          Mutation = "full-for-ever"
+	VoucherSpentTwice    Mutation = "voucher-spent-twice"
+	VoucherNotReturned   Mutation = "voucher-not-returned"
+	PriceLocksUncounted  Mutation = "price-locks-uncounted"
+	ChoiceTakenBack      Mutation = "choice-taken-back"
+	RefundListUnread     Mutation = "refund-list-unread"
+	RefundsUncounted     Mutation = "refunds-uncounted"
+	AttemptNotFenced     Mutation = "attempt-not-fenced"
+	SentUncleared        Mutation = "sent-uncleared"
+	AddressKept          Mutation = "address-kept"
 )
 
 // Rule is what a mutation leaves out.
@@ -84,5 +93,14 @@ func Rules() []Rule {
 		{FullChainKept, "after a full disk the chain of receipts goes on from the last durable one", "room"},
 		{FullReturnSent, "a return that found no room is not sent", "room"},
 		{FullForEver, "a node accepts again when its disk has room", "room"},
+		{VoucherSpentTwice, "what a purchase takes of a voucher is off it in the same transaction", "money"},
+		{VoucherNotReturned, "a voucher is put back when the payment or the order fails", "money"},
+		{PriceLocksUncounted, "a session gets so many price locks in a channel, so that failing on purpose earns nothing", "money"},
+		{ChoiceTakenBack, "a choice between voucher and money stands, the viewer's or the deadline's", "money"},
+		{RefundListUnread, "the provider's refunds are read before one is made, since its keys are forgotten", "money"},
+		{RefundsUncounted, "refunds that are pending count as money gone", "money"},
+		{AttemptNotFenced, "only the depot that has an order now may take it, and let its parcel leave", "parcels"},
+		{SentUncleared, "a parcel leaves after fulfillment's yes", "parcels"},
+		{AddressKept, "the centre forgets an address when a depot has the order, or nobody", "parcels"},
 	}
 }

@@ -26,6 +26,8 @@ const (
 	// AimMoney is what happens to money that was taken: parcels that never come, choices, refunds, and a later drop where
 	// vouchers are spent.
 	AimMoney = "money"
+	// AimParcels is a drop of parcels with every fault at the depots.
+	AimParcels = "parcels"
 )
 
 // kinds of faults, by how often an aim draws them.
@@ -39,6 +41,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimDisks:    {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
 	AimRoom:     {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
 	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+	AimParcels:  {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 	AimMoney:    {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
 }
 
@@ -56,7 +59,7 @@ func Torture(seed uint64, aim string) Config {
 	if aim == AnyAim && r.IntN(4) == 0 {
 		aim = AimMarket
 	}
-	money := aim == AimMoney || aim == AnyAim && cfg.draws("money", 0).IntN(6) == 0
+	money := aim == AimMoney || aim == AimParcels || aim == AnyAim && cfg.draws("money", 0).IntN(6) == 0
 	cfg.Loss, cfg.Duplication = []float64{0, 0.01, 0.05}[r.IntN(3)], []float64{0, 0.02, 0.1}[r.IntN(3)]
 	cfg.Skew = []time.Duration{0, 300 * time.Millisecond}[r.IntN(2)]
 	if aim == AimCrashes {
@@ -78,7 +81,7 @@ func Torture(seed uint64, aim string) Config {
 		}
 	}
 	if money {
-		cfg.sellParcels()
+		cfg.sellParcels(aim)
 	}
 	for len(cfg.Schedule) < faultsDrawn {
 		f := cfg.drawFault(r, pick(r, kinds[aim]))
@@ -92,7 +95,7 @@ func Torture(seed uint64, aim string) Config {
 		}
 	}
 	if money {
-		cfg.troubleDepots()
+		cfg.troubleDepots(aim)
 	}
 	slices.SortStableFunc(cfg.Schedule, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return cfg

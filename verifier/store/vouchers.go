@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
@@ -109,8 +110,12 @@ func (q Queries) VoucherUsers(ctx context.Context, voucherID ID) ([]ID, error) {
 
 // HoldVoucher takes an amount off a voucher for a purchase, if so much is left. ErrConflict.
 func (tx *Tx) HoldVoucher(ctx context.Context, voucherID, tokenID ID, minorUnits int64) error {
+	off := minorUnits
+	if mutant.On(mutant.VoucherSpentTwice) {
+		off = 0
+	}
 	n, err := tx.exec(ctx, "holding a voucher", `UPDATE vouchers SET remaining_minor_units = remaining_minor_units - $1
-		WHERE voucher_id = $2 AND remaining_minor_units >= $1`, minorUnits, voucherID)
+		WHERE voucher_id = $2 AND remaining_minor_units >= $1`, off, voucherID)
 	if err != nil {
 		return err
 	}
