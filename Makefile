@@ -71,6 +71,13 @@ kill: ## Kill real processes of every role under load, KILLS (100) times; ends w
 	@RIMLIGHT_KILLS=$(KILLS) go test -count 1 -timeout 2h -run '^TestEveryRoleIsKilledUnderLoad$$' -v ./cmd/rimlight | \
 	awk '/^\{"kills"/ {last = $$0; next} {print} END {if (last != "") print last}'
 
+BROWNOUTS ?= 20
+
+.PHONY: brownouts
+brownouts: ## Brown out the busiest region of `rimlight dev`, BROWNOUTS (20) times; ends with one JSON line (a quiet machine, a minute each).
+	@RIMLIGHT_BROWNOUTS=$(BROWNOUTS) go test -count 1 -timeout 2h -run '^TestABrownoutIsNoticedAndLeft$$' -v ./cmd/rimlight | \
+	awk '/^\{"runs"/ {last = $$0; next} {print} END {if (last != "") print last}'
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target on FUZZTIME inputs (20000x).
 	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}' | \

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,6 +126,7 @@ type drillSlips struct {
 	Windows []struct {
 		Scope, Name string
 		Calls       int `json:",string"`
+		LateCalls   int `json:",string"`
 	}
 }
 
@@ -199,18 +202,7 @@ func TestABrownoutIsNoticedAndLeft(t *testing.T) {
 	if code, errOut := p.asks(t, nil, "fault", "brownout", victim, "--for", "30s", "--added", "1s"); code != exitDone {
 		t.Fatalf("fault: %d %s", code, errOut)
 	}
-	find := func() (s drillSlip) {
-		got := p.slips(t)
-		i := slices.IndexFunc(got.Slips, func(s drillSlip) bool { // a slip of the machine's own may have begun before
-			start, err := time.Parse(time.RFC3339, s.StartTime)
-			lasted := s.EndTime == ""
-			return err == nil && s.Region == victim && (lasted || start.After(began))
-		})
-		if i >= 0 {
-			s = got.Slips[i]
-		}
-		return s
-	}
+	find := func() drillSlip { return p.slipOf(t, victim, began) }
 	eventually(t, "a slip of "+victim, func() bool { return find().Region == victim && find().WorstShare > 0.05 })
 	t.Logf("a slip was told %.1f s after the brownout began", time.Since(began).Seconds())
 	slip := find()
@@ -254,6 +246,84 @@ func TestABrownoutIsNoticedAndLeft(t *testing.T) {
 		changes.Entries[0].Target != victim || changes.Entries[0].Role != "sre" {
 		t.Errorf("the audit log: %d %s %+v", code, errOut, changes)
 	}
+	if text := os.Getenv("RIMLIGHT_BROWNOUTS"); text != "" {
+		runs, err := strconv.Atoi(text)
+		if err != nil || runs < 1 {
+			t.Fatalf("RIMLIGHT_BROWNOUTS: %q", text)
+		}
+		p.measureBrownouts(t, runs)
+	}
+}
+
+// slipOf is the region's slip that lasts, or began after a moment; zero: there is none. One of the machine's own may have
+// begun before.
+func (p *devProcess) slipOf(t *testing.T, region string, after time.Time) (s drillSlip) {
+	t.Helper()
+	got := p.slips(t)
+	i := slices.IndexFunc(got.Slips, func(s drillSlip) bool {
+		start, err := time.Parse(time.RFC3339, s.StartTime)
+		return err == nil && s.Region == region && (s.EndTime == "" || start.After(after))
+	})
+	if i >= 0 {
+		s = got.Slips[i]
+	}
+	return s
+}
+
+// late is the share of the fleet's calls of the last five seconds that were late.
+func (p *devProcess) late(t *testing.T) float64 {
+	t.Helper()
+	calls, late := 0, 0
+	for _, w := range p.slips(t).Windows {
+		if w.Scope == "SLIP_SCOPE_FLOW" {
+			calls, late = calls+w.Calls, late+w.LateCalls
+		}
+	}
+	return float64(late) / float64(max(calls, 1))
+}
+
+// measureBrownouts repeats the drill, and prints in one line how soon a slip was told and how many calls were late before
+// it, and once the window had only calls of after it. The brownout lasts all the while.
+func (p *devProcess) measureBrownouts(t *testing.T, runs int) {
+	t.Helper()
+	const window = 5 * time.Second
+	var told, before, after []float64
+	for range runs {
+		victim, calls := "", 0
+		eventually(t, "viewers buy, and nothing is late", func() bool {
+			victim, calls = p.busiest(t)
+			return calls > 40 && p.slipOf(t, victim, time.Now()).Region == ""
+		})
+		before = append(before, p.late(t))
+		began := time.Now()
+		if code, errOut := p.asks(t, nil, "fault", "brownout", victim, "--for", "30s", "--added", "1s"); code != exitDone {
+			t.Fatalf("fault: %d %s", code, errOut)
+		}
+		eventually(t, "a slip of "+victim, func() bool { return p.slipOf(t, victim, began).Region != "" })
+		noticed := time.Now()
+		told = append(told, noticed.Sub(began).Seconds())
+		eventually(t, "the window has moved on", func() bool { return time.Since(noticed) > window })
+		after = append(after, p.late(t))
+		eventually(t, "the drill is over", func() bool { return p.faults(t) == 0 })
+		eventually(t, "traffic is back", func() bool { return p.attempts(t, victim) > calls/4 })
+	}
+	line, err := json.Marshal(struct {
+		Runs        int     `json:"runs"`
+		Told        float64 `json:"told_median_s"`
+		ToldMax     float64 `json:"told_max_s"`
+		LateBefore  float64 `json:"late_before_median"`
+		LateDuring  float64 `json:"late_after_told_median"`
+		LateDuringX float64 `json:"late_after_told_max"`
+	}{runs, median(told), slices.Max(told), median(before), median(after), slices.Max(after)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(string(line)) // for make brownouts
+}
+
+func median(of []float64) float64 {
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[len(sorted)/2]
 }
 
 func TestFaultIsRefusedWithoutDrills(t *testing.T) {
