@@ -222,6 +222,7 @@ func (f *alertFlags) webhooks(fallback string) (alert.Config, error) {
 
 type routerCmd struct {
 	alertFlags
+	sloFlags
 	tlsFlags
 	gossipFlags
 	Listen         string            `help:"The public port." default:"127.0.0.1:8080" placeholder:"ADDR"`
@@ -275,8 +276,12 @@ func (c *routerCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	objectives, err := c.sloFlags.config(c.ForwardService)
+	if err != nil {
+		return err
+	}
 	p, err := process.StartRouter(ctx, process.Router{
-		Webhooks: hooks,
+		Webhooks: hooks, SLO: objectives,
 		Common: process.Common{
 			Listen: c.Listen, DataDir: c.Data, Tokens: tokens, TrustNetwork: c.TrustNetwork, Reflection: c.Reflection, Version: version,
 			Log: log, Metrics: prometheus.NewRegistry(), Traces: traces,

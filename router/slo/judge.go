@@ -124,11 +124,11 @@ func (j *Judge) Evaluate(now time.Duration, stamp time.Time, fleet []Count, sile
 		}
 	}
 	for _, c := range fleet {
-		judge(c, Sliding, j.share(c.Sliding, Window, Window))
+		judge(c, Sliding, j.share(c.Key, c.Sliding, Window, Window))
 		j.remember(now, c)
 		switch c.Key.Scope {
 		case Drop:
-			v := j.share(c.Whole, 0, 0)
+			v := j.share(c.Key, c.Whole, 0, 0)
 			if j.open[ruled{c.Key, Sliding}] != nil && j.open[ruled{c.Key, Whole}] == nil {
 				v.breached = false // it was told already; when that is over, this says that the drop as a whole is late
 			}
@@ -153,8 +153,8 @@ func (j *Judge) Evaluate(now time.Duration, stamp time.Time, fleet []Count, sile
 	return changes
 }
 
-func (j *Judge) share(c Counts, span, linger time.Duration) verdict {
-	return verdict{c, c.Calls >= j.config.MinCalls && c.Share() > j.config.LateShare, span, linger}
+func (j *Judge) share(key Key, c Counts, span, linger time.Duration) verdict {
+	return verdict{c, c.Calls >= j.config.MinCalls && c.Share() > j.config.shareOf(key), span, linger}
 }
 
 // burn finds the first burn rule that both of its windows break.

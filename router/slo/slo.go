@@ -124,6 +124,9 @@ type Config struct {
 	// LateShare is the share of late calls above which a window is a slip, above 0 and below 1. Default 0.05. Half alerts
 	// on one region's bad second; double sleeps through a lost minute of a drop.
 	LateShare float64
+	// LateShares are those of single flows, by method or forwarded service, where they differ. Regions and drops see calls
+	// of all flows, and keep to LateShare.
+	LateShares map[string]float64
 	// MinCalls is how many calls over the fleet a window needs to be judged. Default 20: of fewer, one late call is more
 	// than 5 %.
 	MinCalls int64
@@ -159,6 +162,11 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("Objectives[%s]: %v is not positive", flow, d))
 		}
 	}
+	for flow, share := range c.LateShares {
+		if share <= 0 || share >= 1 {
+			errs = append(errs, fmt.Errorf("LateShares[%s]: %v is not a share between 0 and 1", flow, share))
+		}
+	}
 	for name, share := range map[string]float64{"LateShare": c.LateShare, "MonthShare": c.MonthShare} {
 		if share < 0 || share >= 1 {
 			errs = append(errs, fmt.Errorf("%s: %v is not a share below 1", name, share))
@@ -176,4 +184,12 @@ func (c Config) Of(flow string) time.Duration {
 		return d
 	}
 	return c.Objective
+}
+
+// shareOf is above which share of late calls a window is a slip.
+func (c Config) shareOf(key Key) float64 {
+	if share, ok := c.LateShares[key.Name]; ok && key.Scope == Flow {
+		return share
+	}
+	return c.LateShare
 }

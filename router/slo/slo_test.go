@@ -2,6 +2,7 @@ package slo_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,9 +232,28 @@ func TestBurnRates(t *testing.T) {
 	}
 }
 
+func TestAFlowMayHaveAShareOfItsOwn(t *testing.T) {
+	claim := slo.Key{Scope: slo.Flow, Name: "ClaimOffer"}
+	namesake := slo.Key{Scope: slo.Drop, Name: offer.Name} // callers choose the drop's name
+	w := slo.NewWindows()
+	for _, key := range []slo.Key{offer, claim, tokyo, namesake} {
+		say(w, time.Second, key, 100, 10, slo.Service)
+	}
+	j := slo.NewJudge(slo.Config{LateShares: map[string]float64{offer.Name: 0.2, claim.Name: 0.01}})
+	var began []slo.Key
+	for _, s := range j.Evaluate(2*time.Second, time.Now(), w.Counts(2*time.Second), nil) {
+		if s.Rule == slo.Sliding {
+			began = append(began, s.Key)
+		}
+	}
+	if want := []slo.Key{claim, tokyo, namesake}; !slices.Equal(began, want) {
+		t.Errorf("with 10 %% late, slips of %v began, want %v", began, want)
+	}
+}
+
 func TestValidateReportsAllProblems(t *testing.T) {
-	err := slo.Config{Objective: -1, Objectives: map[string]time.Duration{"x": 0}, LateShare: 1, MonthShare: -1, MinCalls: -1}.Validate()
-	for _, want := range []string{"Objective:", "Objectives[x]", "LateShare", "MonthShare", "MinCalls"} {
+	err := slo.Config{Objective: -1, Objectives: map[string]time.Duration{"x": 0}, LateShare: 1, LateShares: map[string]float64{"y": 0}, MonthShare: -1, MinCalls: -1}.Validate()
+	for _, want := range []string{"Objective:", "Objectives[x]", "LateShare:", "LateShares[y]", "MonthShare", "MinCalls"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want something about %s", err, want)
 		}
