@@ -261,7 +261,7 @@ func (w *world) newNode(n *node, life int) (service, error) {
 	toFulfillment, toVerifier := w.net.Conn(n.name, "fulfillment"), w.net.Conn(n.name, "verifier")
 	s, err := region.New(region.Config{Region: n.region}, region.Deps{
 		Journal: disk, Identity: n.identity,
-		Stock:    notedStock{fulfillmentv1.NewStockServiceClient(toFulfillment), n.name, &w.returns},
+		Stock:    notedStock{fulfillmentv1.NewStockServiceClient(toFulfillment), n.host, &w.returns},
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
 		Verifier: verifierv1.NewVerifierServiceClient(toVerifier),
 		Now:      n.clock.now,

@@ -226,6 +226,13 @@ func (h *host) isDead() bool {
 	return h.dead || h.failing
 }
 
+// powerless tells whether the host lost its power.
+func (h *host) powerless() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dead
+}
+
 // clock is a host's, which may be wrong.
 type clock struct {
 	mu     sync.Mutex // guards what is below
