@@ -17,6 +17,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/mutant"
 )
 
 // catalogServer is CatalogService.
@@ -133,6 +134,9 @@ func (s *catalogServer) WatchCatalog(req *fulfillmentv1.WatchCatalogRequest, str
 	snapshot := after <= 0 || after > start
 	if snapshot {
 		after, settledUpTo = 0, start
+	}
+	if mutant.On(mutant.CatalogFromHead) && !snapshot {
+		after = start
 	}
 	err = s.watch(ctx, &s.catalog, func(alive bool) (bool, error) {
 		last, err := s.store.Revision(ctx) // before the drops: what is read after it holds all that it counts

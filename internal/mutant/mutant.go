@@ -33,6 +33,7 @@ const (
 	JobDoneEarly         Mutation = "job-done-early"
 	CursorAhead          Mutation = "cursor-ahead"
 	WatchFromHead        Mutation = "watch-from-head"
+	CatalogFromHead      Mutation = "catalog-from-head"
 	NoUnitIsFinal        Mutation = "no-unit-is-final"
 	EpochNotFenced       Mutation = "epoch-not-fenced"
 	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
@@ -84,6 +85,7 @@ func Rules() []Rule {
 		{JobDoneEarly, "a job is done when its effect is durable", ""},
 		{CursorAhead, "a cursor moves in the transaction of what it stands for", "crashes"},
 		{WatchFromHead, "a watch stream goes on where it broke off, not at what is new", ""},
+		{CatalogFromHead, "a catalogue stream goes on after the revision that its reader has", ""},
 		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
 		{EpochNotFenced, "an older epoch of a node is granted nothing", "disks"},
 		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},

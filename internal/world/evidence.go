@@ -46,7 +46,10 @@ type Evidence struct {
 	Misdeeds map[string]int // INTERNAL, UNKNOWN and reasonless answers
 
 	Watched                     []Watched
-	PurchaseEvents, OrderEvents []Item // as the stores have them, in order
+	Boards                      []Board
+	Told                        []Told           // by streams of WatchPurchase
+	Revisions                   map[string]int64 // of the drops
+	PurchaseEvents, OrderEvents []Item           // as the stores have them, in order
 
 	Keys     []*offerv1.SigningKey
 	Journals []Journal
@@ -170,7 +173,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	if e.Unfinished, err = w.unfinished(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readMoney(ctx, e), w.readDetails(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e)); err != nil {
+	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readMoney(ctx, e), w.readDetails(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e), w.readBoards(ctx, e)); err != nil {
 		return nil, err
 	}
 	w.readRoom(ctx, e)

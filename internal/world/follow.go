@@ -51,12 +51,15 @@ func (v *viewer) followOnce(ctx context.Context, b bought, region string, did *d
 	if err != nil {
 		return false, err
 	}
+	told := Told{PurchaseID: b.purchaseID, Region: region}
+	defer func() { v.w.watch.tell(told) }()
 	for {
 		m, err := stream.Recv()
 		if err != nil {
 			return false, err
 		}
 		p := m.GetPurchase()
+		told.States = append(told.States, int(p.GetState()))
 		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !did.answered {
 			did.answered = v.confirm(ctx, p.GetPaymentIntentId())
 		}

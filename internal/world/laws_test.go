@@ -177,6 +177,16 @@ var lies = []doctored{
 		items := e.Watched[0].Items
 		items[0], items[len(items)-1] = items[len(items)-1], items[0]
 	}},
+	{"watch", "the catalogue's stream missed a change", func(e *world.Evidence) { e.Boards[0].Drops[e.DropIDs[0]]-- }},
+	{"watch", "the catalogue's stream told a change twice", func(e *world.Evidence) { e.Boards[0].Repeats = 1 }},
+	{"watch", "the catalogue's stream began anew", func(e *world.Evidence) { e.Boards[0].Restarts = 1 }},
+	{"watch", "a region's viewers never heard that a drop is settled", func(e *world.Evidence) { e.Boards[1].Drops[e.DropIDs[0]]-- }},
+	{"watch", "a region's viewers never heard of a drop", func(e *world.Evidence) { delete(e.Boards[1].Drops, e.DropIDs[0]) }},
+	{"watch", "a purchase's stream went back", func(e *world.Evidence) { slices.Reverse(e.Told[longest(e)].States) }},
+	{"watch", "a purchase's stream told a state twice", func(e *world.Evidence) {
+		t := &e.Told[longest(e)]
+		t.States = append(t.States, t.States[len(t.States)-1])
+	}},
 	{"watch", "a cursor went back", func(e *world.Evidence) { e.Watched[0].Backwards = 1 }},
 	{"I3", "a viewer was told no for good and was charged", func(e *world.Evidence) {
 		e.Noes = []world.No{{Viewer: 1, PurchaseID: delivered(e).ID}}
@@ -187,6 +197,16 @@ var lies = []doctored{
 	{"audit", "an equation does not hold", func(e *world.Evidence) { e.Equations = []balance.Equation{{Law: "all is well"}} }},
 	{"edge", "a service answered INTERNAL", func(e *world.Evidence) { e.Misdeeds = map[string]int{"a method": 1} }},
 	{"edge", "a viewer got an answer that is none", func(e *world.Evidence) { e.Surprises = []string{"UNKNOWN"} }},
+}
+
+// longest finds the stream that told a purchase's most states.
+func longest(e *world.Evidence) (at int) {
+	for i, t := range e.Told {
+		if len(t.States) > len(e.Told[at].States) {
+			at = i
+		}
+	}
+	return at
 }
 
 func soldUnit(e *world.Evidence) int {

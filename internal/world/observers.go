@@ -71,26 +71,19 @@ func (w *world) startObservers(ctx context.Context) {
 	for _, o := range w.observers {
 		w.background.Go(func() { o.run(ctx) })
 	}
+	w.startBoards(ctx)
 }
 
 func (o *observer) run(ctx context.Context) {
-	for ctx.Err() == nil {
+	o.w.keepWatching(ctx, o.stream, func(ctx context.Context, heard func()) error {
 		o.w.watch.mu.Lock()
 		after := o.got.Cursor
 		o.w.watch.mu.Unlock()
-		inner, cancel := context.WithCancel(ctx)
-		silence := time.AfterFunc(observerPatience, cancel) // a stream that a cut swallowed says nothing
-		err := o.follow(inner, after, func(items []Item, cursor int64) {
-			silence.Reset(observerPatience)
+		return o.follow(ctx, after, func(items []Item, cursor int64) {
+			heard()
 			o.take(items, cursor)
 		})
-		silence.Stop()
-		cancel()
-		if !elsewhere(err) && inner.Err() == nil {
-			o.w.watch.surprise("watching %s: %v", o.stream, err)
-		}
-		sleep(ctx, time.Second)
-	}
+	})
 }
 
 // observerPatience is longer than the pauses between proofs of life.
@@ -119,6 +112,14 @@ func (w *world) caughtUp(ctx context.Context) (bool, error) {
 		w.watch.mu.Unlock()
 		if behind {
 			return false, nil
+		}
+	}
+	for _, o := range w.boards {
+		w.watch.mu.Lock()
+		seen, err := o.seen(ctx, o)
+		w.watch.mu.Unlock()
+		if !seen || err != nil {
+			return false, err
 		}
 	}
 	return true, nil

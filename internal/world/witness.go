@@ -55,7 +55,8 @@ type witness struct {
 	choices   []Choice
 	refunds   []RefundAnswer
 	begun     map[string]bool // what is done once for a purchase, however many receipts it has
-	surprises []string        // answers that the protocol does not allow
+	told      []Told
+	surprises []string // answers that the protocol does not allow
 }
 
 func (w *witness) answer(a Answer) {
@@ -122,6 +123,15 @@ func (w *witness) down(d Down) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.downs = append(w.downs, d)
+}
+
+func (w *witness) tell(t Told) {
+	if len(t.States) == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, t)
 }
 
 // surprise notes what should not have happened. Its text must hold no secret: it is printed.

@@ -64,6 +64,7 @@ type world struct {
 	background sync.WaitGroup
 
 	observers []*observer
+	boards    []*boardObserver
 
 	watch   witness
 	weather weather
