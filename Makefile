@@ -27,14 +27,14 @@ run: build ## Build, and run the whole platform on this machine.
 
 .PHONY: test
 test: ## Run every test; names what was skipped, and why.
-	go test -json ./... | go run ./tools/testsum
+	go test -timeout 30m -json ./... | go run ./tools/testsum
 
 # Packages whose code or tests start something concurrent; the others have nothing to race.
 RACE_PACKAGES = go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | grep -v /gen/ | sort -u
 
 .PHONY: race
 race: ## Run the short tests of concurrent packages under the race detector (needs gcc).
-	go test -race -short $$($(RACE_PACKAGES))
+	go test -race -short -timeout 30m $$($(RACE_PACKAGES))
 
 SCHEDULES ?= 2000
 SEED ?= 1
