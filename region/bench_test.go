@@ -2,13 +2,18 @@ package region_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/region"
 	"github.com/rimlight/rimlight/region/journal"
@@ -135,4 +140,82 @@ func BenchmarkDecision(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// fill makes a node's journal of n redemptions beside it, as far as replay and recovery can tell them from real ones: signed
+// receipts, chained, of one lease after the other.
+func fill(b *testing.B, dir string, n int) {
+	b.Helper()
+	j, identity, err := journal.Open(b.Context(), dir, journal.Options{QueueRecords: 1 << 20})
+	if err != nil {
+		b.Fatal(err)
+	}
+	node, drop := newStanding(b, j, identity, n)
+	var all sync.WaitGroup
+	const batch = 1000
+	for begin := 0; begin < n; begin += batch {
+		for i := begin; i < min(n, begin+batch); i++ {
+			all.Go(func() {
+				_, err := node.ClaimOffer(b.Context(), &offerv1.ClaimOfferRequest{
+					Hints: &offerv1.RoutingHints{DropId: drop.Drop.DropId, RequestId: "r"}, ViewerSessionId: session(i), PaymentReference: "tp_ok",
+					MaxPrice: drop.Drop.Price,
+				})
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if err := j.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkRecovery is what a node does before it serves: its journal is checked, and replayed. The journal has
+// RIMLIGHT_RECOVERY redemptions, 10,000 unless it is set; MB is the heap that they keep.
+func BenchmarkRecovery(b *testing.B) {
+	n := 10_000
+	if text := os.Getenv("RIMLIGHT_RECOVERY"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	dir := b.TempDir()
+	fill(b, dir, n)
+	heap := func() float64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc) / 1e6
+	}
+	var opened, replayed time.Duration
+	var kept float64
+	for b.Loop() {
+		before := heap()
+		begin := time.Now()
+		j, identity, err := journal.Open(b.Context(), dir, journal.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		opened += time.Since(begin)
+		begin = time.Now()
+		node, err := region.New(region.Config{Region: "test-1"}, region.Deps{
+			Journal: j, Identity: identity, Stock: newFakeStock(rand.Reader, 1), Verifier: newFakeVerifier(rand.Reader),
+			Catalog: &fakeCatalog{messages: make(chan *fulfillmentv1.WatchCatalogResponse)},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		replayed += time.Since(begin)
+		kept = heap() - before
+		runtime.KeepAlive(node)
+		if err := j.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(opened.Seconds()/float64(b.N), "check-s")
+	b.ReportMetric(replayed.Seconds()/float64(b.N), "replay-s")
+	b.ReportMetric(kept, "MB")
 }
