@@ -35,3 +35,18 @@ func breakGrant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID *ID, 
 	}
 	return nil
 }
+
+// breakSettle is breakGrant for claims.
+func breakSettle(ctx context.Context, tx *sql.Tx, claims []Claim) error {
+	if !mutant.On(mutant.SettleAfterClosed) {
+		return nil
+	}
+	for _, c := range claims {
+		_, err := tx.ExecContext(ctx, `UPDATE units SET state = $1, lease_id = $2 WHERE drop_id = $3 AND serial = $4 AND state = $5
+			AND EXISTS (SELECT 1 FROM leases WHERE lease_id = $2 AND state = $6)`, leased, c.LeaseID[:], c.DropID[:], c.Serial, free, closedLease)
+		if err != nil {
+			return fmt.Errorf("selling what was closed: %w", err)
+		}
+	}
+	return nil
+}

@@ -15,6 +15,9 @@ import (
 func (s *Store) Settle(ctx context.Context, claims []Claim) ([]Verdict, error) {
 	var verdicts []Verdict
 	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+		if err := breakSettle(ctx, tx, claims); err != nil {
+			return err
+		}
 		facts, err := s.settleFacts(ctx, tx, claims)
 		if err != nil {
 			return err

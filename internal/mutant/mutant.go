@@ -39,6 +39,11 @@ const (
 	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
 	CloseUntombstoned    Mutation = "close-untombstoned"
 	JournalUnnamed       Mutation = "journal-unnamed"
+	CancelForgotten      Mutation = "cancel-forgotten"
+	SettleAfterClosed    Mutation = "settle-after-closed"
+	FenceIgnored         Mutation = "fence-ignored"
+	SealUnread           Mutation = "seal-unread"
+	SealIgnored          Mutation = "seal-ignored"
 	FullUnitLeaked       Mutation = "full-unit-leaked"
 	FullChainKept        Mutation = "full-chain-kept"
 	FullReturnSent       Mutation = "full-return-sent"
@@ -91,6 +96,11 @@ func Rules() []Rule {
 		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},
 		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},
 		{JournalUnnamed, "how far a journal was read is remembered for each journal, not for each node", "disks"},
+		{CancelForgotten, "a token is cancelled before its viewer is told a definite no", "market"},
+		{SettleAfterClosed, "nothing settles from a lease that was given up and closed", "late"},
+		{FenceIgnored, "a fenced node is lent nothing", "operators"},
+		{SealUnread, "a node retires when the verifier has read its journal to the seal", "operators"},
+		{SealIgnored, "a sealed journal serves nobody again", "operators"},
 		{FullUnitLeaked, "a unit whose record found no room is for sale again", "room"},
 		{FullChainKept, "after a full disk the chain of receipts goes on from the last durable one", "room"},
 		{FullReturnSent, "a return that found no room is not sent", "room"},

@@ -39,6 +39,8 @@ type Evidence struct {
 	FullSpans    []FullSpan
 	RoomRefusals []RoomRefusal
 	Returns      []Return
+	Fences       []Fenced
+	Cancelled    []string // tokens, hexadecimal
 	StillFull    []string // nodes that accept nothing in the end
 
 	Network  simnet.Stats
@@ -66,9 +68,12 @@ type Evidence struct {
 }
 
 // Journal is one node's, decoded. Lost ones are out of the platform's reach: their disk is lost, or their node is fenced.
+// The last record of one of a node that retired is its seal, under an epoch: all that it sold is at the verifier.
 type Journal struct {
 	Host    string
+	Node    string
 	Lost    bool
+	Sealed  int64 // the epoch; 0: it is not
 	Entries []Entry
 }
 
@@ -178,6 +183,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	}
 	w.readRoom(ctx, e)
 	e.Returns = w.returns.all()
+	w.readOperators(e)
 	if e.Heard, err = w.ears.heard(); err != nil {
 		return nil, err
 	}

@@ -29,6 +29,10 @@ const (
 	BadSync Kind = "failing fsync"
 	// FullDisk leaves no room on the node's disk: it must refuse, go on with what it has, and accept again afterwards.
 	FullDisk Kind = "full disk"
+	// Fence is an operator's fence of the node out of a drop, its Nth, or out of all.
+	Fence Kind = "fence"
+	// Retire ends the node for good, which seals its journal; it begins again as itself on an empty disk.
+	Retire Kind = "retirement"
 	// LoseDisk is a power cut after which the node comes back as itself, with an empty disk and another key.
 	LoseDisk Kind = "lost disk"
 	// Replace starts a second process with a living node's id and an empty disk, as an operator does who takes a node for
@@ -84,7 +88,7 @@ func (f Fault) String() string {
 
 // downs tells faults that take their host down.
 func (f Fault) downs() bool {
-	return slices.Contains([]Kind{Crash, Stop, CrashBeforeCommit, CrashAfterCommit, BadSync, LoseDisk}, f.Kind)
+	return slices.Contains([]Kind{Crash, Stop, Retire, CrashBeforeCommit, CrashAfterCommit, BadSync, LoseDisk}, f.Kind)
 }
 
 func (f Fault) validate(c Config) error {
@@ -96,7 +100,7 @@ func (f Fault) validate(c Config) error {
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)
-	case slices.Contains([]Kind{BadSync, FullDisk, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
+	case slices.Contains([]Kind{BadSync, FullDisk, Fence, Retire, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
 		return fmt.Errorf("%s: %q is no node", f.Kind, f.Host)
 	case (f.Kind == Step || f.Kind == Drift) && (f.By <= -time.Second || f.By >= time.Second):
 		return fmt.Errorf("%s by %v: two clocks must agree within 2 s", f.Kind, f.By)

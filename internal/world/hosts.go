@@ -259,11 +259,11 @@ func (w *world) newNode(n *node, life int) (service, error) {
 		disk = w.cfg.broken.journal(memory)
 	}
 	toFulfillment, toVerifier := w.net.Conn(n.name, "fulfillment"), w.net.Conn(n.name, "verifier")
-	s, err := region.New(region.Config{Region: n.region}, region.Deps{
+	s, err := region.New(region.Config{Region: n.region, Retire: n.retiring}, region.Deps{
 		Journal: disk, Identity: n.identity,
 		Stock:    notedStock{fulfillmentv1.NewStockServiceClient(toFulfillment), n.host, &w.returns},
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
-		Verifier: verifierv1.NewVerifierServiceClient(toVerifier),
+		Verifier: notedVerifier{verifierv1.NewVerifierServiceClient(toVerifier), &w.operators},
 		Now:      n.clock.now,
 		Random:   w.random(n.name, life), Log: w.log.With("host", n.name), Metrics: w.ears.registry(),
 	})

@@ -62,6 +62,8 @@ func (w *world) cause(ctx context.Context, f Fault) {
 		w.weather.payments(1)
 		end()
 		w.weather.payments(-1)
+	case Fence:
+		w.fence(ctx, f)
 	case FullDisk:
 		w.fillDisk(ctx, f)
 	case Replace:
@@ -119,11 +121,17 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 	}
 	w.watch.fault(string(f.Kind) + " of " + h.kind())
 	from := time.Since(w.start)
-	if err := h.down(f.Kind != Stop); err != nil {
+	if err := h.down(f.Kind != Stop && f.Kind != Retire); err != nil {
 		w.watch.surprise("stopping %s: %v", h.name, err)
 	}
 	if !w.sleepUntil(ctx, from+f.For) {
 		return false
+	}
+	if f.Kind == Retire {
+		if err := w.retire(ctx, w.nodeAt(h.name)); err != nil && ctx.Err() == nil {
+			w.watch.surprise("retiring %s: %v", h.name, err)
+			return false
+		}
 	}
 	w.watch.down(Down{h.name, from, time.Since(w.start)})
 	if f.Kind == LoseDisk {

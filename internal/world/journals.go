@@ -17,11 +17,11 @@ import (
 func (w *world) readJournals(ctx context.Context, e *Evidence) error {
 	for _, n := range w.allNodes() {
 		for _, lost := range n.lost {
-			if err := readJournal(ctx, e, Journal{Host: n.name, Lost: true}, lost); err != nil {
+			if err := readJournal(ctx, e, Journal{Host: n.name, Node: n.id, Lost: true}, lost); err != nil {
 				return err
 			}
 		}
-		if err := readJournal(ctx, e, Journal{Host: n.name, Lost: n.isFenced()}, n.disk); err != nil {
+		if err := readJournal(ctx, e, Journal{Host: n.name, Node: n.id, Lost: n.isFenced()}, n.disk); err != nil {
 			return err
 		}
 	}
@@ -46,6 +46,9 @@ func readJournal(ctx context.Context, e *Evidence, j Journal, disk *journal.Disk
 			entry.Kind, entry.Lease, entry.Serials = "returned", m.Returned.GetLeaseId(), m.Returned.GetSerials()
 		case *regionv1.JournalRecord_Redeemed:
 			entry.Kind, entry.Receipt = "redeemed", m.Redeemed
+		case *regionv1.JournalRecord_Sealed:
+			j.Lost, j.Sealed = false, m.Sealed.GetEpoch()
+			continue
 		default:
 			continue
 		}

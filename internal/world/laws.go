@@ -36,6 +36,8 @@ var laws = []law{
 	{"I14", "with willing buyers for three times the stock, at most 1 % stays unsold", stockSells},
 	{"pause", "two seconds after a pause, and until it ends, no node sells of the drop", pausedSellsNothing},
 	{"watch", "watch streams tell every change in its order, once, over any break", streamsTellAll},
+	{"cancel", "a token that was cancelled is refused for ever", noesStand},
+	{"fence", "a fenced node is lent nothing", fencesHold},
 	{"return", "a return is in the journal before it is sent", returnsAreWritten},
 	{"room", "a node refuses for want of room while its disk is full, and accepts again when there is room", roomIsFound},
 	{"edge", "no INTERNAL, no UNKNOWN, no answer that the protocol does not know", answersAreTyped},

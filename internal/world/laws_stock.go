@@ -8,6 +8,7 @@ import (
 	"time"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/verifier/saga"
 )
 
 // States of a unit and of a candidate, as the stores number them.
@@ -89,7 +90,19 @@ func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
 		}
 		epochs[l.Node] = max(epochs[l.Node], l.Epoch)
 	}
+	sealed := map[string]bool{} // node and epoch
+	for _, j := range e.Journals {
+		sealed[fmt.Sprintf("%s/%d", j.Node, j.Sealed)] = true
+	}
+	for _, p := range e.Purchases {
+		if end, given := e.Tombstones[p.Lease]; given && p.State == saga.Delivered && p.Arrived > end+2*maxSkew {
+			broken("purchase %s has unit %d of lease %s, which was given up before it came", p.ID, p.Serial, p.Lease)
+		}
+	}
 	for _, l := range e.Leases {
+		if sealed[fmt.Sprintf("%s/%d", l.Node, l.Epoch)] { // nothing more can come
+			continue
+		}
 		d := e.Config.Drops[x.drops[l.Drop]]
 		if end, given := e.Tombstones[l.ID]; given && end < d.Opens+d.Lasts+tokenTTL-maxSkew {
 			broken("lease %s was given up after %v, while a fenced node could sell from it", l.ID, end)

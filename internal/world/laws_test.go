@@ -58,6 +58,17 @@ var lies = []doctored{
 	{"return", "a unit went back that the journal has", func(e *world.Evidence) {
 		e.Returns = append(e.Returns, world.Return{Host: e.Journals[0].Host, Lease: "lease", Serials: []uint32{1}})
 	}},
+	{"cancel", "a token of a delivered purchase was cancelled", func(e *world.Evidence) {
+		e.Cancelled = append(e.Cancelled, delivered(e).Token)
+	}},
+	{"cancel", "a cancelled token is unknown", func(e *world.Evidence) { e.Cancelled = append(e.Cancelled, "00") }},
+	{"fence", "a node got stock after it was fenced", func(e *world.Evidence) {
+		l := e.Leases[3]
+		e.Fences = append(e.Fences, world.Fenced{Node: l.Node, Drop: l.Drop, Epoch: l.Epoch, Leases: 3})
+	}},
+	{"I9", "a unit of a lease that was given up is delivered", func(e *world.Evidence) {
+		e.Tombstones[delivered(e).Lease] = 1
+	}},
 	{"room", "a node still finds no room", func(e *world.Evidence) { e.StillFull = []string{"us-central1"} }},
 	{"room", "a node finds no room on an empty disk", func(e *world.Evidence) {
 		e.FullSpans = []world.FullSpan{{Host: "us-central1", From: time.Second, To: 2 * time.Second}}
@@ -234,7 +245,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		}})
 	}
 	noticed := noticeLies(t, truth, all)
-	for _, law := range []string{"audit", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "return", "room", "edge"} {
+	for _, law := range []string{"audit", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "cancel", "fence", "return", "room", "edge"} {
 		if !noticed[law] {
 			t.Errorf("nobody lied about %s", law)
 		}

@@ -22,6 +22,7 @@ type node struct {
 	identity journal.Identity
 	disk     *journal.Disk
 	lost     []*journal.Disk
+	retiring bool // its next life is its last
 }
 
 // addNode starts a node on an empty disk; id is that of a node which it takes the place of, or empty.

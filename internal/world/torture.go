@@ -21,6 +21,11 @@ const (
 	AimDisks = "disks"
 	// AimRoom are disks that are full, and little else that hides it.
 	AimRoom = "room"
+	// AimLate are disks that are lost with what they did not forward, and viewers who show their receipts when nobody waits
+	// for them any more.
+	AimLate = "late"
+	// AimOperators are fences and retirements, of nodes that are cut off, too.
+	AimOperators = "operators"
 	// AimPayments are declines, actions and outages of the provider.
 	AimPayments = "payments"
 	// AimMoney is what happens to money that was taken: parcels that never come, choices, refunds, and a later drop where
@@ -34,15 +39,17 @@ const (
 var kinds = map[string][]Weighted[Kind]{
 	AnyAim: {
 		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
-		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, FullDisk},
+		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, FullDisk}, {1, Fence}, {1, Retire},
 	},
-	AimMarket:   {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
-	AimCrashes:  {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
-	AimDisks:    {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
-	AimRoom:     {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
-	AimPayments: {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
-	AimParcels:  {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
-	AimMoney:    {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
+	AimMarket:    {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
+	AimCrashes:   {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
+	AimDisks:     {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
+	AimRoom:      {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
+	AimLate:      {{1, Cut}, {6, LoseDisk}},
+	AimOperators: {{5, Cut}, {3, Fence}, {4, Retire}, {1, Slow}, {1, CrashAfterCommit}},
+	AimPayments:  {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+	AimMoney:     {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
+	AimParcels:   {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 }
 
 // faultsDrawn is how many faults a schedule has.
@@ -68,6 +75,9 @@ func Torture(seed uint64, aim string) Config {
 	if aim == AimDisks {
 		cfg.Habits = []Weighted[Habit]{{4, Plain}, {4, Forgets}, {1, Replays}, {1, DoubleTaps}, {1, ChangesOrder}}
 	}
+	if aim == AimLate {
+		cfg.Habits = []Weighted[Habit]{{1, Forgets}}
+	}
 	if aim == AimPayments {
 		cfg.Payments = troubledPayments
 	}
@@ -89,9 +99,12 @@ func Torture(seed uint64, aim string) Config {
 			continue // the centre stays up
 		}
 		cfg.Schedule = append(cfg.Schedule, f)
-		if aim == AimDisks && f.Kind == LoseDisk { // with what it has not forwarded
+		if (aim == AimDisks || aim == AimLate) && f.Kind == LoseDisk { // with what it has not forwarded
 			before := time.Duration(r.Int64N(int64(8 * time.Second)))
 			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - before, For: before + time.Second})
+		}
+		if aim == AimOperators && f.Kind == Retire { // longer than a stopping node waits for the verifier
+			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - 4*time.Second, For: 20 * time.Second})
 		}
 	}
 	if money {
@@ -133,8 +146,10 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		if r.IntN(2) == 0 {
 			f.Host, f.To = f.To, f.Host
 		}
-	case BadSync, LoseDisk, FullDisk:
+	case BadSync, LoseDisk, FullDisk, Retire:
 		f.Host = node()
+	case Fence:
+		f.Host, f.Nth = node(), r.IntN(len(c.Drops)+1)
 	case Replace:
 		f.Host, f.For = node(), upTo(0, 30*time.Second)
 	case Storm:

@@ -70,9 +70,11 @@ type world struct {
 	weather weather
 	room    room
 	returns returns
-	moods   io.Reader // what an outage of the provider does to each call
-	healed  sync.Once
-	calm    chan struct{} // closed when the network healed: links are perfect from then on
+
+	operators operators
+	moods     io.Reader // what an outage of the provider does to each call
+	healed    sync.Once
+	calm      chan struct{} // closed when the network healed: links are perfect from then on
 }
 
 func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
