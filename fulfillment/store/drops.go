@@ -64,7 +64,8 @@ func scanDrop(row scanner) (Drop, error) {
 
 func scanDropRows(rows *sql.Rows) (Drop, error) { return scanDrop(rows) }
 
-// CreateDrop stores a new drop with all its units FREE, once per request id. plan completes it, and runs only if the
+// CreateDrop stores a new drop with all its units FREE, once per request id. However many they are, it is one row: units
+// get theirs when they are lent. plan completes it, and runs only if the
 // request id is new; the same request again gets the drop that it made, another request under its id gets ErrReplayed.
 func (s *Store) CreateDrop(ctx context.Context, req *fulfillmentv1.CreateDropRequest, id ID, plan func() (*fulfillmentv1.CatalogDrop, catalog.Schedule, error)) (Drop, error) {
 	var d Drop
@@ -117,11 +118,6 @@ func insertDrop(ctx context.Context, tx *sql.Tx, req *fulfillmentv1.CreateDropRe
 		d.OpenTime.UnixMicro(), d.CloseTime.UnixMicro(), d.OverTime.UnixMicro(), d.Terms.Units, revision, terms)
 	if err != nil {
 		return fmt.Errorf("inserting the drop: %w", err)
-	}
-	_, err = tx.ExecContext(ctx, `WITH RECURSIVE serials (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM serials WHERE n < $1)
-		INSERT INTO units (drop_id, serial, state) SELECT $2, n, $3 FROM serials`, d.Terms.Units, d.ID[:], free)
-	if err != nil {
-		return fmt.Errorf("inserting the units: %w", err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO create_requests (request_id, request, drop_id) VALUES ($1, $2, $3)`, req.GetRequestId(), request, d.ID[:])
 	if err != nil {

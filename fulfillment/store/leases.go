@@ -66,7 +66,15 @@ func (s *Store) Grant(ctx context.Context, req GrantRequest, leaseID ID, now tim
 			g = *before
 			return nil
 		}
-		d, err := getDropHeld(ctx, tx, req.DropID, s.db.ForShare()) // a drop settles before this or after it
+		hold := s.db.ForShare() // a drop settles before this or after it
+		n, err := unmadeOf(ctx, tx, req.DropID)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("counting units without a row: %w", err)
+		}
+		if n > 0 {
+			hold = s.db.ForUpdate() // one at a time makes units; there are never more to make later
+		}
+		d, err := getDropHeld(ctx, tx, req.DropID, hold)
 		if err != nil {
 			return err
 		}
@@ -116,6 +124,10 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 	if err != nil {
 		return Grant{}, err
 	}
+	unmade, err := unmadeOf(ctx, tx, req.DropID)
+	if err != nil {
+		return Grant{}, fmt.Errorf("counting units without a row: %w", err)
+	}
 	// More free units than this would not make the lease larger, and counting 100,000 of them costs 30 ms.
 	enough := stock.Enough(req.Wanted, nodes)
 	var n int
@@ -127,7 +139,10 @@ func (s *Store) grant(ctx context.Context, tx *sql.Tx, req GrantRequest, leaseID
 	}
 	var g Grant
 	var lease any // NULL
-	if size := stock.Size(n, req.Wanted, nodes); size > 0 {
+	if size := stock.Size(min(n+unmade, enough), req.Wanted, nodes); size > 0 {
+		if err := makeUnits(ctx, tx, req.DropID, min(size-n, unmade)); err != nil {
+			return Grant{}, err
+		}
 		if g.Lease, err = s.lend(ctx, tx, req, leaseID, size, now); err != nil {
 			return Grant{}, err
 		}

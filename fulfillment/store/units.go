@@ -94,6 +94,33 @@ func release(ctx context.Context, tx *sql.Tx, c Claim, now time.Time) (int, erro
 		WHERE drop_id = $2 AND serial = $3 AND state = $4 AND lease_id = $5`, free, c.DropID[:], c.Serial, leased, c.LeaseID[:]))
 }
 
+// Unmade units of a drop, those after the first made ones, are FREE without a row. A drop of 100,000 would take seconds to
+// plan otherwise, most of them for keys and indexes.
+const unmade = `d.units - d.made`
+
+// unmadeOf counts the unmade units of a drop; ErrNoRows: there is no such drop.
+func unmadeOf(ctx context.Context, tx *sql.Tx, drop ID) (n int, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT `+unmade+` FROM drops d WHERE d.drop_id = $1`, drop[:]).Scan(&n)
+	return n, err
+}
+
+// makeUnits makes rows of the next n unmade units of a drop, FREE ones, with the serials that follow.
+func makeUnits(ctx context.Context, tx *sql.Tx, drop ID, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	var made int
+	if err := tx.QueryRowContext(ctx, `UPDATE drops SET made = made + $1 WHERE drop_id = $2 RETURNING made`, n, drop[:]).Scan(&made); err != nil {
+		return fmt.Errorf("counting units that are made: %w", err)
+	}
+	_, err := tx.ExecContext(ctx, `WITH RECURSIVE serials (n) AS (SELECT CAST($1 AS INTEGER) UNION ALL SELECT n + 1 FROM serials WHERE n < $2)
+		INSERT INTO units (drop_id, serial, state) SELECT $3, n, $4 FROM serials`, made-n+1, made, drop[:], free)
+	if err != nil {
+		return fmt.Errorf("making units: %w", err)
+	}
+	return nil
+}
+
 // Level is the stock of one drop: Free + Leased + Quarantined + Sold = Units.
 type Level struct{ Units, Free, Leased, Quarantined, Sold uint32 }
 
@@ -122,7 +149,8 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 	// would cost more. Their state is no parameter: see ActiveLeases.
 	rows, err := q.QueryContext(ctx, `SELECT drop_id, state, COUNT(*) FROM units WHERE drop_id`+in+` GROUP BY drop_id, state
 		UNION ALL SELECT l.drop_id, 0, COUNT(*) FROM leases l JOIN units u ON u.lease_id = l.lease_id AND u.state = $1
-		WHERE l.state = `+strconv.Itoa(quarantinedLease)+` AND l.drop_id`+in+` GROUP BY l.drop_id`, args...)
+		WHERE l.state = `+strconv.Itoa(quarantinedLease)+` AND l.drop_id`+in+` GROUP BY l.drop_id
+		UNION ALL SELECT d.drop_id, `+strconv.Itoa(free)+`, `+unmade+` FROM drops d WHERE d.drop_id`+in, args...)
 	counts, err := collect(rows, err, func(rows *sql.Rows) (c count, err error) { return c, rows.Scan(&c.drop, &c.state, &c.n) })
 	if err != nil {
 		return nil, fmt.Errorf("counting units: %w", err)
@@ -131,7 +159,7 @@ func levels(ctx context.Context, q querier, drops []ID) (map[ID]Level, error) {
 		l, n := all[ID(c.drop)], uint32(c.n)
 		switch c.state {
 		case free:
-			l.Free = n
+			l.Free += n
 		case leased:
 			l.Leased += n
 		case 0:
@@ -165,7 +193,7 @@ func (s *Store) Supply(ctx context.Context, id ID) (Supply, error) {
 	var p Supply
 	var schedule scheduleScan
 	err := s.db.Read().QueryRowContext(ctx, `SELECT `+scheduleColumns+`,
-		EXISTS (SELECT 1 FROM units u WHERE u.drop_id = d.drop_id AND u.state = $1),
+		`+unmade+` > 0 OR EXISTS (SELECT 1 FROM units u WHERE u.drop_id = d.drop_id AND u.state = $1),
 		EXISTS (SELECT 1 FROM units u WHERE u.drop_id = d.drop_id AND u.state = $2)
 		FROM drops d WHERE drop_id = $3`, free, leased, id[:]).Scan(append(schedule.columns(), &p.AnyFree, &p.AnyLeased)...)
 	if errors.Is(err, sql.ErrNoRows) {
