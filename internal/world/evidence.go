@@ -213,8 +213,11 @@ func (w *world) readStock(ctx context.Context, e *Evidence) error {
 				u.Released = time.UnixMicro(released.Int64).Sub(w.start)
 			}
 			return u, err
-		}, `SELECT drop_id, serial, state, lease_id, token_id, (SELECT MAX(release_time_us) FROM releases r
-			WHERE r.drop_id = u.drop_id AND r.serial = u.serial) FROM units u ORDER BY drop_id, serial`),
+		}, `WITH RECURSIVE serials (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM serials WHERE n < (SELECT MAX(units) FROM drops))
+			SELECT drop_id, serial, state, lease_id, token_id, (SELECT MAX(release_time_us) FROM releases r
+				WHERE r.drop_id = u.drop_id AND r.serial = u.serial) FROM units u
+			UNION ALL SELECT d.drop_id, n, 1, NULL, NULL, NULL FROM drops d JOIN serials ON n > d.made AND n <= d.units -- FREE without a row
+			ORDER BY 1, 2`),
 		rows(ctx, db, &e.Orders, func(scan func(...any) error) (o Order, err error) {
 			var id, drop []byte
 			err = scan(&id, &o.Purchase, &drop, &o.Serial, &o.State, &o.LicenceKey, &o.SKU, &o.Tracking)
