@@ -6,6 +6,7 @@
 //	decision    CPU of one RequestOffer over the native listener         an echo of the same sizes, one signature
 //	redeem      durable accepts per second, latency at a fixed rate      the bare journal
 //	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
+//	reports     report, list and audit of a million purchases, each engine  (minutes: -cold)
 //	forwarding  CPU of one call through a router                         the same call direct
 //	payment     accepted to captured under a realistic mix of payments
 //	idle        memory and CPU of `rimlight dev` without viewers
@@ -47,6 +48,7 @@ var figures = []figure{
 	{name: "decision", title: "Decision and token", measure: measureDecision},
 	{name: "redeem", title: "Redeem", measure: measureRedeem},
 	{name: "settlement", title: "Settlement", measure: measureSettlement},
+	{name: "reports", title: "A million purchases", slow: true, measure: measureReports},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
 	{name: "payment", title: "Accepted to captured", measure: measurePayments},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
@@ -80,7 +82,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only this `figure`: "+strings.Join(names(), ", "))
 	flag.BoolVar(&o.write, "write", false, "put the tables into the README")
 	flag.BoolVar(&o.smoke, "smoke", false, "run everything at the smallest size, to see that it works")
-	flag.BoolVar(&o.cold, "cold", false, "measure the build from nothing too")
+	flag.BoolVar(&o.cold, "cold", false, "measure what takes minutes, too: the build from nothing, a million purchases")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "a `directory` on the disk to measure")
 	flag.StringVar(&o.readme, "readme", filepath.Join("bench", "README.md"), "the `file` that -write changes")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile to this `file`")

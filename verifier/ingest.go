@@ -89,17 +89,32 @@ func (s *Service) verify(ctx context.Context, texts []string) (results []redempt
 	return results, causes, nil
 }
 
-// ingest takes one batch of a node's journal in, in one transaction. Entries that are not genuine are kept aside and
-// listed; they hold up nothing.
-func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*verifierv1.JournalEntry) (*verifierv1.Acknowledgement, error) {
+// opened is a batch of a node's journal with what verify says of it. Two signatures each are most of what a batch costs, so
+// the next one is verified while this one is stored.
+type opened struct {
+	entries []*verifierv1.JournalEntry
+	results []redemption
+	causes  []error
+	err     error
+}
+
+func (s *Service) openBatch(ctx context.Context, entries []*verifierv1.JournalEntry) opened {
 	texts := make([]string, len(entries))
 	for i, e := range entries {
 		texts[i] = e.GetReceipt()
 	}
-	results, causes, err := s.verify(ctx, texts)
-	if err != nil {
-		return nil, err
+	o := opened{entries: entries}
+	o.results, o.causes, o.err = s.verify(ctx, texts)
+	return o
+}
+
+// ingest takes one batch of a node's journal in, in one transaction. Entries that are not genuine are kept aside and
+// listed; they hold up nothing.
+func (s *Service) ingest(ctx context.Context, journal store.Journal, batch opened) (*verifierv1.Acknowledgement, error) {
+	if batch.err != nil {
+		return nil, batch.err
 	}
+	entries, results, causes := batch.entries, batch.results, batch.causes
 	if mutant.On(mutant.AckBeforeCommit) {
 		last := entries[len(entries)-1].GetSequence()
 		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, last) }); err != nil {
@@ -108,7 +123,7 @@ func (s *Service) ingest(ctx context.Context, journal store.Journal, entries []*
 	}
 	defer s.ingestSpans(ctx, results)()
 	var ack *verifierv1.Acknowledgement
-	err = s.store.Write(ctx, func(tx *store.Tx) error {
+	err := s.store.Write(ctx, func(tx *store.Tx) error {
 		ack = &verifierv1.Acknowledgement{}
 		arrival, err := tx.TakeArrivals(ctx, len(entries))
 		if err != nil {

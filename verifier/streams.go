@@ -21,8 +21,8 @@ type nodeStream interface {
 	Send(*verifierv1.SubmitRedemptionsResponse) error
 }
 
-// serveNode takes a node's entries in and brings it news, until either side goes away. One goroutine receives, this one
-// does everything else.
+// serveNode takes a node's entries in and brings it news, until either side goes away. One goroutine receives and
+// verifies, this one does everything else.
 func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	first, err := stream.Recv()
 	if ended(err) {
@@ -51,7 +51,11 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 		return err
 	}
 
-	received := make(chan *verifierv1.SubmitRedemptionsRequest)
+	type message struct {
+		*verifierv1.SubmitRedemptionsRequest
+		batch opened
+	}
+	received := make(chan message)
 	gone := make(chan error, 1)
 	go func() { // ends with the stream: returning from the handler ends ctx and Recv
 		for {
@@ -61,7 +65,7 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 				return
 			}
 			select {
-			case received <- m:
+			case received <- message{m, s.openBatch(ctx, m.GetBatch().GetEntries())}:
 			case <-ctx.Done():
 				return
 			}
@@ -79,11 +83,11 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 		select {
 		case m := <-received:
 			var ack *verifierv1.Acknowledgement
-			switch m := m.GetMessage().(type) {
+			switch kind := m.GetMessage().(type) {
 			case *verifierv1.SubmitRedemptionsRequest_Batch:
-				ack, err = s.ingest(ctx, journal, m.Batch.GetEntries())
+				ack, err = s.ingest(ctx, journal, m.batch)
 			case *verifierv1.SubmitRedemptionsRequest_Seal:
-				ack, err = s.seal(ctx, journal, m.Seal)
+				ack, err = s.seal(ctx, journal, kind.Seal)
 			default:
 				err = errNoHello
 			}
