@@ -161,7 +161,7 @@ func (in *ingester) forward(ctx context.Context, node int, batches [][]*verifier
 	}}}); err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.Go(func() error {
 		for _, b := range batches {
 			if err := stream.Send(&verifierv1.SubmitRedemptionsRequest{Message: &verifierv1.SubmitRedemptionsRequest_Batch{
@@ -173,6 +173,7 @@ func (in *ingester) forward(ctx context.Context, node int, batches [][]*verifier
 		return nil
 	})
 	g.Go(func() error {
+		defer cancel() // a send may wait for a stream that nobody reads any more
 		for last := int64(len(batches) * rawBatch); ; {
 			m, err := stream.Recv()
 			if err != nil {
