@@ -71,10 +71,23 @@ test("a brownout is told, explained, and can be answered with a drain that was t
   await page.waitForSelector("#prediction");
   assert.match(await page.textContent(`#prediction tr[data-region="${victim}"] td:nth-child(3)`), /^0 %$/, "a drained region wins nothing");
   assert.match(await page.textContent("#prediction"), /From [1-9][\d,]* calls of the last minute/);
-  assert.ok(await page.isEnabled("#apply"));
-  await page.keyboard.press("Escape");
   const { regions } = await platform.verb("regions");
   assert.ok(regions.every((r) => r.mode === "REGION_MODE_SERVING"), "a dry run changes nothing");
+
+  // And then for good, as who and why are written down.
+  await page.fill("#reason", "it browns out");
+  await page.click("#dry-run");
+  await page.waitForSelector("#apply:enabled");
+  await page.click("#apply");
+  await page.waitForFunction(() => [...document.querySelectorAll("dialog[open] [role=status]")].some((s) => s.textContent.includes("Done.")));
+  const mode = async () => (await platform.verb("regions")).regions.find((r) => r.name === victim).mode;
+  await until(async () => (await mode()) === "REGION_MODE_DRAINED");
+  const { entries } = await platform.verb("audit", "--operators");
+  assert.ok(entries.some((e) => e.target === victim && e.asked.startsWith("drained") && e.reason === "it browns out" && e.role === "sre"), JSON.stringify(entries));
+  await page.keyboard.press("Escape");
+  await page.waitForFunction((name) => /drained/i.test(document.querySelector(`#regions tr[data-region="${name}"]`)?.textContent ?? ""), victim);
+  await platform.verb("undrain", victim);
+  await until(async () => (await mode()) === "REGION_MODE_SERVING");
   assert.ok(!page.url().includes(sre), "the token is in no address");
   await assertClean(assert, page);
 });
