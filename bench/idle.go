@@ -48,10 +48,16 @@ func (s settings) besideDev(ctx context.Context, program string, fn func(ctx con
 	defer stop()
 	cmd := exec.CommandContext(running, program, "dev", "--viewers", "0", "--listen", "127.0.0.1:0", "--data", filepath.Join(s.dir, "dev"))
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config")) // where it leaves its role tokens
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = stopWithin
 	words := &waitFor{words: []byte(upWords), seen: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = words, s.log
+	return s.beside(ctx, stop, cmd, words, func(ctx context.Context, up time.Duration) error { return fn(ctx, cmd.Process.Pid, up) })
+}
+
+// beside runs fn while a program is up, which it is once it said the words; up is how long that took. stop ends the
+// command's context.
+func (s settings) beside(ctx context.Context, stop func(), cmd *exec.Cmd, words *waitFor, fn func(ctx context.Context, up time.Duration) error) error {
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopWithin
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return err
@@ -63,9 +69,9 @@ func (s settings) besideDev(ctx context.Context, program string, fn func(ctx con
 	var err error
 	select {
 	case <-words.seen:
-		err = fn(ctx, cmd.Process.Pid, time.Since(begin))
+		err = fn(ctx, time.Since(begin))
 	case err := <-ended:
-		return fmt.Errorf("`rimlight dev` ended by itself: %w", errors.Join(errNeverUp, err))
+		return fmt.Errorf("%s ended by itself: %w", cmd.Args[1], errors.Join(errNeverUp, err))
 	case <-patience.C:
 		err = errNeverUp
 	case <-ctx.Done():

@@ -8,6 +8,7 @@
 //	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
 //	reports     report, list and audit of a million purchases, each engine  (minutes: -cold)
 //	forwarding  CPU of one call through a router                         the same call direct
+//	streams     memory of an idle viewer, time until all heard of a drop
 //	payment     accepted to captured under a realistic mix of payments
 //	idle        memory and CPU of `rimlight dev` without viewers
 //	binary      size of the program
@@ -50,6 +51,7 @@ var figures = []figure{
 	{name: "settlement", title: "Settlement", measure: measureSettlement},
 	{name: "reports", title: "A million purchases", slow: true, measure: measureReports},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
+	{name: "streams", title: "Idle viewers", measure: measureStreams},
 	{name: "payment", title: "Accepted to captured", measure: measurePayments},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
 	{name: "binary", title: "Binary size", measure: measureBinary},
