@@ -225,7 +225,7 @@ func Rules() auth.Rules {
 		fulfillmentv1.StockService_ListQuarantinedLeases_FullMethodName: service,
 		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,
 		fulfillmentv1.OrderService_WatchOrders_FullMethodName:           service,
-		fulfillmentv1.OrderService_WorkOrders_FullMethodName:            service,
+		fulfillmentv1.OrderService_WorkOrders_FullMethodName:            {auth.Node},
 		fulfillmentv1.OrderService_ListOrders_FullMethodName:            readers,
 		fulfillmentv1.OrderService_GetOrder_FullMethodName:              readers,
 	}

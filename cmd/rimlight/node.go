@@ -17,7 +17,7 @@ import (
 type nodeCmd struct {
 	Fulfillment  string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
 	Data         string        `help:"Where the inbox is kept; one directory, one node." required:"" placeholder:"DIR"`
-	Tokens       string        `help:"Role tokens file (JSON), the same for all services." required:"" placeholder:"FILE"`
+	Tokens       string        `help:"File (JSON) with the token of the role node; it needs no other." required:"" placeholder:"FILE"`
 	TrustNetwork bool          `help:"The network to fulfillment is the platform's own: tokens may travel in plaintext."`
 	SKUs         []string      `name:"skus" help:"The goods that it has." required:"" placeholder:"SKU"`
 	Zones        []string      `help:"The regions that it delivers for, or first parts of their names; default: all." placeholder:"ZONE"`
@@ -35,7 +35,7 @@ func (c *nodeCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := auth.LoadOrCreate(c.Tokens)
+	tokens, err := auth.Load(c.Tokens, auth.Node)
 	if err != nil {
 		return err
 	}

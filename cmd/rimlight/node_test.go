@@ -118,7 +118,7 @@ func TestAPhysicalOrderSurvivesTheDeathOfItsNode(t *testing.T) {
 
 // breakOne is a node that takes one order and drops it.
 func (p *platform) breakOne(t *testing.T) {
-	conn, err := rpc.Dial(p.Fulfillment, rpc.DialConfig{Token: p.Tokens[auth.Service]})
+	conn, err := rpc.Dial(p.Fulfillment, rpc.DialConfig{Token: p.Tokens[auth.Node]})
 	if err != nil {
 		t.Error(err)
 		return

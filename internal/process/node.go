@@ -9,9 +9,10 @@ import (
 
 	"github.com/rimlight/rimlight/fulfillment/node"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
 
-// Node is what a microfulfillment node needs beyond Common.
+// Node is what a microfulfillment node needs beyond Common, of whose tokens it takes that of its own role.
 type Node struct {
 	Common
 	node.Config
@@ -36,7 +37,7 @@ func StartNode(ctx context.Context, c Node) (run func(context.Context) error, er
 	if err != nil {
 		return nil, err
 	}
-	centre, err := p.dial(c.Common, c.Fulfillment, nil)
+	centre, err := p.dialAs(auth.Node, c.Common, c.Fulfillment, nil)
 	if err != nil {
 		return nil, err
 	}

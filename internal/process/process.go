@@ -143,7 +143,11 @@ func (p *Process) server(c Common, name string, rules auth.Rules, options func(*
 
 // dial connects to another service of the platform with the service role's token.
 func (p *Process) dial(c Common, addr string, dialer Dialer) (*grpc.ClientConn, error) {
-	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: c.Tokens[auth.Service], TrustNetwork: c.TrustNetwork, Dialer: dialer})
+	return p.dialAs(auth.Service, c, addr, dialer)
+}
+
+func (p *Process) dialAs(role auth.Role, c Common, addr string, dialer Dialer) (*grpc.ClientConn, error) {
+	conn, err := rpc.Dial(addr, rpc.DialConfig{Token: c.Tokens[role], TrustNetwork: c.TrustNetwork, Dialer: dialer})
 	if err != nil {
 		return nil, err
 	}

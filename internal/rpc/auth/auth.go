@@ -23,7 +23,8 @@ import (
 // Role is who calls.
 type Role string
 
-// The roles. Service is what the platform's own processes are to each other.
+// The roles. Service is what the platform's own processes are to each other; Node is a microfulfillment node, which stands
+// in somebody's storeroom and may do no more than work on orders.
 const (
 	Viewer           Role = "viewer"
 	CommunityManager Role = "community-manager"
@@ -31,6 +32,7 @@ const (
 	Finance          Role = "finance"
 	SRE              Role = "sre"
 	Service          Role = "service"
+	Node             Role = "node"
 )
 
 // Rules say which roles may call a method, by full method name ("/rimlight.region.v1.RegionService/SetMode").
@@ -40,7 +42,7 @@ type Rules map[string][]Role
 type Tokens map[Role]string
 
 // secretRoles are the roles that a deployment has a token for; a viewer needs none.
-var secretRoles = []Role{CommunityManager, Producer, Finance, SRE, Service}
+var secretRoles = []Role{CommunityManager, Producer, Finance, SRE, Service, Node}
 
 // minSecret is the shortest token taken, in characters: 96 bits in base64.
 const minSecret = 16
@@ -81,6 +83,9 @@ func (t Tokens) validate() error {
 	owner := map[string]Role{}
 	for _, r := range secretRoles {
 		secret := t[r]
+		if r == Node && secret == "" {
+			continue // a file from before there were nodes: none may work
+		}
 		if len(secret) < minSecret {
 			problems = append(problems, fmt.Errorf("role %q has a token of %d characters, at least %d are needed", r, len(secret), minSecret))
 		} else if other, taken := owner[secret]; taken {
@@ -94,6 +99,22 @@ func (t Tokens) validate() error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// Load reads one role's token from such a file, which may hold no other: whoever has a machine needs no more than its role.
+func Load(path string, role Role) (Tokens, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the token of role %q: %w", role, err)
+	}
+	var t Tokens
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return nil, fmt.Errorf("reading the token of role %q in %s: %w", role, path, err)
+	}
+	if len(t[role]) < minSecret {
+		return nil, fmt.Errorf("%s has no token of role %q, of at least %d characters", path, role, minSecret)
+	}
+	return Tokens{role: t[role]}, nil
 }
 
 func create(path string) (Tokens, error) {

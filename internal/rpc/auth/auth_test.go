@@ -89,3 +89,36 @@ func TestContextCarriesTheRole(t *testing.T) {
 		t.Errorf("got %q, want %q", got, auth.SRE)
 	}
 }
+
+// A node's machine is given a file with its own token and no other, and an older platform's file goes on without nodes.
+func TestANodeNeedsNoTokenButItsOwn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens")
+	all, err := auth.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := auth.Load(path, auth.Node); err != nil || len(got) != 1 || got[auth.Node] != all[auth.Node] {
+		t.Errorf("got %d tokens, %v", len(got), err)
+	}
+	write := func(tokens auth.Tokens) {
+		raw, err := json.Marshal(tokens)
+		if err == nil {
+			err = os.WriteFile(path, raw, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(auth.Tokens{auth.Node: all[auth.Node]})
+	if _, err := auth.Load(path, auth.Node); err != nil {
+		t.Errorf("its own token alone: %v", err)
+	}
+	delete(all, auth.Node)
+	write(all)
+	if _, err := auth.LoadOrCreate(path); err != nil {
+		t.Errorf("a file from before there were nodes: %v", err)
+	}
+	if _, err := auth.Load(path, auth.Node); err == nil {
+		t.Error("a node started without a token")
+	}
+}
