@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -180,8 +181,9 @@ func (s *Store) ListDrops(ctx context.Context, q DropQuery) ([]Drop, error) {
 		where = append(where, "(open_time_us < "+open+" OR open_time_us = "+open+" AND drop_id < "+arg(q.AfterID[:])+")")
 	}
 	if len(q.States) > 0 {
-		now := arg(q.Now.UnixMicro())
-		armed := arg(q.Now.Add(dropclock.Lead).UnixMicro()) // open - Lead <= now, written so that the index serves it
+		// PostgreSQL refuses a parameter that the text does not use.
+		now := sync.OnceValue(func() string { return arg(q.Now.UnixMicro()) })
+		armed := sync.OnceValue(func() string { return arg(q.Now.Add(dropclock.Lead).UnixMicro()) }) // open - Lead <= now, written so that the index serves it
 		var either []string
 		for _, state := range q.States {
 			either = append(either, stateClause(state, now, armed))
@@ -198,22 +200,22 @@ func (s *Store) ListDrops(ctx context.Context, q DropQuery) ([]Drop, error) {
 }
 
 // stateClause is dropclock.StateAt in SQL; a test holds the two together.
-func stateClause(state dropclock.State, now, armed string) string {
+func stateClause(state dropclock.State, now, armed func() string) string {
 	const unsettled = "settled_time_us IS NULL AND "
 	const running = unsettled + "paused_time_us IS NULL AND "
 	switch state {
 	case dropclock.Planned:
-		return running + "open_time_us > " + armed
+		return running + "open_time_us > " + armed()
 	case dropclock.Armed:
-		return running + "open_time_us <= " + armed + " AND open_time_us > " + now
+		return running + "open_time_us <= " + armed() + " AND open_time_us > " + now()
 	case dropclock.Open:
-		return running + "open_time_us <= " + now + " AND close_time_us > " + now
+		return running + "open_time_us <= " + now() + " AND close_time_us > " + now()
 	case dropclock.Paused:
-		return unsettled + "paused_time_us IS NOT NULL AND over_time_us > " + now
+		return unsettled + "paused_time_us IS NOT NULL AND over_time_us > " + now()
 	case dropclock.Draining:
-		return running + "open_time_us <= " + now + " AND close_time_us <= " + now + " AND over_time_us > " + now
+		return running + "open_time_us <= " + now() + " AND close_time_us <= " + now() + " AND over_time_us > " + now()
 	case dropclock.Closed:
-		return unsettled + "over_time_us <= " + now
+		return unsettled + "over_time_us <= " + now()
 	case dropclock.Settled:
 		return "settled_time_us IS NOT NULL"
 	default:

@@ -386,6 +386,21 @@ func TestSettleDropNeedsTheEndAndNothingLeased(t *testing.T) {
 }
 
 // The SQL that filters drops by state and the function that names their state are one rule.
+// Each state alone, on each engine: what SQLite lets pass PostgreSQL may refuse.
+func TestListDropsByOneState(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		d := create(t, s, id('d', 1), 1, window(start, time.Minute))
+		for _, now := range []time.Time{start.Add(-time.Hour), start, d.OverTime} {
+			for state := dropclock.State(1); state <= dropclock.Settled; state++ {
+				found, err := s.ListDrops(t.Context(), store.DropQuery{States: []dropclock.State{state}, Now: now, Limit: 10})
+				if err != nil || (len(found) == 1) != (d.State(now) == state) {
+					t.Errorf("%v at %v: got %d drops, %v", state, now, len(found), err)
+				}
+			}
+		}
+	})
+}
+
 func TestListDropsAgreesWithTheClock(t *testing.T) {
 	s := migrated(t, sqldbtest.Memory(t))
 	rnd := 0
