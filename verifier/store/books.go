@@ -79,9 +79,7 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 			&d.CapturedMinorUnits, &d.ChargedMinorUnits, &d.RefundedMinorUnits)
 	}, `SELECT d.drop_id, COALESCE((SELECT t.channel_id FROM drop_terms t WHERE t.drop_id = d.drop_id), ''),
 			d.received, d.delivered, d.vouchers, d.refused, d.refunded,
-			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id
-				WHERE p.drop_id = d.drop_id AND c.settled = 1 AND c.state <> $4),
-			(SELECT COUNT(*) FROM candidates c JOIN purchases p ON p.token_id = c.token_id WHERE p.drop_id = d.drop_id AND p.reason <> $11) - d.redeemed,
+			COALESCE(r.held, 0), COALESCE(r.redemptions, 0) - d.redeemed,
 			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.drop_id = d.drop_id AND l.account = $5),
 			d.charged,
 			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.drop_id = d.drop_id AND r.state = $8)
@@ -90,7 +88,11 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
 				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
 				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged
-			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
+			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d
+			LEFT JOIN (SELECT p.drop_id AS drop_id, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redemptions,
+					SUM(CASE WHEN c.settled = 1 AND c.state <> $4 THEN 1 ELSE 0 END) AS held
+				FROM purchases p JOIN candidates c ON c.token_id = p.token_id WHERE `+where+` GROUP BY p.drop_id) AS r ON r.drop_id = d.drop_id
+		ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
 		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped, saga.Cancelled)...)...)
 }
 
