@@ -31,7 +31,7 @@ func (s *Service) route(ctx context.Context) error {
 		n, err := s.routeRound(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was asked to stop
 		case errors.Is(err, sqldb.ErrBroken):
 			return err
 		case err != nil:

@@ -26,7 +26,7 @@ func (s *Service) deliver(ctx context.Context) error {
 		n, err := s.round(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was asked to stop
 		case errors.Is(err, sqldb.ErrBroken):
 			return err
 		case err != nil:
