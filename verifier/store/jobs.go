@@ -77,9 +77,11 @@ func (tx *Tx) Postpone(ctx context.Context, j Job, runAt int64) error {
 	return err
 }
 
-// Hurry makes a job due at now, whoever holds it.
+// Hurry makes a job due at now. Whoever holds it may then not be alone; but for a refund, which two holders could make
+// under two keys: one that is held stays so, and is read when its holder has put it off.
 func (tx *Tx) Hurry(ctx context.Context, kind Kind, tokenID ID, now int64) error {
-	n, err := tx.exec(ctx, "hurrying a job", `UPDATE jobs SET state = 0, run_at = $1 WHERE kind = $2 AND token_id = $3`, now, kind, tokenID)
+	n, err := tx.exec(ctx, "hurrying a job", `UPDATE jobs SET state = 0, run_at = $1 WHERE kind = $2 AND token_id = $3 AND (state = 0 OR kind <> $4)`,
+		now, kind, tokenID, RefundJob)
 	if err == nil && n > 0 {
 		tx.added(kind)
 	}

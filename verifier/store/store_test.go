@@ -244,3 +244,26 @@ func TestCursorsAreNumberedWithoutGapsOverRollbacks(t *testing.T) {
 		}
 	})
 }
+
+// Two holders of one refund could make it under two keys, if the provider has forgotten the first: a hint waits.
+func TestARefundThatIsHeldIsNotHurried(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	check(t, s.Write(ctx, func(tx *store.Tx) error {
+		return errors.Join(insert(ctx, tx, 1), tx.AddJob(ctx, store.Job{Kind: store.RefundJob, TokenID: store.ID{1}, LeaseID: store.ID{9}}, 1))
+	}))
+	claim := func(kind store.Kind) (n int) {
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			check(t, tx.Hurry(ctx, kind, store.ID{1}, 5))
+			jobs, err := tx.Claim(ctx, kind, 5, 100, 10)
+			n = len(jobs)
+			return err
+		}))
+		return n
+	}
+	for kind, again := range map[store.Kind]int{store.RefundJob: 0, store.SettleJob: 1} {
+		if first, second := claim(kind), claim(kind); first != 1 || second != again {
+			t.Errorf("%s: claimed %d times at first and then %d times, want 1 and %d", kind, first, second, again)
+		}
+	}
+}
