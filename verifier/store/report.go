@@ -22,8 +22,8 @@ type DropReport struct {
 	Ledger, Purchases Money
 }
 
-// DropReport sums one drop in one statement, so that both sides are of the same instant while purchases go on. It reads
-// a million purchases within two seconds, from indexes alone.
+// DropReport sums one drop in one statement, so that both sides are of the same instant while purchases go on. It
+// reads indexes alone; bench/README.md has what a million purchases take.
 func (q Queries) DropReport(ctx context.Context, dropID ID) (DropReport, error) {
 	var r DropReport
 	err := q.q.QueryRowContext(ctx, `SELECT p.currency, p.redeemed, p.settled, p.vouchers, p.refused, p.refunded, p.declined, v.price_locks,
