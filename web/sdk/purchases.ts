@@ -3,7 +3,7 @@ import type { OfferToken, Outcome, Receipt } from "../../gen/ts/rimlight/offer/v
 import { OfferService } from "../../gen/ts/rimlight/offer/v1/offer_service_pb.js";
 import type { Purchase } from "../../gen/ts/rimlight/offer/v1/purchase_pb.js";
 import { hex, uuidBytes } from "./bytes.js";
-import type { Calls } from "./calls.js";
+import { type Calls, sleep } from "./calls.js";
 import type { Accepted } from "./client.js";
 import { RimlightError, UnverifiedError } from "./errors.js";
 import type { KeptPurchase, PurchaseStore } from "./store.js";
@@ -15,6 +15,9 @@ const NOT_FOUND = "PURCHASE_NOT_FOUND";
 // What was asked for and is still unknown to the verifier after a day was never accepted: nodes forward within seconds,
 // and one that is cut off for a day is past the end of every offer token.
 const NOT_FOUND_FOR_GOOD_MS = 24 * 3600_000;
+
+// Between looks for a key that nobody asked knows yet: half of a node's time between heartbeats.
+const KEYS_AGAIN_MS = 500;
 
 type Hints = { dropId?: string; requestId?: string; preferredRegion?: string };
 
@@ -157,17 +160,20 @@ export class Purchases {
     this.#ahead ??= this.#fetchKeys().catch(() => (this.#ahead = undefined)); // whoever needs them asks again
   }
 
-  /** Opens a text; when its key is not known, once more after fetching the published keys. */
+  /**
+   * Opens a text. When its key is not known, again with the keys that were fetched ahead, and then with fresh ones: whoever
+   * is asked learns a new node's key from that node's next heartbeat.
+   */
   async #withKeys<T>(open: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    for (const fetched of [() => this.#ahead, () => this.#fetchKeys(signal)]) {
+    for (let fetched = 0; ; fetched++) {
       try {
         return await open();
       } catch (error) {
-        if (!(error instanceof UnverifiedError) || error.why !== "unknown_key") throw error;
+        if (!(error instanceof UnverifiedError) || error.why !== "unknown_key" || fetched > 5) throw error;
       }
-      await fetched();
+      if (fetched > 1) await sleep(KEYS_AGAIN_MS, signal);
+      await (fetched ? this.#fetchKeys(signal) : this.#ahead);
     }
-    return open();
   }
 
   async #fetchKeys(signal?: AbortSignal): Promise<void> {

@@ -246,6 +246,17 @@ test("keys that could not be had before the tap are asked for again", async () =
   assert.equal(asked, 2);
 });
 
+test("a new node's key is asked for until others have heard of it", async () => {
+  let asked = 0;
+  const { client } = viewer({ listKeys: () => (asked++ < 3 ? { keys: [] } : keysAnswer()), redeemOffer: accepts(GENUINE.text) });
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const tick = setInterval(() => mock.timers.tick(1_000), 1);
+  const result = await client.redeem(offer, options);
+  clearInterval(tick);
+  mock.timers.reset();
+  assert.deepEqual([result.kind, asked], ["accepted", 4]);
+});
+
 test("a receipt that is not genuine, or for another price, is no acceptance, and kept all the same", async () => {
   const forged = vectors.texts.find((v) => v.want === "forged" && v.kind === "receipt").text;
   for (const [receipt, changed, why] of [[forged, offer, "forged"], [GENUINE.text, { ...offer, price: { currency: "EUR", minorUnits: 1n } }, "mismatch"]]) {
