@@ -25,9 +25,12 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
 
+// defaultRouter is where 'rimlight dev' listens unless it is told otherwise.
+const defaultRouter = "http://127.0.0.1:8080"
+
 // clientFlags are what every client verb takes.
 type clientFlags struct {
-	Router  string        `help:"The router to talk to." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Router  string        `help:"The router to talk to." default:"${router}" placeholder:"URL"`
 	Output  string        `short:"o" help:"How to print: table or json." enum:"table,json" default:"table"`
 	Timeout time.Duration `help:"How long to wait for an answer." default:"10s"`
 	Tokens  string        `help:"Role tokens file (JSON); default: what 'rimlight dev' left for this router." placeholder:"FILE"`

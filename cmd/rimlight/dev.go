@@ -150,14 +150,28 @@ func (c *devCmd) welcome(s *streams, p *cluster.Cluster, dir string, took time.D
   data      %s (%s)
 
 Try in another terminal:
-  rimlight buy                    buy one unit and follow it to the licence key
-  rimlight buy --payment tp_decline
-  rimlight regions                who is fast from where
-  rimlight audit                  do the books balance?
-
+%s
 Ctrl-C stops it in order.
 `, version, took.Seconds(), c.scheme()+"://"+p.Routers[0], strings.Join(routerLines(c.scheme(), c.Routers, p.Routers), "\n            "),
-		strings.Join(c.Regions, ", "), c.Centre, c.Viewers, dir, kept)
+		strings.Join(c.Regions, ", "), c.Centre, c.Viewers, dir, kept, hints(os.Args[0], c.scheme()+"://"+p.Routers[0]))
+}
+
+// hints are commands to try, as they can be pasted into the shell that started program.
+func hints(program, router string) string {
+	where := ""
+	if router != defaultRouter {
+		where = " --router " + router
+	}
+	var text strings.Builder
+	for _, verb := range [][2]string{
+		{"buy", "buy one unit and follow it to the licence key"},
+		{"buy --payment tp_decline", "be declined, and get a voucher"},
+		{"regions", "who is fast from where"},
+		{"audit", "do the books balance?"},
+	} {
+		fmt.Fprintf(&text, "  %s %-*s  %s\n", program, len("buy --payment tp_decline")+len(where), verb[0]+where, verb[1])
+	}
+	return text.String()
 }
 
 func (c *devCmd) scheme() string {

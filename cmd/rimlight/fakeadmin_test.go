@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.golden anew")
@@ -39,6 +40,7 @@ func startFakeAdmin(t *testing.T) *fakeAdmin {
 	f := &fakeAdmin{url: "http://" + lis.Addr().String()}
 	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	routerv1.RegisterRouterAdminServiceServer(server, f)
+	verifierv1.RegisterSupportServiceServer(server, fakeSupport{})
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(lis) }) // ends with Stop
 	t.Cleanup(func() { server.Stop(); serving.Wait() })

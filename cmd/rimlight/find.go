@@ -55,8 +55,8 @@ func (c *purchaseFindCmd) Run(ctx context.Context, s *streams) error {
 			row(w, "PURCHASE", "ACCEPTED", "STATE", "WHY", "PRICE", "CHARGED", "REFUNDED", "ORDER", "VOUCHER", "DROP")
 			for _, p := range resp.GetPurchases() {
 				row(w, p.GetPurchaseId(), p.GetAcceptTime().AsTime().Local().Format(time.DateTime), short(p.GetState(), "PURCHASE_STATE_"),
-					ifSet(findReason(p.GetReason())), money(p.GetPrice()), optionalMoney(p.GetCharged()), optionalMoney(p.GetRefunded()),
-					ifSet(p.GetOrderId()), ifSet(p.GetVoucherId()), p.GetDropId())
+					dash(findReason(p.GetReason())), money(p.GetPrice()), optionalMoney(p.GetCharged()), optionalMoney(p.GetRefunded()),
+					dash(p.GetOrderId()), dash(p.GetVoucherId()), p.GetDropId())
 			}
 			if resp.GetNextPageToken() != "" {
 				fmt.Fprintf(w, "more: --page %s\n", resp.GetNextPageToken())

@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("rimlight"),
 		kong.Description("Sell in the moment, at the edge of a live stream."),
-		kong.Vars{"version": version},
+		kong.Vars{"version": version, "router": defaultRouter},
 		kong.DefaultEnvars("RIMLIGHT"),
 		kong.Configuration(kong.JSON),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

@@ -35,7 +35,7 @@ func (c *voucherCmd) Run(ctx context.Context, s *streams) error {
 			for _, r := range resp.GetVouchers() {
 				v := r.GetVoucher()
 				row(w, v.GetVoucherId(), short(v.GetKind(), "VOUCHER_KIND_"), money(v.GetPrice()), money(r.GetRemaining()), until(v),
-					ifSet(r.GetChannelId()), reasonName(r.GetReason()), r.GetPurchaseId(), ifSet(strings.Join(r.GetUsedBy(), " ")))
+					dash(r.GetChannelId()), dash(findReason(r.GetReason())), r.GetPurchaseId(), dash(strings.Join(r.GetUsedBy(), " ")))
 			}
 		})
 	})

@@ -78,7 +78,7 @@ func (c *webhooksListCmd) Run(ctx context.Context, s *streams) error {
 			row(w, "WEBHOOK", "STATE", "CURSOR", "BEHIND", "FAILING SINCE", "NEXT TRY", "PROBLEM", "EVENTS", "URL")
 			for _, h := range resp.GetWebhooks() {
 				row(w, h.GetWebhookId(), short(h.GetState(), "WEBHOOK_STATE_"), h.GetCursor(), h.GetBehind(), dateTime(h.GetFailingSinceTime()),
-					clock(h.GetRetryTime()), ifSet(h.GetProblem()), events(h), h.GetUrl())
+					clock(h.GetRetryTime()), dash(h.GetProblem()), events(h), h.GetUrl())
 			}
 			if resp.GetNextPageToken() != "" {
 				fmt.Fprintf(w, "more: --page %s\n", resp.GetNextPageToken())
