@@ -1,6 +1,7 @@
 package verifier_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -296,6 +298,11 @@ func TestEventsAreCompleteInOrderAndWithoutLicenceKeys(t *testing.T) {
 		cursor, events, alive := int64(0), 0, 0
 		rank := map[string]offerv1.PurchaseState{}
 		for _, m := range s.got {
+			raw, err := proto.Marshal(m)
+			check(t, err)
+			if bytes.Contains(raw, []byte("canary")) {
+				t.Fatal("an event shows where the parcel goes")
+			}
 			if len(m.GetPurchases()) == 0 {
 				alive++
 			}

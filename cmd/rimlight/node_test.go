@@ -14,7 +14,8 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
 
-const address = "CANARY Rue de la Paix 1"
+// address is as long as one may be.
+var address = "CANARY Rue de la Paix 1" + strings.Repeat(".", maxDetails-len("CANARY Rue de la Paix 1"))
 
 // startNode starts `rimlight node` as a process.
 func (p *platform) startNode(t *testing.T, dir, packTime string, log *bytes.Buffer, flags ...string) *osexec.Cmd {
