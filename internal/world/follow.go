@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -52,6 +53,7 @@ func (v *viewer) followOnce(ctx context.Context, b bought, region string, did *d
 		return false, err
 	}
 	told := Told{PurchaseID: b.purchaseID, Region: region}
+	var last *offerv1.Purchase
 	defer func() { v.w.watch.tell(told) }()
 	for {
 		m, err := stream.Recv()
@@ -59,7 +61,10 @@ func (v *viewer) followOnce(ctx context.Context, b bought, region string, did *d
 			return false, err
 		}
 		p := m.GetPurchase()
-		told.States = append(told.States, int(p.GetState()))
+		if last.GetState() != p.GetState() || proto.Equal(last, p) { // else something else of it changed: what is charged
+			told.States = append(told.States, int(p.GetState()))
+		}
+		last = p
 		if p.GetState() == offerv1.PurchaseState_PURCHASE_STATE_ACTION_REQUIRED && v.Payment.Confirms && !did.answered {
 			did.answered = v.confirm(ctx, p.GetPaymentIntentId())
 		}

@@ -71,10 +71,17 @@ type service struct {
 func (h *host) start() error {
 	h.mu.Lock()
 	h.life++
+	wasFenced := h.fenced
 	h.dead, h.failing, h.fenced, h.trap = false, false, false, nil
 	life := h.life
 	h.mu.Unlock()
 	s, err := h.begin(life)
+	if wasFenced && errors.Is(err, region.ErrSealed) { // it retired, and then heard that it has been replaced
+		h.mu.Lock()
+		h.fenced = true
+		h.mu.Unlock()
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", h.name, err)
 	}
