@@ -277,14 +277,16 @@ func TestPingsDoNotEndAConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		quiet, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+		const long = 4 * time.Minute
+		began := time.Now()
+		quiet, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		stream, err := offerv1.NewOfferServiceClient(conn).WatchDrops(quiet, &offerv1.WatchDropsRequest{ChannelId: "wait"})
 		for err == nil {
 			_, err = stream.Recv()
 		}
-		if quiet.Err() == nil {
-			t.Errorf("a quiet stream ended early: %v", err)
+		if after := time.Since(began); after < long { // the server's clock may strike first, in the same instant
+			t.Errorf("a quiet stream ended after %v: %v", after, err)
 		}
 		_ = conn.Close()
 		stop()
