@@ -42,10 +42,10 @@ func measureDecision(ctx context.Context, s settings) (section, error) {
 		}
 		offers, payload := offerv1.NewOfferServiceClient(w.conn), make([]byte, tokenPayload)
 		cpu, err := compareCPU(ctx, s.pick(15, 1), s.pick(5000, 100),
-			contender{"echo", func(ctx context.Context) error { return w.echo.call(ctx, w.conn, w.offer(drop)) }},
-			contender{"decision", func(ctx context.Context) error { return granted(offers.RequestOffer(ctx, w.offer(drop))) }},
-			contender{"handler", func(ctx context.Context) error { return granted(w.node.RequestOffer(ctx, w.offer(drop))) }},
-			contender{"signature", func(context.Context) error { ed25519.Sign(key, payload); return nil }},
+			contender{name: "echo", call: func(ctx context.Context) error { return w.echo.call(ctx, w.conn, w.offer(drop)) }},
+			contender{name: "decision", call: func(ctx context.Context) error { return granted(offers.RequestOffer(ctx, w.offer(drop))) }},
+			contender{name: "handler", call: func(ctx context.Context) error { return granted(w.node.RequestOffer(ctx, w.offer(drop))) }},
+			contender{name: "signature", call: func(context.Context) error { ed25519.Sign(key, payload); return nil }},
 		)
 		if err != nil {
 			return err

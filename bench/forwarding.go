@@ -30,7 +30,7 @@ func measureForwarding(ctx context.Context, s settings) (section, error) {
 			}
 			via := func(name string, conn *grpc.ClientConn) contender {
 				client := offerv1.NewOfferServiceClient(conn)
-				return contender{name, func(ctx context.Context) error { return granted(client.RequestOffer(ctx, w.offer(drop))) }}
+				return contender{name: name, call: func(ctx context.Context) error { return granted(client.RequestOffer(ctx, w.offer(drop))) }}
 			}
 			cpu, err := compareCPU(ctx, s.pick(15, 1), s.pick(4000, 100), via("direct", w.conn), via("edge", edge), via("router", router))
 			if err != nil {

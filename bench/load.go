@@ -15,6 +15,7 @@ import (
 type contender struct {
 	name string
 	call func(ctx context.Context) error
+	pid  int // the process whose time counts; 0: this one
 }
 
 // callers is how many calls are under way at a time when CPU is measured: enough to share wake-ups as a busy server
@@ -65,16 +66,34 @@ func compareCPU(ctx context.Context, rounds, calls int, contenders ...contender)
 	perCall := make([][]time.Duration, len(contenders))
 	for round := range rounds + 1 {
 		for i, c := range contenders {
-			spent, err := measured(ctx, callers, calls, func(ctx context.Context, _ int) error { return c.call(ctx) })
+			spent, err := c.spend(ctx, calls)
 			if err != nil {
 				return nil, err
 			}
 			if round > 0 {
-				perCall[i] = append(perCall[i], spent.cpu/time.Duration(calls))
+				perCall[i] = append(perCall[i], spent/time.Duration(calls))
 			}
 		}
 	}
 	return perCall, nil
+}
+
+// spend makes calls and tells the processor time that they took.
+func (c contender) spend(ctx context.Context, calls int) (time.Duration, error) {
+	call := func(ctx context.Context, _ int) error { return c.call(ctx) }
+	if c.pid == 0 {
+		spent, err := measured(ctx, callers, calls, call)
+		return spent.cpu, err
+	}
+	before, err := processTime(c.pid)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := closedLoop(ctx, callers, calls, call); err != nil {
+		return 0, err
+	}
+	after, err := processTime(c.pid)
+	return after - before, err
 }
 
 // cpuTime is the processor time, user and system, that this process has used.

@@ -8,6 +8,7 @@
 //	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
 //	reports     report, list and audit of a million purchases, each engine  (minutes: -cold)
 //	forwarding  CPU of one call through a router                         the same call direct
+//	web         CPU of a router per call of gRPC-Web over TLS            a transparent proxy of grpc-go
 //	streams     memory of an idle viewer, time until all heard of a drop
 //	payment     accepted to captured under a realistic mix of payments
 //	idle        memory and CPU of `rimlight dev` without viewers
@@ -51,6 +52,7 @@ var figures = []figure{
 	{name: "settlement", title: "Settlement", measure: measureSettlement},
 	{name: "reports", title: "A million purchases", slow: true, measure: measureReports},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
+	{name: "web", title: "gRPC-Web over TLS", measure: measureWeb},
 	{name: "streams", title: "Idle viewers", measure: measureStreams},
 	{name: "payment", title: "Accepted to captured", measure: measurePayments},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
@@ -80,6 +82,13 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == proxyArg {
+		if err := runProxy(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench proxy:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.StringVar(&o.only, "only", "", "measure only this `figure`: "+strings.Join(names(), ", "))
 	flag.BoolVar(&o.write, "write", false, "put the tables into the README")

@@ -44,9 +44,13 @@ func measureStreams(ctx context.Context, s settings) (section, error) {
 	if err != nil {
 		return section{}, err
 	}
+	cert, err := certificate(s.dir)
+	if err != nil {
+		return section{}, err
+	}
 	crowd := s.pick(5_000, 50)
 	err = inWorld(ctx, s.dir, func(w *world) error {
-		return s.besideRouterProcess(ctx, program.path, w.addr, func(ctx context.Context, pid int, addr string) error {
+		return s.besideRouterProcess(ctx, program.path, w.addr, cert, func(ctx context.Context, pid int, addr string) error {
 			empty, err := processMemory(pid)
 			if err != nil {
 				return err
@@ -188,16 +192,22 @@ func (s settings) tell(ctx context.Context, w *world, addr string, streams int, 
 }
 
 // besideRouterProcess runs fn while `rimlight router` is up, in a process of its own, before the node at an address.
-func (s settings) besideRouterProcess(ctx context.Context, program, node string, fn func(ctx context.Context, pid int, addr string) error) error {
-	cert, key, err := certificate(s.dir)
-	if err != nil {
-		return err
-	}
-	words := &waitFor{words: []byte(" listens on "), seen: make(chan struct{})}
+func (s settings) besideRouterProcess(
+	ctx context.Context, program, node string, cert keyPair, fn func(ctx context.Context, pid int, addr string) error,
+) error {
+	return s.besideListener(ctx, fn, program, "router", "--name", "bench", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+		"--tokens", filepath.Join(s.dir, "tokens.json"), "--region", "bench="+node, "--tls-cert", cert.cert, "--tls-key", cert.key)
+}
+
+// listens are in the line, on standard error, in which a service says where it is.
+const listens = " listens on "
+
+// besideListener runs fn while a service is up, in a process of its own.
+func (s settings) besideListener(ctx context.Context, fn func(ctx context.Context, pid int, addr string) error, program string, args ...string) error {
+	words := &waitFor{words: []byte(listens), seen: make(chan struct{})}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	cmd := exec.CommandContext(running, program, "router", "--name", "bench", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-		"--tokens", filepath.Join(s.dir, "tokens.json"), "--region", "bench="+node, "--tls-cert", cert, "--tls-key", key)
+	cmd := exec.CommandContext(running, program, args...)
 	cmd.Stdout, cmd.Stderr = s.log, words
 	return s.beside(ctx, stop, cmd, words, func(ctx context.Context, _ time.Duration) error {
 		_, addr, _ := bytes.Cut(words.so.Bytes(), words.words)
@@ -205,25 +215,28 @@ func (s settings) besideRouterProcess(ctx context.Context, program, node string,
 	})
 }
 
+// keyPair are the files of a certificate.
+type keyPair struct{ cert, key string }
+
 // certificate makes one for this machine.
-func certificate(dir string) (cert, key string, err error) {
+func certificate(dir string) (keyPair, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return "", "", err
+		return keyPair{}, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
-		return "", "", err
+		return keyPair{}, err
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return "", "", err
+		return keyPair{}, err
 	}
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	return cert, key, errors.Join(
-		os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+	pair := keyPair{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+	return pair, errors.Join(
+		os.WriteFile(pair.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(pair.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
 }
