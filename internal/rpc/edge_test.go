@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -384,11 +385,13 @@ func FuzzEdgeBody(f *testing.F) {
 		f.Fatal(err)
 	}
 	contentTypes := []string{"application/grpc-web+proto", "application/grpc-web+json", "application/grpc+proto", "application/proto", "application/json",
-		"application/connect+proto", "application/connect+json"}
+		"application/connect+proto", "application/connect+json", "application/grpc-web-text"}
 	methods := []string{requestOffer, redeemOffer, watchDrops, service + "GetPurchase", "/acme.Shop/Buy"}
 	for i := range contentTypes {
 		f.Add(uint8(i), uint8(1), good)
 		f.Add(uint8(i), uint8(1), envelope(0, good))
+		f.Add(uint8(i), uint8(4), slices.Concat(envelope(0, good), envelope(0x80, nil), envelope(0, good)))
+		f.Add(uint8(i), uint8(1), base64.StdEncoding.AppendEncode(nil, envelope(0, good)))
 		f.Add(uint8(i), uint8(2), []byte("\x00\x00\x00\x00\x02{}"))
 		f.Add(uint8(i), uint8(0), []byte(`{"hints":{"dropId":"`+drop+`"},"viewerSessionId":"`+base64.StdEncoding.EncodeToString([]byte(session))+`"}`))
 	}
