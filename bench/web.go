@@ -183,6 +183,7 @@ func (c webConn) Invoke(ctx context.Context, method string, args, reply any, _ .
 	}
 	req.Header.Set("Content-Type", "application/grpc-web+proto")
 	req.Header.Set("X-Grpc-Web", "1")
+	req.Header.Set("Grpc-Timeout", fmt.Sprintf("%dS", int(callTimeout.Seconds()))) // as the other rows
 	res, err := c.client.Do(req)
 	if err != nil {
 		return err
