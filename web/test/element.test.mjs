@@ -1,7 +1,7 @@
 // <rimlight-drop> in Chromium, under a policy without inline styles, eval or HTML from strings.
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
-import { page as pages, serve, startBrowser } from "./browser.mjs";
+import { page as pages, POLICY, serve, startBrowser } from "./browser.mjs";
 import { bundle } from "./bundle.mjs";
 
 let browser, site, page;
@@ -157,6 +157,24 @@ test("what a player says of the media time goes with the tap", async () => {
   await until(disabled, "false");
   await part("button").click();
   await until(() => page.evaluate(() => window.tools.platform.claims[0]?.mediaTimeMs), 12_345);
+});
+
+test("the example with hls.js tells the media time of the video that it plays", async () => {
+  const html = `<!doctype html><html lang="en"><title>Player</title><video muted></video><rimlight-drop></rimlight-drop><script type="module" src="/page.js"></script>`;
+  const player = await serve(
+    { ...pages(await bundle("examples/hls.ts")), "/hls.html": { type: "text/html", body: html } }, `${POLICY}; media-src blob: 'self'; worker-src blob:`);
+  try {
+    await page.goto(`${player.origin}/hls.html?stream=/live.m3u8&channel=aurora`);
+    await page.waitForFunction(() => document.querySelector("video").src !== "" && document.querySelector("rimlight-drop").mediaTimeMs);
+    assert.equal(await page.evaluate(() => {
+      Object.defineProperty(document.querySelector("video"), "currentTime", { value: 12.345 });
+      return document.querySelector("rimlight-drop").mediaTimeMs();
+    }), 12_345);
+    assert.equal(await page.locator("rimlight-drop").getAttribute("channel"), "aurora");
+  } finally {
+    await page.goto("about:blank");
+    await player.stop();
+  }
 });
 
 test("a choice between voucher and money stays until it is made, with its deadline", async () => {
