@@ -48,8 +48,11 @@ torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual
 	go run ./tools/torture -schedules $(SCHEDULES) -seed $(SEED)
 
 .PHONY: torture-short
-torture-short: ## Play the first hundred seeds, and fresh ones for most of a minute.
+torture-short: ## Play the first hundred seeds.
 	go run ./tools/torture -schedules 100 -seed 1
+
+.PHONY: torture-fresh
+torture-fresh: ## Play seeds that nobody chose, for most of a minute.
 	go run ./tools/torture -seed 0 -for 40s
 
 .PHONY: torture-replay
