@@ -193,7 +193,7 @@ func (e *Evidence) sellsOut(drop int) bool {
 }
 
 // excused tells unsold units that were not the platform's to sell: that came back from a buyer who did not pay when
-// hardly anybody came any more, or that a dead node holds.
+// hardly anybody came any more, or that a node holds which is dead or cut off.
 func (e *Evidence) excused(drop int, u Unit) bool {
 	d := e.Config.Drops[drop]
 	end, later := d.Opens+d.Lasts, 0
@@ -205,8 +205,9 @@ func (e *Evidence) excused(drop int, u Unit) bool {
 	return u.Released > 0 && later < fewBuyers || e.heldByTheDead(end)[fmt.Sprintf("%s/%d", u.Drop, u.Serial)]
 }
 
-// heldByTheDead are units, as "drop/serial", that nodes gave back unsold which were down in the last moments before an
-// instant. A journal has no times: what such a node gave back earlier counts too, and was for others to sell.
+// heldByTheDead are units, as "drop/serial", that nodes gave back unsold which were down, or cut off from fulfillment, in
+// the last moments before an instant. A journal has no times: what such a node gave back earlier counts too, and was for
+// others to sell.
 func (e *Evidence) heldByTheDead(at time.Duration) map[string]bool {
 	held := map[string]bool{}
 	for _, l := range e.Leases {
@@ -220,7 +221,11 @@ func (e *Evidence) heldByTheDead(at time.Duration) map[string]bool {
 		down := slices.ContainsFunc(e.Downs, func(d Down) bool {
 			return d.Host == j.Host && d.From < at && d.To > at-resale
 		})
-		if !down {
+		cut := slices.ContainsFunc(e.Config.Schedule, func(f Fault) bool {
+			between := f.Kind == Cut && (f.Host == j.Host && f.To == "fulfillment" || f.Host == "fulfillment" && f.To == j.Host)
+			return (between || f.Kind == Swizzle && f.Host == j.Host) && f.At < at && f.At+f.For > at-resale
+		})
+		if !down && !cut {
 			continue
 		}
 		drops := map[string]string{} // by lease
