@@ -127,7 +127,6 @@ type Service struct {
 	events  hub   // poked after an order changed
 
 	tracer *telemetry.Tracer
-	traces telemetry.Waiting[store.ID] // of orders that are not over
 
 	stop     sync.Once
 	stopping chan struct{} // closed when Run's context ends: streams end

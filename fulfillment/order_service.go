@@ -38,10 +38,7 @@ func (s *orderServer) placeOrders(ctx context.Context, req *fulfillmentv1.PlaceO
 		if err != nil {
 			return err
 		}
-		if s.tracer != nil && len(o.GetTraceContext()) > 0 {
-			s.traces.Put(id, o.GetTraceContext())
-		}
-		placed[i].Order = store.Order{ID: id, PurchaseID: o.GetPurchaseId(), DropID: drop, Serial: o.GetSerial()}
+		placed[i].Order = store.Order{ID: id, PurchaseID: o.GetPurchaseId(), DropID: drop, Serial: o.GetSerial(), Trace: o.GetTraceContext()}
 		at[id] = i
 	}
 	for i, d := range req.GetDeliveries() {

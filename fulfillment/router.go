@@ -152,7 +152,7 @@ func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node
 
 // handOver sends a node an order that is its own. This is the only way that delivery details ever take from here.
 func (s *Service) handOver(ctx context.Context, to *session, o store.Order) error {
-	ctx, span := s.orderSpan(ctx, o.ID, "fulfillment.assign")
+	ctx, span := s.tracer.Resume(ctx, o.Trace, "fulfillment.assign")
 	defer span.End()
 	details, err := s.store.Details(ctx, o.ID)
 	if err != nil {

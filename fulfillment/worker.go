@@ -68,7 +68,6 @@ func (s *Service) round(ctx context.Context) (int, error) {
 	if err != nil || len(found) == 0 {
 		return 0, err
 	}
-	defer s.deliverySpans(ctx, found)()
 	claimed, err := s.advance(ctx, found, func(o *store.Order, now time.Time) (err error) {
 		o.Order, err = s.policy.Claim(o.Order, s.worker, now)
 		return err
@@ -76,6 +75,7 @@ func (s *Service) round(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer s.deliverySpans(ctx, claimed)()
 	attempts := make(map[store.ID]int, len(claimed))
 	for _, o := range claimed {
 		if o.State == orders.Leased {
@@ -120,9 +120,6 @@ func (s *Service) advance(ctx context.Context, list []store.ID, step func(*store
 		return nil, err
 	}
 	for _, o := range advanced {
-		if o.State == orders.Delivered || o.State == orders.Shipped || o.State == orders.Dead {
-			s.traces.Forget(o.ID)
-		}
 		switch o.State {
 		case orders.Delivered:
 			s.metrics.delivered.Observe(now.Sub(o.PlaceTime).Seconds())

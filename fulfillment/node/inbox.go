@@ -57,6 +57,7 @@ type entry struct {
 	state   state
 	reason  fulfillmentv1.RejectReason
 	gone    bool
+	trace   []byte // what package telemetry goes on from
 }
 
 // inbox is the node's memory.
@@ -85,11 +86,12 @@ func (b inbox) take(ctx context.Context, a *fulfillmentv1.Assignment, reason ful
 		first, details = refused, []byte{}
 	}
 	err := b.db.Write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO inbox (order_id, attempt, state, serial, sku, details, reason, tracking, gone, take_time_us)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, '', 0, $8)
-			ON CONFLICT (order_id) DO UPDATE SET attempt = excluded.attempt, state = excluded.state, details = excluded.details, reason = excluded.reason
+		_, err := tx.ExecContext(ctx, `INSERT INTO inbox (order_id, attempt, state, serial, sku, details, reason, tracking, gone, take_time_us, trace)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, '', 0, $8, $9)
+			ON CONFLICT (order_id) DO UPDATE SET attempt = excluded.attempt, state = excluded.state, details = excluded.details, reason = excluded.reason,
+				trace = excluded.trace
 			WHERE inbox.attempt < excluded.attempt`,
-			a.GetOrderId(), a.GetAttempt(), first, a.GetSerial(), a.GetSku(), details, reason, now.UnixMicro())
+			a.GetOrderId(), a.GetAttempt(), first, a.GetSerial(), a.GetSku(), details, reason, now.UnixMicro(), a.GetTraceContext())
 		return err
 	})
 	if err != nil {
@@ -157,10 +159,10 @@ func set(ctx context.Context, tx *sql.Tx, old, e entry) error {
 	return err
 }
 
-const columns = `order_id, attempt, state, serial, sku, details, reason, tracking, gone`
+const columns = `order_id, attempt, state, serial, sku, details, reason, tracking, gone, trace`
 
 func scan(row interface{ Scan(...any) error }) (e entry, err error) {
-	return e, row.Scan(&e.OrderID, &e.attempt, &e.state, &e.Serial, &e.SKU, &e.Details, &e.reason, &e.Tracking, &e.gone)
+	return e, row.Scan(&e.OrderID, &e.attempt, &e.state, &e.Serial, &e.SKU, &e.Details, &e.reason, &e.Tracking, &e.gone, &e.trace)
 }
 
 // toSay lists what waits for fulfillment's answer.

@@ -88,9 +88,6 @@ func (n *Node) hear(ctx context.Context, m *fulfillmentv1.WorkOrdersResponse) er
 		if len(a.GetDeliveryDetails()) == 0 {
 			reason = fulfillmentv1.RejectReason_REJECT_REASON_UNDELIVERABLE
 		}
-		if n.deps.Traces != nil && len(a.GetTraceContext()) > 0 {
-			n.traces.Put(a.GetOrderId(), a.GetTraceContext())
-		}
 		err = n.inbox.take(ctx, a, reason, n.deps.Now())
 	} else if a := m.GetAnswer(); a != nil {
 		if !a.GetDone() && a.GetStep() != fulfillmentv1.WorkStep_WORK_STEP_REJECT {

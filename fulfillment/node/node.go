@@ -108,8 +108,6 @@ type Node struct {
 	deps  Deps
 	inbox inbox
 
-	traces telemetry.Waiting[string] // of orders that have not left
-
 	pokeSay, pokeDo chan struct{} // of one
 }
 

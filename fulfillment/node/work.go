@@ -55,18 +55,16 @@ func (n *Node) workOn(ctx context.Context, todo []entry) error {
 
 func (n *Node) workOnOne(ctx context.Context, e entry) error {
 	old := e
-	trace, _ := n.traces.Get(e.OrderID)
 	if e.state == cleared {
-		ctx, span := n.deps.Traces.Resume(ctx, trace, "node.send")
+		ctx, span := n.deps.Traces.Resume(ctx, e.trace, "node.send")
 		defer span.End()
 		if err := n.deps.Packer.Send(ctx, e.Parcel); err != nil {
 			return err
 		}
-		n.traces.Forget(e.OrderID)
 		e.state, e.gone = shipped, true
 		return n.inbox.advance(ctx, old, e)
 	}
-	ctx, span := n.deps.Traces.Resume(ctx, trace, "node.pack")
+	ctx, span := n.deps.Traces.Resume(ctx, e.trace, "node.pack")
 	defer span.End()
 	tracking, err := n.deps.Packer.Pack(ctx, e.Parcel)
 	no := (*RefusedError)(nil)

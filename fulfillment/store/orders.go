@@ -37,20 +37,22 @@ type Order struct {
 	Tracking string
 	// AssignTime is when it was last given to a worker.
 	AssignTime time.Time
+	// Trace is what package telemetry goes on from; empty: nobody traced the purchase.
+	Trace []byte
 }
 
 // Physical tells that nodes work on it.
 func (o Order) Physical() bool { return o.SKU != "" }
 
 const orderColumns = `o.order_id, o.purchase_id, o.drop_id, o.serial, o.state, o.worker, o.attempt, o.until_us, o.state_time_us, o.place_time_us, o.position, o.licence_key,
-	o.sku, o.region, o.reason, o.tracking, o.assign_time_us`
+	o.sku, o.region, o.reason, o.tracking, o.assign_time_us, o.trace`
 
 func scanOrder(row scanner, more ...any) (Order, error) {
 	var o Order
 	var id, drop []byte
 	var until, state, place, assign int64
 	err := row.Scan(append([]any{&id, &o.PurchaseID, &drop, &o.Serial, &o.State, &o.Worker, &o.Attempt, &until, &state, &place, &o.Position, &o.LicenceKey,
-		&o.SKU, &o.Region, &o.Reason, &o.Tracking, &assign}, more...)...)
+		&o.SKU, &o.Region, &o.Reason, &o.Tracking, &assign, &o.Trace}, more...)...)
 	if err != nil {
 		return Order{}, err
 	}
@@ -95,7 +97,7 @@ func (s *Store) GetOrder(ctx context.Context, id ID) (Order, error) {
 	return getOrder(ctx, s.db.Read(), id)
 }
 
-// Placement is a new order: of the order only ID, PurchaseID, DropID, Serial and Region are read.
+// Placement is a new order: of the order only ID, PurchaseID, DropID, Serial, Region and Trace are read.
 type Placement struct {
 	Order
 	// Details say where a physical order goes.
@@ -232,9 +234,9 @@ func insertOrders(ctx context.Context, tx *sql.Tx, fresh []Placement, now time.T
 }
 
 const (
-	orderFields = 17
+	orderFields = 18
 	insertOrder = `INSERT INTO orders (order_id, purchase_id, drop_id, serial, state, worker, attempt, until_us, state_time_us, place_time_us, position,
-		licence_key, sku, region, reason, tracking, assign_time_us) VALUES `
+		licence_key, sku, region, reason, tracking, assign_time_us, trace) VALUES `
 )
 
 // orderRows are the parameters of insertOrder, of orders that came into their state at now.
@@ -243,7 +245,7 @@ func orderRows(list []Order, now time.Time) []any {
 	for i := range list {
 		o := &list[i]
 		args = append(args, o.ID[:], o.PurchaseID, o.DropID[:], o.Serial, o.State, o.Worker, o.Attempt, o.Until.UnixMicro(), now.UnixMicro(),
-			o.PlaceTime.UnixMicro(), o.Position, o.LicenceKey, o.SKU, o.Region, o.Reason, o.Tracking, o.assigned())
+			o.PlaceTime.UnixMicro(), o.Position, o.LicenceKey, o.SKU, o.Region, o.Reason, o.Tracking, o.assigned(), o.Trace)
 	}
 	return args
 }

@@ -1,0 +1,7 @@
+-- +goose Up
+
+-- The trace of the purchase's call, as package telemetry writes it; NULL: nobody traced it.
+ALTER TABLE orders ADD COLUMN trace BLOB;
+
+-- +goose Down
+ALTER TABLE orders DROP COLUMN trace;
