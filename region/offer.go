@@ -114,7 +114,7 @@ func (n *Node) sign(w wish, d *knownDrop, decision decide.Decision, now time.Tim
 		},
 	}
 	var err error
-	if m.text, err = n.signer.OfferToken(m.token); err == nil {
+	if m.text, err = n.keys.Sign(n.signer, m.token); err == nil {
 		n.offers.count(w.drop, time.Now())
 	}
 	return m, err

@@ -92,36 +92,66 @@ func NewSeed(random io.Reader) ([]byte, error) {
 func (s *Signer) Public() *offerv1.SigningKey { return s.public }
 
 // OfferToken signs an offer token.
-func (s *Signer) OfferToken(m *offerv1.OfferToken) (string, error) { return s.sign(offerToken, m) }
+func (s *Signer) OfferToken(m *offerv1.OfferToken) (string, error) { return s.text(offerToken, m) }
 
 // Receipt signs a receipt.
-func (s *Signer) Receipt(m *offerv1.Receipt) (string, error) { return s.sign(receipt, m) }
+func (s *Signer) Receipt(m *offerv1.Receipt) (string, error) { return s.text(receipt, m) }
 
 // Outcome signs a final outcome.
-func (s *Signer) Outcome(m *offerv1.Outcome) (string, error) { return s.sign(outcome, m) }
+func (s *Signer) Outcome(m *offerv1.Outcome) (string, error) { return s.text(outcome, m) }
 
 // Voucher signs the text of a voucher. It is the same text each time, so it need not be kept.
-func (s *Signer) Voucher(m *offerv1.SignedVoucher) (string, error) { return s.sign(voucher, m) }
+func (s *Signer) Voucher(m *offerv1.SignedVoucher) (string, error) { return s.text(voucher, m) }
 
-func (s *Signer) sign(k kind, m proto.Message) (string, error) {
+func (s *Signer) text(k kind, m proto.Message) (string, error) {
+	raw, err := s.sign(k, m)
+	if err != nil {
+		return "", err
+	}
+	return encoding.EncodeToString(raw), nil
+}
+
+func (s *Signer) sign(k kind, m proto.Message) ([]byte, error) {
 	if s.public.Owner != k.owner {
-		return "", fmt.Errorf("token: a key of %v may not sign %q", s.public.Owner, k.domain)
+		return nil, fmt.Errorf("token: a key of %v may not sign %q", s.public.Owner, k.domain)
 	}
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
-		return "", fmt.Errorf("token: encoding %T: %w", m, err)
+		return nil, fmt.Errorf("token: encoding %T: %w", m, err)
 	}
 	raw := make([]byte, 0, headerSize+len(payload))
 	raw = append(raw, s.public.KeyId...)
 	raw = append(raw, ed25519.Sign(s.private, append([]byte(k.domain), payload...))...)
-	raw = append(raw, payload...)
-	return encoding.EncodeToString(raw), nil
+	return append(raw, payload...), nil
 }
 
-// Keys is a growing set of public keys. Reads never lock; the zero value is empty and ready.
+// Keys is a growing set of public keys, with a bounded memory of what they verified. The zero value is empty and ready.
 type Keys struct {
 	mu       sync.Mutex // serialises Add
 	snapshot atomic.Pointer[map[[keyIDSize]byte]*offerv1.SigningKey]
+	verified memory
+}
+
+// Sign is s.OfferToken for a process that will open the token itself: most tokens are redeemed where they were made, and what
+// was signed here with a key of the set needs no verifying here.
+func (k *Keys) Sign(s *Signer, m *offerv1.OfferToken) (string, error) {
+	raw, err := s.sign(offerToken, m)
+	if err != nil {
+		return "", err
+	}
+	if key := k.find(raw); key != nil && bytes.Equal(key.GetPublicKey(), s.public.GetPublicKey()) {
+		k.verified.learn(signatureHash(offerToken.domain, key.GetPublicKey(), raw[keyIDSize:headerSize], raw[headerSize:]))
+	}
+	return encoding.EncodeToString(raw), nil
+}
+
+// find is the key that a decoded text names; nil: unknown.
+func (k *Keys) find(raw []byte) *offerv1.SigningKey {
+	snapshot := k.snapshot.Load()
+	if snapshot == nil {
+		return nil
+	}
+	return (*snapshot)[[keyIDSize]byte(raw)]
 }
 
 // Unknown are those of some keys that Add would take in.
@@ -247,20 +277,19 @@ func (k *Keys) open(kd kind, text string, m proto.Message) (*offerv1.SigningKey,
 	if err != nil || len(raw) < headerSize || bytes.ContainsAny([]byte(text), "\r\n") {
 		return nil, ErrMalformed
 	}
-	var key *offerv1.SigningKey
-	if snapshot := k.snapshot.Load(); snapshot != nil {
-		key = (*snapshot)[[keyIDSize]byte(raw)]
-	}
+	key := k.find(raw)
 	if key == nil {
 		return nil, ErrUnknownKey
 	}
 	if key.GetOwner() != kd.owner {
 		return nil, fmt.Errorf("%w: a key of %v signed %q", ErrForged, key.GetOwner(), kd.domain)
 	}
-	payload := raw[headerSize:]
-	signed := append([]byte(kd.domain), payload...)
-	if !ed25519.Verify(key.GetPublicKey(), signed, raw[keyIDSize:headerSize]) {
-		return nil, ErrForged
+	signature, payload := raw[keyIDSize:headerSize], raw[headerSize:]
+	if hash := signatureHash(kd.domain, key.GetPublicKey(), signature, payload); !k.verified.knows(hash) {
+		if !ed25519.Verify(key.GetPublicKey(), append([]byte(kd.domain), payload...), signature) {
+			return nil, ErrForged
+		}
+		k.verified.learn(hash)
 	}
 	if err := proto.Unmarshal(payload, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)

@@ -135,16 +135,34 @@ func TestNobodySignsWhatIsNotTheirs(t *testing.T) {
 	}
 }
 
-// Every single flipped bit is noticed: in the key id, the signature and the payload.
+// Every single flipped bit is noticed: in the key id, the signature and the payload, of a text that was opened before, too.
 func TestEveryFlippedBitIsNoticed(t *testing.T) {
 	node := signer(t, 1, nodeOwner, "n1")
 	k := keys(node)
-	text := must[string](t)(node.OfferToken(claims()))
+	text := must[string](t)(k.Sign(node, claims()))
+	for range 2 {
+		must[*offerv1.OfferToken](t)(k.OpenOfferToken(text))
+	}
 	raw := must[[]byte](t)(base64.RawURLEncoding.DecodeString(text))
 	for bit := range len(raw) * 8 {
 		if _, err := k.OpenOfferToken(flip(t, text, bit)); err == nil {
 			t.Fatalf("bit %d flipped and nobody noticed", bit)
 		}
+	}
+}
+
+// A signature that verified once opens nothing else: no other kind of text, and nothing for those who do not know the key.
+func TestWhatIsRememberedIsTheWholeText(t *testing.T) {
+	node, other := signer(t, 1, nodeOwner, "n1"), signer(t, 2, nodeOwner, "n2")
+	k := keys(node)
+	text := must[string](t)(k.Sign(node, claims()))
+	must[*offerv1.OfferToken](t)(k.OpenOfferToken(text))
+	if _, _, err := k.OpenReceipt(text); !errors.Is(err, token.ErrForged) {
+		t.Errorf("a remembered token as a receipt: got %v, want %v", err, token.ErrForged)
+	}
+	strange := must[string](t)(k.Sign(other, claims()))
+	if _, err := k.OpenOfferToken(strange); !errors.Is(err, token.ErrUnknownKey) {
+		t.Errorf("signed with a key that is not in the set: got %v, want %v", err, token.ErrUnknownKey)
 	}
 }
 
@@ -211,6 +229,11 @@ func BenchmarkOfferToken(b *testing.B) {
 		}
 	})
 	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			must[*offerv1.OfferToken](b)(keys(node).OpenOfferToken(text))
+		}
+	})
+	b.Run("open again", func(b *testing.B) {
 		for b.Loop() {
 			must[*offerv1.OfferToken](b)(k.OpenOfferToken(text))
 		}
