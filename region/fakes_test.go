@@ -207,6 +207,7 @@ type fakeVerifier struct {
 	told     []*offerv1.Purchase // by cursor
 	muted    bool                // answers get lost
 	journals []string
+	hangUp   chan error // what streams of WatchPurchase end with, one each
 
 	cancels    int
 	cancelAway bool              // CancelRedemption is not answered
@@ -236,7 +237,7 @@ func newFakeVerifier(random io.Reader) *fakeVerifier {
 	if err != nil {
 		panic(err)
 	}
-	return &fakeVerifier{signer: signer, final: offerv1.PurchaseState_PURCHASE_STATE_DELIVERED, receipts: map[string]int{}, down: make(chan struct{})}
+	return &fakeVerifier{signer: signer, final: offerv1.PurchaseState_PURCHASE_STATE_DELIVERED, receipts: map[string]int{}, down: make(chan struct{}), hangUp: make(chan error)}
 }
 
 // cut and heal take the verifier away and back.

@@ -19,6 +19,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/region"
@@ -122,6 +123,58 @@ func TestPurchaseIsWatchedToItsEnd(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Errorf("the stream ended with %v", err)
 		}
+	})
+}
+
+// WatchPurchase tells that a purchase was received, and then nothing until it hangs up.
+func (f *fakeVerifier) WatchPurchase(ctx context.Context, _ *verifierv1.WatchPurchaseRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[verifierv1.WatchPurchaseResponse], error) {
+	return &purchaseTold{ctx: ctx, hangUp: f.hangUp}, nil
+}
+
+type purchaseTold struct {
+	grpc.ClientStream
+	ctx    context.Context
+	hangUp chan error
+	told   bool
+}
+
+func (s *purchaseTold) Recv() (*verifierv1.WatchPurchaseResponse, error) {
+	if !s.told {
+		s.told = true
+		return &verifierv1.WatchPurchaseResponse{Purchase: &offerv1.Purchase{State: offerv1.PurchaseState_PURCHASE_STATE_RECEIVED}}, nil
+	}
+	select {
+	case err := <-s.hangUp:
+		return nil, err
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+func TestWatchedPurchaseDoesNotGoBackWhenItsTokenIsRedeemedHereToo(t *testing.T) {
+	inOpenDrop(t, 5, 5, func(t *testing.T, w *world) {
+		offer := w.mustOffer(1)
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := newWatcher[offerv1.WatchPurchaseResponse](ctx)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- w.node.WatchPurchase(&offerv1.WatchPurchaseRequest{Credential: &offerv1.WatchPurchaseRequest_OfferToken{OfferToken: offer}}, stream)
+		}()
+		if got := (<-stream.seen).GetPurchase().GetState(); got != offerv1.PurchaseState_PURCHASE_STATE_RECEIVED {
+			t.Errorf("first it is %v, want RECEIVED", got)
+		}
+		w.verifier.cut()
+		w.mustRedeem(1, offer)
+		w.verifier.hangUp <- errors.New("the verifier restarts")
+		time.Sleep(10 * time.Second)
+		select {
+		case m := <-stream.seen:
+			t.Errorf("then it is %v, which was before", m.GetPurchase().GetState())
+		default:
+		}
+		cancel()
+		<-ended
+		w.verifier.heal()
 	})
 }
 

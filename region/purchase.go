@@ -133,9 +133,11 @@ func (n *Node) watchPurchase(ctx context.Context, c claimOn, send func(*offerv1.
 		return final(p.GetState()), err
 	}
 	wait := n.newBackoff()
+	relayed := false // a token may be redeemed here after the verifier told of its redemption elsewhere: we know less
 	for {
 		p, changed := n.own(c)
-		if p == nil {
+		if p == nil || relayed {
+			relayed = true
 			over, err := n.relayPurchase(ctx, c, wait, tell)
 			if over || err != nil {
 				return err
