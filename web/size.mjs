@@ -1,7 +1,7 @@
 // Fails when the SDK is more than 15 kB, compressed, over the protobuf runtime that a page may have already.
 import { gzipSync } from "node:zlib";
 import { build } from "vite";
-import { plainDescriptors } from "./vite.config.js";
+import { noGet, plainDescriptors } from "./vite.config.js";
 
 const LIMIT = 15_000;
 
@@ -9,7 +9,7 @@ const { output } = await build({
   configFile: false,
   root: import.meta.dirname,
   logLevel: "warn",
-  plugins: [plainDescriptors],
+  plugins: [plainDescriptors, noGet],
   build: {
     write: false,
     target: "es2022",

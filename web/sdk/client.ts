@@ -208,10 +208,11 @@ export class RimlightClient {
   async redeem(offer: OfferInfo, options: BuyOptions): Promise<BuyResult> {
     const purchases = await this.#kept();
     const purchaseId = await purchaseIdOf(readOfferToken(offer.token).tokenId);
-    const expected = { purchaseId, dropId: offer.dropId, title: offer.title, price: offer.price, keptMs: this.now(), offerToken: offer.token };
+    const { dropId, title, price, requestId, token: offerToken } = offer;
+    const expected = { purchaseId, dropId, title, price, keptMs: this.now(), offerToken, requestId };
     return this.#buy(purchases, expected, async () => {
       const { message, via } = await this.#calls.unary(OfferService.method.redeemOffer, {
-        hints: this.#hints({ dropId: offer.dropId, requestId: offer.requestId }), offerToken: offer.token, ...this.#viewer(),
+        hints: this.#hints({ dropId, requestId }), offerToken, ...this.#viewer(),
         ...payment(options),
       }, options.signal);
       return purchases.accept(expected, this.#session, message.receipt, message.region, millis(message.acceptTime), via);
@@ -225,7 +226,7 @@ export class RimlightClient {
     const requestId = options.requestId ?? crypto.randomUUID();
     const purchaseId = await purchaseIdOf(await deriveTokenId(this.#session, drop.id, requestId));
     const expected = {
-      purchaseId, dropId: drop.id, title: drop.title, price: drop.price, keptMs: this.now(), claim: { requestId, session: this.#session },
+      purchaseId, dropId: drop.id, title: drop.title, price: drop.price, keptMs: this.now(), requestId, session: this.#session,
     };
     return this.#buy(purchases, expected, async () => {
       const { message, via } = await this.#calls.unary(OfferService.method.claimOffer, {

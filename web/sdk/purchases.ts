@@ -59,7 +59,7 @@ export class Purchases {
     expected: KeptPurchase, session: Uint8Array, text: string, region: string, acceptedAt: number, via: Via,
   ): Promise<Accepted> {
     // Kept first: if the keys cannot be had now, the receipt is still a promise that somebody may have made.
-    const { claim: _, ...kept } = expected;
+    const { session: _, ...kept } = expected;
     await this.store.put({ ...kept, receipt: text, region });
     const { receipt, offer } = await this.#withKeys(() => this.#keys.openReceipt(text));
     const same = receipt.purchaseId === expected.purchaseId && hex(offer.viewerSessionId) === hex(session) &&
@@ -120,7 +120,7 @@ export class Purchases {
 
   /** The region that accepted knows most of a purchase. */
   #to(kept: KeptPurchase) {
-    return this.hints({ dropId: kept.dropId, preferredRegion: kept.region ?? "" });
+    return this.hints({ dropId: kept.dropId, requestId: kept.requestId, preferredRegion: kept.region ?? "" });
   }
 
   /** What shows that the purchase is the viewer's. A claim without an answer gets the token of its own intention. */
@@ -128,8 +128,7 @@ export class Purchases {
     if (kept.receipt) return { case: "receipt", value: kept.receipt } as const;
     if (kept.offerToken) return { case: "offerToken", value: kept.offerToken } as const;
     const { message } = await this.calls.unary(OfferService.method.requestOffer, {
-      hints: this.hints({ dropId: kept.dropId, requestId: kept.claim?.requestId ?? "" }),
-      viewerSessionId: kept.claim?.session ?? new Uint8Array(),
+      hints: this.#to(kept), viewerSessionId: kept.session ?? new Uint8Array(),
     }, signal);
     if (message.decision.case !== "granted") {
       throw new RimlightError("whether the claim was accepted cannot be found out any more", Code.NotFound, NOT_FOUND);

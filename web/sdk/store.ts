@@ -15,8 +15,10 @@ export interface KeptPurchase {
   readonly region?: string;
   /** Signed by the verifier; nothing changes after it. */
   readonly outcome?: string;
-  /** What to repeat to find a claim whose answer was lost. */
-  readonly claim?: { readonly requestId: string; readonly session: Uint8Array };
+  /** Names the intention, and the trace of its calls. */
+  readonly requestId: string;
+  /** Whose claim it was: repeats it with requestId, to find one whose answer was lost. */
+  readonly session?: Uint8Array;
 }
 
 /** Where purchases are kept. */

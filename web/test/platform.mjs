@@ -1,7 +1,7 @@
 // A whole platform for tests: `rimlight dev` on free ports, with TLS from a certificate made for the run.
 import { execFile, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -10,14 +10,15 @@ import { promisify } from "node:util";
 const repository = join(import.meta.dirname, "../..");
 const binary = process.env.RIMLIGHT ?? join(repository, "bin/rimlight");
 
-/** Starts a platform; the routers' URLs are in urls, europe-west1 first. */
-export async function startPlatform({ tls = true, routers = "europe-west1,us-west1", args = [] } = {}) {
+/** Starts a platform; the routers' URLs are in urls, europe-west1 first. traces: spans() reads what was traced. */
+export async function startPlatform({ tls = true, routers = "europe-west1,us-west1", traces = false, args = [] } = {}) {
   const dir = mkdtempSync(join(tmpdir(), "rimlight-test-"));
+  const spans = join(dir, "spans.jsonl");
   const secure = tls ? certificate(dir) : [];
   const env = { ...process.env, XDG_CONFIG_HOME: join(dir, "config"), TMPDIR: dir };
   const child = spawn(
     binary,
-    ["dev", "--listen", "127.0.0.1:0", "--routers", routers, "--viewers", "0", ...secure, ...args],
+    ["dev", "--listen", "127.0.0.1:0", "--routers", routers, "--viewers", "0", ...(traces ? ["--traces", spans] : []), ...secure, ...args],
     { stdio: ["ignore", "pipe", "pipe"], env },
   );
   let errors = "";
@@ -37,6 +38,8 @@ export async function startPlatform({ tls = true, routers = "europe-west1,us-wes
       const { stdout } = await promisify(execFile)(binary, [...words, "--router", platform.urls[0], "-o", "json"], { env: { ...env, ...trust } });
       return JSON.parse(stdout);
     },
+    /** The spans so far; the last line may still be being written. */
+    spans: () => readFileSync(spans, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line)),
     interrupt: () => child.kill("SIGTERM"),
   };
   for await (const line of createInterface({ input: child.stdout })) {

@@ -19,7 +19,7 @@ before(async () => {
     if (types[extname(name)]) pages[`/${name}`] = { type: types[extname(name)], body: await readFile(join(dist, name)) };
   }
   pages["/shop.js"] = { type: "text/javascript", body: `import * as rimlight from "./client.js"; import "./element.js"; window.rimlight = rimlight;` };
-  [platform, browser, site] = await Promise.all([startPlatform(), startBrowser(), serve(pages, POLICY)]);
+  [platform, browser, site] = await Promise.all([startPlatform({ traces: true }), startBrowser(), serve(pages, POLICY)]);
 });
 
 after(async () => {
@@ -87,6 +87,53 @@ test("a page that goes away after the receipt presents it again, and hears the o
   await told(again, () => window.told.some((t) => t.final));
   const last = await again.evaluate(() => window.told.at(-1));
   assert.deepEqual([last.purchaseId, last.state, last.reason], [purchaseId, "voucher", "PAYMENT_DECLINED"]);
+  await context.close();
+});
+
+// What each service does for one purchase.
+const TRACED = {
+  router: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "router.attempt"],
+  region: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "region.decide", "journal.commit", "region.forward"],
+  verifier: ["verifier.ingest", "verifier.settle", "verifier.pay", "ledger.commit", "verifier.order", "verifier.outcome"],
+  fulfillment: ["rimlight.fulfillment.v1.OrderService/PlaceOrders", "fulfillment.deliver"],
+};
+
+test("a purchase is one trace, from the page to the licence key", async () => {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await context.newPage();
+  const sent = {};
+  page.on("request", (request) => {
+    const method = request.url().split("/").at(-1);
+    if (request.method() === "POST") sent[method] = request.headers().traceparent;
+  });
+  await page.goto(`${site.origin}/shop.html`);
+  await page.waitForFunction(() => "rimlight" in window);
+  const state = await page.evaluate(async (routers) => {
+    const client = new window.rimlight.RimlightClient({ routers });
+    for await (const { drops } of client.watchDrops()) {
+      const open = drops.find((d) => d.state === "open" && !d.soldOut);
+      if (!open) continue;
+      const offer = await client.requestOffer({ dropId: open.id });
+      if (offer.kind !== "granted") continue;
+      const bought = await client.redeem(offer.offer, { paymentReference: "tp_ok" });
+      if (bought.kind !== "accepted") continue; // it was over just then
+      for await (const p of client.follow(bought.purchaseId)) if (p.final) return p.state;
+    }
+  }, platform.urls);
+  assert.equal(state, "delivered");
+  const [, trace, root] = sent.RequestOffer.split("-");
+  assert.deepEqual([sent.RedeemOffer, sent.WatchPurchase], [sent.RequestOffer, sent.RequestOffer], "one traceparent for all calls of a purchase");
+  assert.equal(sent.WatchDrops, undefined, "what is no purchase is in no trace of the page's");
+
+  let spans, missing;
+  for (const until = Date.now() + 60_000; ; await new Promise((wait) => setTimeout(wait, 50))) {
+    spans = platform.spans().filter((s) => s.trace === trace);
+    missing = Object.entries(TRACED).flatMap(([service, names]) => names.filter((name) => !spans.some((s) => s.service === service && s.name === name)).map((name) => `${service}: ${name}`));
+    if (missing.length === 0 || Date.now() > until) break;
+  }
+  assert.deepEqual(missing, []);
+  const ids = new Set(spans.map((s) => s.span));
+  assert.deepEqual(spans.filter((s) => s.parent !== root && !ids.has(s.parent)).map((s) => s.name), [], "every span has its parent in the trace, or is a call of the page");
   await context.close();
 });
 

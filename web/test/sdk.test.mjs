@@ -224,6 +224,27 @@ test("a redemption's receipt is verified and kept", async () => {
 
 const grants = () => ({ decision: { case: "granted", value: { offerToken: OFFER } } });
 
+test("the calls of one intention are one trace, over a reload, and what is none has none", async () => {
+  const sent = {};
+  const hear = (name, answer) => function (request, context) {
+    sent[name] = context.requestHeader.get("traceparent");
+    return answer(request);
+  };
+  const watch = async function* () { yield { purchase: { purchaseId: GENUINE.purchase_id, state: 9, outcome: OUTCOME } }; };
+  const methods = {
+    listKeys: hear("keys", keysAnswer), requestOffer: hear("offer", grants), redeemOffer: hear("redeem", accepts(GENUINE.text)), watchPurchase: hear("watch", watch),
+  };
+  const first = viewer(methods);
+  const requestId = "00112233-4455-4677-8899-aabbccddeeff";
+  await first.client.requestOffer({ dropId: offer.dropId, requestId });
+  await first.client.redeem({ ...offer, requestId }, options);
+  await viewer(methods, first.store).client.resume(() => {});
+  const want = "00-8899aabbccddeeff0011223344554677-8899aabbccddeeff-00";
+  assert.deepEqual(sent, { keys: null, offer: want, redeem: want, watch: want });
+  await first.client.requestOffer({ dropId: offer.dropId, requestId: "no\nheader" });
+  assert.equal(sent.offer, null, "an id of the page's own that is no trace's");
+});
+
 test("the keys are there before the tap that needs them", async () => {
   const asked = [];
   const { client } = viewer({
