@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rimlight/rimlight/fulfillment/catalog"
 	"github.com/rimlight/rimlight/fulfillment/store"
@@ -49,7 +47,7 @@ func (s *catalogServer) changeDrop(ctx context.Context, req *fulfillmentv1.Chang
 	if req.GetDryRun() {
 		before, after, err = s.rehearse(ctx, id, change)
 	} else {
-		before, after, err = s.store.ChangeDrop(ctx, req, id, string(auth.FromContext(ctx)), now, change)
+		before, after, err = s.storeChange(ctx, req, id, now, change)
 	}
 	if err != nil {
 		return nil, err
@@ -61,17 +59,26 @@ func (s *catalogServer) changeDrop(ctx context.Context, req *fulfillmentv1.Chang
 	return s.changed(ctx, before, after, now)
 }
 
+func (s *catalogServer) storeChange(ctx context.Context, req *fulfillmentv1.ChangeDropRequest, id store.ID, now time.Time,
+	change func(catalog.Schedule) (catalog.Schedule, error)) (before, after store.Drop, err error) {
+	signer, err := s.ownSigner(ctx)
+	if err != nil {
+		return before, after, err
+	}
+	return s.store.ChangeDrop(ctx, req, id, string(auth.FromContext(ctx)), now, change, signTimeBack(signer))
+}
+
 // rehearse is what a change would make of a drop.
 func (s *catalogServer) rehearse(ctx context.Context, id store.ID, change func(catalog.Schedule) (catalog.Schedule, error)) (before, after store.Drop, err error) {
 	if before, err = s.store.GetDrop(ctx, id); err != nil {
 		return before, after, err
 	}
-	after = before
-	if after.Schedule, err = change(before.Schedule); err != nil {
-		return before, after, err
+	schedule, err := change(before.Schedule)
+	if err != nil {
+		return before, before, err
 	}
-	after.Terms = proto.CloneOf(before.Terms)
-	after.Terms.Drop.OpenTime, after.Terms.Drop.CloseTime = timestamppb.New(after.OpenTime), timestamppb.New(after.CloseTime)
+	after = before
+	after.Reschedule(schedule)
 	return before, after, nil
 }
 

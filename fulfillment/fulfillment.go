@@ -23,6 +23,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,10 +33,12 @@ import (
 	"github.com/rimlight/rimlight/fulfillment/orders"
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/telemetry"
+	"github.com/rimlight/rimlight/internal/token"
 )
 
 // Config is what an operator may tune. The zero value is the default everywhere.
@@ -57,6 +60,10 @@ type Config struct {
 	// NodeWithin is how long an order waits for a node that can take it; then it is DEAD. Zero means 72 h; from 1 s to 30
 	// days. Less than the longest time that a node is closed, and orders of a weekend die.
 	NodeWithin time.Duration
+	// TimeBack is how much later than planned a drop closes at most because answers to its viewers were late. Zero means
+	// 30 s, and no more is taken; below zero: drops close as planned. Never more than a quarter of the window. At half, a
+	// bad minute is not made good; at double, nodes and the verifier would refuse it.
+	TimeBack time.Duration
 	// Claims are how long late receipts for a lost node's units are waited for.
 	Claims ClaimsWindows
 }
@@ -81,6 +88,9 @@ func (c Config) Validate() error {
 		if f.value != 0 && (f.value < f.low || f.value > f.high) {
 			problems = append(problems, fmt.Errorf("%s is %v, need %v to %v, or 0 for the default", f.name, f.value, f.low, f.high))
 		}
+	}
+	if c.TimeBack > dropclock.LongestBack {
+		problems = append(problems, fmt.Errorf("TimeBack is %v, need %v at most", c.TimeBack, dropclock.LongestBack))
 	}
 	problems = append(problems, c.Claims.validate())
 	return errors.Join(problems...)
@@ -119,6 +129,9 @@ type Service struct {
 	packWithin time.Duration
 	nodeWithin time.Duration
 	crew       crew // the microfulfillment nodes that are connected
+
+	timeBack time.Duration                // the most that is given back; not positive: nothing
+	signer   atomic.Pointer[token.Signer] // ownSigner's
 
 	claims  ClaimsWindows
 	board   board // what nodes last reported
@@ -174,7 +187,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		metrics:  m,
 		policy:   orders.Policy{Lease: cfg.OrderLease, MaxAttempts: cfg.OrderAttempts},
 		physical: orders.Policy{Lease: cfg.AcceptWithin, MaxAttempts: cfg.OrderAttempts}, packWithin: cfg.PackWithin, nodeWithin: cfg.NodeWithin,
-		claims: cfg.Claims.withDefaults(),
+		timeBack: cmp.Or(cfg.TimeBack, dropclock.LongestBack), claims: cfg.Claims.withDefaults(),
 		worker: ids.NewV7(deps.Now(), random), tracer: deps.Traces,
 
 		stopping: make(chan struct{}),
@@ -210,16 +223,18 @@ func Rules() auth.Rules {
 		fulfillmentv1.CatalogService_CreateDrop_FullMethodName: {auth.Producer},
 		fulfillmentv1.CatalogService_ChangeDrop_FullMethodName: {auth.Producer},
 		fulfillmentv1.CatalogService_SettleDrop_FullMethodName: service,
-		fulfillmentv1.StockService_JoinNode_FullMethodName:     service,
-		fulfillmentv1.StockService_GrantLease_FullMethodName:   service,
-		fulfillmentv1.StockService_ReturnUnits_FullMethodName:  service,
-		fulfillmentv1.StockService_Heartbeat_FullMethodName:    service,
-		fulfillmentv1.StockService_SettleUnits_FullMethodName:  service,
-		fulfillmentv1.StockService_ReleaseUnits_FullMethodName: service,
-		fulfillmentv1.StockService_ListNodeKeys_FullMethodName: service,
-		fulfillmentv1.StockService_CloseLease_FullMethodName:   service,
-		fulfillmentv1.StockService_RetireNode_FullMethodName:   service,
-		fulfillmentv1.FenceService_FenceNode_FullMethodName:    {auth.SRE},
+
+		fulfillmentv1.CatalogService_ReportDelay_FullMethodName: service,
+		fulfillmentv1.StockService_JoinNode_FullMethodName:      service,
+		fulfillmentv1.StockService_GrantLease_FullMethodName:    service,
+		fulfillmentv1.StockService_ReturnUnits_FullMethodName:   service,
+		fulfillmentv1.StockService_Heartbeat_FullMethodName:     service,
+		fulfillmentv1.StockService_SettleUnits_FullMethodName:   service,
+		fulfillmentv1.StockService_ReleaseUnits_FullMethodName:  service,
+		fulfillmentv1.StockService_ListNodeKeys_FullMethodName:  service,
+		fulfillmentv1.StockService_CloseLease_FullMethodName:    service,
+		fulfillmentv1.StockService_RetireNode_FullMethodName:    service,
+		fulfillmentv1.FenceService_FenceNode_FullMethodName:     {auth.SRE},
 
 		fulfillmentv1.StockService_ListQuarantinedLeases_FullMethodName: service,
 		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,

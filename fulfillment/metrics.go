@@ -21,6 +21,7 @@ type metrics struct {
 	nodes     prometheus.Gauge
 	rounds    prometheus.Counter
 
+	timeBack    prometheus.Counter
 	quarantined prometheus.Counter
 	closed      prometheus.Counter
 }
@@ -53,11 +54,12 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 		rounds: counter("worker_failed_rounds_total", "Rounds of delivering or routing orders that a failure ended early."),
 
+		timeBack:    counter("time_back_seconds_total", "By how much drops close later because answers to their viewers were late."),
 		quarantined: counter("leases_quarantined_total", "Leases that were put aside."),
 		closed:      counter("units_closed_total", "Units that closing a lease set free."),
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.shipped, m.refused, m.nodes, m.rounds, m.quarantined, m.closed} {
+	for _, c := range []prometheus.Collector{m.granted, m.grants, m.returned, m.recalled, m.settled, m.released, m.delivered, m.dead, m.shipped, m.refused, m.nodes, m.rounds, m.timeBack, m.quarantined, m.closed} {
 		problems = append(problems, r.Register(c))
 	}
 	return m, errors.Join(problems...)

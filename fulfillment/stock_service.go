@@ -53,6 +53,9 @@ func (s *stockServer) joinNode(ctx context.Context, req *fulfillmentv1.JoinNodeR
 	if err := checkKey(req); err != nil {
 		return nil, err
 	}
+	if _, err := s.ownSigner(ctx); err != nil { // whoever joins hears of its key
+		return nil, err
+	}
 	joined, err := s.store.Join(ctx, store.Node{
 		ID: node, DiskID: req.GetDiskId(), Region: req.GetRegion(), Key: req.GetSigningKey(), Life: req.GetLife(), BootID: req.GetBootId(),
 	}, s.now())

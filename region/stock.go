@@ -487,7 +487,7 @@ func (s *stocker) heartbeat() *fulfillmentv1.HeartbeatRequest {
 	n, now := s.n, s.n.deps.Now()
 	request := &fulfillmentv1.HeartbeatRequest{NodeId: n.deps.Identity.NodeID, Epoch: n.epoch(), BootId: n.bootID, Offers: n.offers.news()}
 	for _, k := range n.keys.All() {
-		if k.GetOwner() == offerv1.KeyOwner_KEY_OWNER_NODE { // the verifier's are not fulfillment's to count
+		if k.GetOwner() != offerv1.KeyOwner_KEY_OWNER_VERIFIER { // those are not fulfillment's to count
 			request.KnownKeys++
 		}
 	}

@@ -87,7 +87,7 @@ func (s *Service) refreshKeys(ctx context.Context) error {
 	return r.err
 }
 
-// fetchKeys lists all nodes' keys, and stores new ones before it trusts them, so that whatever was verified once can be
+// fetchKeys lists all nodes' keys and fulfillment's, and stores new ones before it trusts them, so that whatever was verified once can be
 // verified for ever.
 func (s *Service) fetchKeys(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
@@ -103,7 +103,7 @@ func (s *Service) fetchKeys(ctx context.Context) error {
 			return fmt.Errorf("listing the nodes' keys: %w", err)
 		}
 		for _, k := range page.GetKeys() {
-			if k.GetOwner() == offerv1.KeyOwner_KEY_OWNER_NODE && !known[string(k.GetKeyId())] {
+			if k.GetOwner() != offerv1.KeyOwner_KEY_OWNER_VERIFIER && !known[string(k.GetKeyId())] {
 				fresh = append(fresh, k)
 			}
 		}

@@ -3,6 +3,7 @@
 //	Draft (what a producer asked) ──Plan(now)──> Terms (complete, frozen from ARMED on) + Violations
 //	Terms ──Warnings──> sentences
 //	Schedule (the part that an operator may still change) ──Pause, Resume, Extend, Close──> Schedule
+//	Schedule ──GiveBack (what late answers cost its viewers)──> Schedule
 //	Schedule ──State(now)──> dropclock.State
 //
 // A violation refuses the drop; a warning only tells. Warnings are a function of the terms alone, so a repeated request

@@ -5,11 +5,14 @@ import (
 	"time"
 
 	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/mutant"
 )
 
 // Schedule is the part of a drop that an operator may change after it is ARMED. Times are exact to the microsecond.
 type Schedule struct {
 	OpenTime, CloseTime time.Time
+	// TimeBack is the last part of the window, which was given back because answers to the drop's viewers were late.
+	TimeBack time.Duration
 	// OverTime is when nothing of the drop can be redeemed any more under any schedule that it ever had: a node that
 	// has not heard of an earlier close still honours its own tokens until then.
 	OverTime time.Time
@@ -30,6 +33,9 @@ func (s Schedule) State(now time.Time) dropclock.State {
 	}
 	return state
 }
+
+// PlannedClose is when the drop would close had no answer been late.
+func (s Schedule) PlannedClose() time.Time { return s.CloseTime.Add(-s.TimeBack) }
 
 // ChangeError says why a change was refused.
 type ChangeError struct {
@@ -68,7 +74,7 @@ func (s Schedule) Resume(now time.Time) (Schedule, error) {
 // it is open for MaxDuration at most.
 func (s Schedule) Extend(by time.Duration, now time.Time) (Schedule, error) {
 	by = by.Truncate(time.Microsecond)
-	switch length := s.CloseTime.Sub(s.OpenTime) + by; {
+	switch length := s.PlannedClose().Sub(s.OpenTime) + by; {
 	case s.ended(now) || !now.Before(s.CloseTime):
 		return s.refuse(now, "It has closed; plan another drop.")
 	case by <= 0:
@@ -87,9 +93,38 @@ func (s Schedule) Close(now time.Time) (Schedule, error) {
 		return s, nil
 	}
 	now = now.UTC().Truncate(time.Microsecond)
+	s.TimeBack = max(0, now.Sub(s.PlannedClose()))
 	s.CloseTime = now
 	if now.Before(s.OpenTime) {
 		s.OpenTime = now
 	}
 	return s, nil
+}
+
+// backStep is the unit of what is given back: every step is news to all nodes and viewers, and people count in seconds.
+const backStep = time.Second
+
+// GiveBack closes the drop later by what its viewers lost to late answers: all that was measured so far, in whole seconds,
+// up to most and to dropclock.MostBack. It only grows. limit says in words why less was given than was lost; nothing more
+// is given when the drop is not OPEN.
+func (s Schedule) GiveBack(lost, most time.Duration, now time.Time) (next Schedule, limit string) {
+	state := s.State(now)
+	switch {
+	case most <= 0:
+		return s, "No time is given back here."
+	case state != dropclock.Open:
+		return s, fmt.Sprintf("The drop is %v.", state)
+	}
+	allowed := min(most, dropclock.MostBack(s.PlannedClose().Sub(s.OpenTime)))
+	if mutant.On(mutant.TimeBackUncapped) {
+		allowed = lost
+	}
+	if lost > allowed {
+		lost, limit = allowed, fmt.Sprintf("It is %v at most.", allowed.Truncate(backStep))
+	}
+	if more := lost.Truncate(backStep) - s.TimeBack; more > 0 {
+		s.TimeBack += more
+		s.CloseTime, s.OverTime = s.CloseTime.Add(more), s.OverTime.Add(more)
+	}
+	return s, limit
 }

@@ -111,13 +111,15 @@ func TestNoChangeEndsADropBeforeAnOlderScheduleDoes(t *testing.T) {
 			at = at.Add(time.Duration(rapid.Int64Range(0, 200_000).Draw(t, "later")) * time.Millisecond)
 			before := s
 			var err error
-			switch rapid.IntRange(0, 3).Draw(t, "change") {
+			switch rapid.IntRange(0, 4).Draw(t, "change") {
 			case 0:
 				s, err = s.Pause(at)
 			case 1:
 				s, err = s.Resume(at)
 			case 2:
 				s, err = s.Extend(time.Duration(rapid.Int64Range(-10, 1000).Draw(t, "by"))*time.Second, at)
+			case 3:
+				s, _ = s.GiveBack(time.Duration(rapid.Int64Range(-10, 100).Draw(t, "lost"))*time.Second, 30*time.Second, at)
 			default:
 				s, err = s.Close(at)
 			}
@@ -127,9 +129,66 @@ func TestNoChangeEndsADropBeforeAnOlderScheduleDoes(t *testing.T) {
 			if before.State(at) == dropclock.Closed && s != before {
 				t.Fatalf("a closed drop changed to %+v, %v", s, err)
 			}
-			if s.CloseTime.Before(s.OpenTime) || s.CloseTime.Sub(s.OpenTime) > catalog.MaxDuration {
+			if s.CloseTime.Before(s.OpenTime) || s.PlannedClose().Sub(s.OpenTime) > catalog.MaxDuration {
 				t.Fatalf("open from %v to %v", s.OpenTime, s.CloseTime)
+			}
+			if s.TimeBack < 0 || s.TimeBack > dropclock.MostBack(s.PlannedClose().Sub(s.OpenTime)) {
+				t.Fatalf("%v are given back of %v to %v", s.TimeBack, s.OpenTime, s.CloseTime)
 			}
 		}
 	})
+}
+
+func TestLostTimeIsGivenBack(t *testing.T) {
+	const s = time.Second
+	plan := schedule(t)
+	open, closing := plan.OpenTime, plan.CloseTime // 90 s: 22 s are the quarter's whole seconds
+	close4 := func(s catalog.Schedule, at time.Time) catalog.Schedule {
+		s, err := s.Close(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for rule, c := range map[string]struct {
+		schedule   catalog.Schedule
+		lost, most time.Duration
+		at         time.Time
+		want       time.Duration // in all
+		limit      string
+	}{
+		"what was lost is given back":                {plan, 4 * s, 30 * s, open, 4 * s, ""},
+		"in whole seconds":                           {plan, 4*s - 1, 30 * s, open, 3 * s, ""},
+		"less than a second is nothing":              {plan, s - 1, 30 * s, open, 0, ""},
+		"up to what the operator allows":             {plan, 9 * s, 5 * s, open, 5 * s, "5s at most"},
+		"up to a quarter of the window":              {plan, time.Hour, 30 * s, open, 22500 * time.Millisecond / s * s, "22s at most"},
+		"a longer loss gives more":                   {given(plan, 4*s), 6 * s, 30 * s, open, 6 * s, ""},
+		"a shorter one takes nothing away":           {given(plan, 4*s), 2 * s, 30 * s, open, 4 * s, ""},
+		"the same again gives nothing twice":         {given(plan, 4*s), 4 * s, 30 * s, open, 4 * s, ""},
+		"also in the time that was given back":       {given(plan, 4*s), 6 * s, 30 * s, closing.Add(3 * s), 6 * s, ""},
+		"not before the drop opens":                  {plan, 4 * s, 30 * s, open.Add(-1), 0, "ARMED"},
+		"not after it closed":                        {plan, 4 * s, 30 * s, closing, 0, "DRAINING"},
+		"not after the extended close":               {given(plan, 4*s), 9 * s, 30 * s, closing.Add(4 * s), 4 * s, "DRAINING"},
+		"not after an operator closed it":            {close4(plan, open.Add(s)), 4 * s, 30 * s, open.Add(2 * s), 0, "DRAINING"},
+		"a close takes back what did not happen yet": {close4(given(plan, 4*s), open.Add(s)), 4 * s, 30 * s, open.Add(2 * s), 0, "DRAINING"},
+		"a close in extra time leaves what happened": {close4(given(plan, 4*s), closing.Add(s)), 4 * s, 30 * s, closing.Add(2 * s), s, "DRAINING"},
+		"not while it is paused":                     {catalog.Schedule{OpenTime: open, CloseTime: closing, OverTime: plan.OverTime, Paused: true}, 4 * s, 30 * s, open, 0, "PAUSED"},
+		"not where it is switched off":               {plan, 4 * s, -1, open, 0, "No time is given back"},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			got, limit := c.schedule.GiveBack(c.lost, c.most, c.at)
+			more := c.want - c.schedule.TimeBack
+			want := c.schedule
+			want.TimeBack, want.CloseTime, want.OverTime = c.want, want.CloseTime.Add(more), want.OverTime.Add(more)
+			if got != want || !strings.Contains(limit, c.limit) || (limit == "") != (c.limit == "") {
+				t.Errorf("got %+v, %q, want %+v, %q", got, limit, want, c.limit)
+			}
+		})
+	}
+}
+
+// given is a schedule that gives so much back.
+func given(s catalog.Schedule, by time.Duration) catalog.Schedule {
+	s.TimeBack, s.CloseTime, s.OverTime = by, s.CloseTime.Add(by), s.OverTime.Add(by)
+	return s
 }

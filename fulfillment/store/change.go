@@ -8,16 +8,18 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rimlight/rimlight/fulfillment/catalog"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 )
 
+// SignTimeBack makes the signed text of the time that a schedule gives back.
+type SignTimeBack func(ID, catalog.Schedule) (string, error)
+
 // ChangeDrop changes a drop's schedule, once per request id, and keeps who asked. The same request again gets the drop
 // as it is now; another request under its id gets ErrReplayed. change may refuse with an error of its own.
 func (s *Store) ChangeDrop(ctx context.Context, req *fulfillmentv1.ChangeDropRequest, id ID, role string, now time.Time,
-	change func(catalog.Schedule) (catalog.Schedule, error)) (before, after Drop, err error) {
+	change func(catalog.Schedule) (catalog.Schedule, error), sign SignTimeBack) (before, after Drop, err error) {
 	err = s.db.Write(ctx, func(tx *sql.Tx) error {
 		if before, err = getDropHeld(ctx, tx, id, s.db.ForUpdate()); err != nil {
 			return err
@@ -38,33 +40,44 @@ func (s *Store) ChangeDrop(ctx context.Context, req *fulfillmentv1.ChangeDropReq
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if after.Schedule, err = change(before.Schedule); err != nil {
-			return err
-		}
-		after.Terms = proto.CloneOf(before.Terms)
-		after.Terms.Drop.OpenTime = timestamppb.New(after.OpenTime)
-		after.Terms.Drop.CloseTime = timestamppb.New(after.CloseTime)
-		if err := recordChange(ctx, tx, req, id, role, now); err != nil {
-			return err
-		}
-		if after.Schedule == before.Schedule {
-			return nil
-		}
-		var paused any
-		if after.Paused {
-			paused = now.UnixMicro()
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE drops SET open_time_us = $1, close_time_us = $2, over_time_us = $3, paused_time_us = $4 WHERE drop_id = $5`,
-			after.OpenTime.UnixMicro(), after.CloseTime.UnixMicro(), after.OverTime.UnixMicro(), paused, id[:])
+		schedule, err := change(before.Schedule)
 		if err != nil {
 			return err
 		}
-		return revise(ctx, tx, after)
+		if err := recordChange(ctx, tx, req, id, role, now); err != nil {
+			return err
+		}
+		if schedule == before.Schedule {
+			return nil
+		}
+		after.Reschedule(schedule)
+		return reschedule(ctx, tx, after, now, sign)
 	})
 	if err != nil {
 		return Drop{}, Drop{}, fmt.Errorf("changing a drop: %w", err)
 	}
 	return before, after, nil
+}
+
+// reschedule stores a drop's new schedule, with its next revision.
+func reschedule(ctx context.Context, tx *sql.Tx, d Drop, now time.Time, sign SignTimeBack) error {
+	if d.TimeBack > 0 {
+		var err error
+		if d.Terms.Drop.TimeBack, err = sign(d.ID, d.Schedule); err != nil {
+			return err
+		}
+	}
+	var paused any
+	if d.Paused {
+		paused = now.UnixMicro()
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE drops SET open_time_us = $1, close_time_us = $2, over_time_us = $3, time_back_us = $4, paused_time_us = $5
+		WHERE drop_id = $6`,
+		d.OpenTime.UnixMicro(), d.CloseTime.UnixMicro(), d.OverTime.UnixMicro(), d.TimeBack.Microseconds(), paused, d.ID[:])
+	if err != nil {
+		return err
+	}
+	return revise(ctx, tx, d)
 }
 
 func recordChange(ctx context.Context, tx *sql.Tx, req *fulfillmentv1.ChangeDropRequest, id ID, role string, now time.Time) error {

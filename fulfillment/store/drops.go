@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rimlight/rimlight/fulfillment/catalog"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
@@ -26,23 +27,34 @@ type Drop struct {
 }
 
 const (
-	scheduleColumns = `open_time_us, close_time_us, over_time_us, paused_time_us IS NOT NULL, settled_time_us IS NOT NULL`
+	scheduleColumns = `open_time_us, close_time_us, over_time_us, time_back_us, paused_time_us IS NOT NULL, settled_time_us IS NOT NULL`
 	dropColumns     = `drop_id, terms, ` + scheduleColumns
 )
 
 // scheduleScan collects scheduleColumns.
 type scheduleScan struct {
-	open, closing, over int64
-	paused, settled     bool
+	open, closing, over, back int64
+	paused, settled           bool
 }
 
 func (s *scheduleScan) columns() []any {
-	return []any{&s.open, &s.closing, &s.over, &s.paused, &s.settled}
+	return []any{&s.open, &s.closing, &s.over, &s.back, &s.paused, &s.settled}
 }
 
 func (s *scheduleScan) schedule() catalog.Schedule {
 	return catalog.Schedule{
-		OpenTime: fromMicros(s.open), CloseTime: fromMicros(s.closing), OverTime: fromMicros(s.over), Paused: s.paused, Settled: s.settled,
+		OpenTime: fromMicros(s.open), CloseTime: fromMicros(s.closing), OverTime: fromMicros(s.over),
+		TimeBack: time.Duration(s.back) * time.Microsecond, Paused: s.paused, Settled: s.settled,
+	}
+}
+
+// Reschedule gives the drop another schedule, in its terms, too. What time back is signed for is not the new one's.
+func (d *Drop) Reschedule(s catalog.Schedule) {
+	d.Schedule, d.Terms = s, proto.CloneOf(d.Terms)
+	shown := d.Terms.GetDrop()
+	shown.OpenTime, shown.CloseTime, shown.PlannedCloseTime, shown.TimeBack = timestamppb.New(s.OpenTime), timestamppb.New(s.CloseTime), nil, ""
+	if s.TimeBack > 0 {
+		shown.PlannedCloseTime = timestamppb.New(s.PlannedClose())
 	}
 }
 

@@ -69,7 +69,7 @@ func (s *Store) Join(ctx context.Context, n Node, now time.Time) (Joined, error)
 		if err != nil {
 			return err
 		}
-		return addKey(ctx, tx, n)
+		return addKey(ctx, tx, n.ID[:], n.Key)
 	})
 	if err != nil {
 		return Joined{}, fmt.Errorf("joining a node: %w", err)
@@ -121,11 +121,12 @@ func quarantine(ctx context.Context, tx *sql.Tx, node ID, drop *ID, now time.Tim
 	return n, nil
 }
 
-func addKey(ctx context.Context, tx *sql.Tx, n Node) error {
-	var owner []byte
-	err := tx.QueryRowContext(ctx, `SELECT node_id FROM node_keys WHERE key_id = $1`, n.Key.GetKeyId()).Scan(&owner)
+// addKey keeps a public key; owner is a node's id, or nil for fulfillment itself.
+func addKey(ctx context.Context, tx *sql.Tx, owner []byte, key *offerv1.SigningKey) error {
+	var first []byte
+	err := tx.QueryRowContext(ctx, `SELECT node_id FROM signing_keys WHERE key_id = $1`, key.GetKeyId()).Scan(&first)
 	if err == nil {
-		if !bytes.Equal(owner, n.ID[:]) {
+		if !bytes.Equal(first, owner) {
 			return ErrKeyTaken
 		}
 		return nil
@@ -137,12 +138,12 @@ func addKey(ctx context.Context, tx *sql.Tx, n Node) error {
 	if err != nil {
 		return err
 	}
-	key, err := proto.Marshal(n.Key)
+	body, err := proto.Marshal(key)
 	if err != nil {
 		return fmt.Errorf("encoding a signing key: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO node_keys (position, key_id, node_id, key) VALUES ($1, $2, $3, $4)`,
-		position, n.Key.GetKeyId(), n.ID[:], key)
+	_, err = tx.ExecContext(ctx, `INSERT INTO signing_keys (position, key_id, node_id, key) VALUES ($1, $2, $3, $4)`,
+		position, key.GetKeyId(), owner, body)
 	return err
 }
 
@@ -234,7 +235,7 @@ func (s *Store) Keys(ctx context.Context, after int64, limit int) ([]PositionedK
 	if limit < 0 {
 		limit = 1 << 30
 	}
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT position, key FROM node_keys WHERE position > $1 ORDER BY position LIMIT CAST($2 AS BIGINT)`, after, limit)
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT position, key FROM signing_keys WHERE position > $1 ORDER BY position LIMIT CAST($2 AS BIGINT)`, after, limit)
 	keys, err := collect(rows, err, func(rows *sql.Rows) (PositionedKey, error) {
 		var raw []byte
 		k := PositionedKey{Key: &offerv1.SigningKey{}}

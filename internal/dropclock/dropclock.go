@@ -18,7 +18,14 @@ const (
 	// Grace is G of docs/settlement.md: how far two clocks of the platform may differ before a token that one of them
 	// still honours is refused by the other.
 	Grace = 2 * time.Second
+	// LongestBack and the quarter of MostBack are how much of a drop's window slow answers can give back at most: what a
+	// show has planned next must not wait for longer, and a platform that is down for a minute needs an operator.
+	LongestBack = 30 * time.Second
+	shareBack   = 4
 )
+
+// MostBack is by how much a drop that was planned to be open for so long may close later because answers were slow.
+func MostBack(planned time.Duration) time.Duration { return min(LongestBack, planned/shareBack) }
 
 // State is a rimlight.offer.v1.DropState: the numbers are the same.
 type State int

@@ -57,6 +57,9 @@ const (
 	AttemptNotFenced     Mutation = "attempt-not-fenced"
 	SentUncleared        Mutation = "sent-uncleared"
 	AddressKept          Mutation = "address-kept"
+	TimeBackUncapped     Mutation = "time-back-uncapped"
+	TimeBackUnverified   Mutation = "time-back-unverified"
+	ClaimsBeforeTimeBack Mutation = "claims-before-time-back"
 )
 
 // Rule is what a mutation leaves out.

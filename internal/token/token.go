@@ -1,4 +1,5 @@
-// Package token signs and opens the four texts that carry promises: offer tokens, receipts, outcomes and vouchers.
+// Package token signs and opens the five texts that carry promises: offer tokens, receipts, outcomes, vouchers, and what
+// viewers get back of a drop's window.
 //
 //	text = base64url( key_id[8] || signature[64] || payload )
 //	signature = Ed25519( domain || payload )                                   RFC 8032
@@ -55,6 +56,7 @@ var (
 	receipt    = kind{"receipt/v1\x00", offerv1.KeyOwner_KEY_OWNER_NODE}
 	outcome    = kind{"outcome/v1\x00", offerv1.KeyOwner_KEY_OWNER_VERIFIER}
 	voucher    = kind{"voucher/v1\x00", offerv1.KeyOwner_KEY_OWNER_VERIFIER}
+	timeBack   = kind{"time-back/v1\x00", offerv1.KeyOwner_KEY_OWNER_FULFILLMENT}
 )
 
 // encoding refuses the second spellings that base64 allows in its last character.
@@ -67,7 +69,7 @@ type Signer struct {
 }
 
 // NewSigner derives a signer from a 32-byte seed (RFC 8032 calls it the private key). nodeID and region are empty for
-// the verifier.
+// the verifier and fulfillment.
 func NewSigner(seed []byte, owner offerv1.KeyOwner, nodeID, region string) (*Signer, error) {
 	if len(seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("token: a seed has %d bytes, this one %d", ed25519.SeedSize, len(seed))
@@ -99,6 +101,9 @@ func (s *Signer) Receipt(m *offerv1.Receipt) (string, error) { return s.text(rec
 
 // Outcome signs a final outcome.
 func (s *Signer) Outcome(m *offerv1.Outcome) (string, error) { return s.text(outcome, m) }
+
+// TimeBack signs what viewers get back of a drop's window.
+func (s *Signer) TimeBack(m *offerv1.SignedTimeBack) (string, error) { return s.text(timeBack, m) }
 
 // Voucher signs the text of a voucher. It is the same text each time, so it need not be kept.
 func (s *Signer) Voucher(m *offerv1.SignedVoucher) (string, error) { return s.text(voucher, m) }
@@ -268,6 +273,18 @@ func (k *Keys) OpenVoucher(text string) (*offerv1.SignedVoucher, error) {
 	}
 	if len(m.GetVoucherId()) != 16 {
 		return nil, fmt.Errorf("%w: a voucher without an id", ErrMalformed)
+	}
+	return m, nil
+}
+
+// OpenTimeBack verifies and decodes what viewers get back of a drop's window.
+func (k *Keys) OpenTimeBack(text string) (*offerv1.SignedTimeBack, error) {
+	m := &offerv1.SignedTimeBack{}
+	if _, err := k.open(timeBack, text, m); err != nil {
+		return nil, err
+	}
+	if len(m.GetDropId()) != 16 {
+		return nil, fmt.Errorf("%w: time back without a drop", ErrMalformed)
 	}
 	return m, nil
 }

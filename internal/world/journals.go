@@ -90,7 +90,7 @@ const newsOfKeys = 15 * time.Second
 // askKeys gets the public keys the way clients do. Every node must know every key soon: one may just have joined.
 func (w *world) askKeys(ctx context.Context, e *Evidence) error {
 	var joined int
-	if err := w.centre.stockDB.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM node_keys`).Scan(&joined); err != nil {
+	if err := w.centre.stockDB.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM signing_keys`).Scan(&joined); err != nil {
 		return fmt.Errorf("counting keys: %w", err)
 	}
 	want, asked := joined+1, time.Now() // the verifier's, too

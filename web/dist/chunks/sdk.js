@@ -4,7 +4,7 @@ function e(e,t){return typeof e==`object`&&e&&`$typeName`in e&&typeof e.$typeNam
 Money
 \rcurrency_code (	
 \vminor_units (bproto3`)),Oo=R(btoa(`
-rimlight/offer/v1/drop.protorimlight.offer.v1"¸
+rimlight/offer/v1/drop.protorimlight.offer.v1"
 Drop
 \x07drop_id (	
 
@@ -16,7 +16,10 @@ channel_id (	\r
 
 close_time\x07 (\v2.google.protobuf.Timestamp
 \brevision\b (5
-\favailability	 (2.rimlight.offer.v1.Availability*É
+\favailability	 (2.rimlight.offer.v1.Availability6
+planned_close_time
+ (\v2.google.protobuf.Timestamp
+	time_back\v (	*É
 	DropState
 DROP_STATE_UNSPECIFIED\0
 DROP_STATE_PLANNED
@@ -182,7 +185,7 @@ state_time (\v2.google.protobuf.Timestamp+
 MAKE_GOOD_UNSPECIFIED\0
 MAKE_GOOD_VOUCHER
 MAKE_GOOD_MONEYbproto3`),[z,jo,q]),Fo=L(Po,0),Io=L(Po,1),Lo=R(btoa(`
-rimlight/offer/v1/signed.protorimlight.offer.v1"Æ
+rimlight/offer/v1/signed.protorimlight.offer.v1"Ù
 
 OfferToken
 \btoken_id (\f
@@ -192,7 +195,8 @@ OfferToken
 viewer_session_id (\f\v
 arm (	
 \rissue_time_us\x07 (
-expire_time_us\b ("²
+expire_time_us\b (
+	time_back	 (	"²
 \x07Receipt
 \voffer_token (	
 \vpurchase_id (	
@@ -226,11 +230,12 @@ SigningKey
 public_key (\f*
 owner (2\x1B.rimlight.offer.v1.KeyOwner
 \x07node_id (	
-region (	*Q
+region (	*l
 \bKeyOwner
 KEY_OWNER_UNSPECIFIED\0
 KEY_OWNER_NODE
-KEY_OWNER_VERIFIERbproto3`),[z,jo,q,Po]),Ro=I(Lo,0),zo=I(Lo,1),Bo=I(Lo,3),Vo=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.NODE=1]=`NODE`,e[e.VERIFIER=2]=`VERIFIER`,e}({}),Ho=R(btoa(`
+KEY_OWNER_VERIFIER
+KEY_OWNER_FULFILLMENTbproto3`),[z,jo,q,Po]),Ro=I(Lo,0),zo=I(Lo,1),Bo=I(Lo,3),Vo=function(e){return e[e.UNSPECIFIED=0]=`UNSPECIFIED`,e[e.NODE=1]=`NODE`,e[e.VERIFIER=2]=`VERIFIER`,e[e.FULFILLMENT=3]=`FULFILLMENT`,e}({}),Ho=R(btoa(`
 %rimlight/offer/v1/offer_service.protorimlight.offer.v1"m
 WatchDropsRequest.
 hints (\v2.rimlight.offer.v1.RoutingHints

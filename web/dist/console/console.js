@@ -35,7 +35,7 @@ StockLevel
 Money
 \rcurrency_code (	
 \vminor_units (bproto3`)),Vs=yr(btoa(`
-rimlight/offer/v1/drop.protorimlight.offer.v1"¸
+rimlight/offer/v1/drop.protorimlight.offer.v1"
 Drop
 \x07drop_id (	
 
@@ -47,7 +47,10 @@ channel_id (	\r
 
 close_time\x07 (\v2.google.protobuf.Timestamp
 \brevision\b (5
-\favailability	 (2.rimlight.offer.v1.Availability*É
+\favailability	 (2.rimlight.offer.v1.Availability6
+planned_close_time
+ (\v2.google.protobuf.Timestamp
+	time_back\v (	*É
 	DropState
 DROP_STATE_UNSPECIFIED\0
 DROP_STATE_PLANNED
@@ -154,11 +157,21 @@ request_id (	
 ChangeDropResponse3
 before (\v2#.rimlight.fulfillment.v1.DropStatus2
 after (\v2#.rimlight.fulfillment.v1.DropStatus:
-\fblast_radius (\v2$.rimlight.fulfillment.v1.BlastRadius"$
+\fblast_radius (\v2$.rimlight.fulfillment.v1.BlastRadius"o
+ReportDelayRequest
+\x07drop_id (	(
+delay (\v2.google.protobuf.Duration\r
+cause (	
+\x07slip_id (	"~
+ReportDelayResponse(
+extra (\v2.google.protobuf.Duration.
+
+close_time (\v2.google.protobuf.Timestamp\r
+limit (	"$
 SettleDropRequest
 \x07drop_id (	"G
 SettleDropResponse1
-drop (\v2#.rimlight.fulfillment.v1.DropStatus2
+drop (\v2#.rimlight.fulfillment.v1.DropStatus2
 CatalogServicej
 
 CreateDrop*.rimlight.fulfillment.v1.CreateDropRequest+.rimlight.fulfillment.v1.CreateDropResponse"a
@@ -166,7 +179,8 @@ CreateDrop*.rimlight.fulfillment.v1.CreateDropRequest+.rimlight.fulfillment.v1
 	ListDrops).rimlight.fulfillment.v1.ListDropsRequest*.rimlight.fulfillment.v1.ListDropsResponse"r
 \fWatchCatalog,.rimlight.fulfillment.v1.WatchCatalogRequest-.rimlight.fulfillment.v1.WatchCatalogResponse"0j
 
-ChangeDrop*.rimlight.fulfillment.v1.ChangeDropRequest+.rimlight.fulfillment.v1.ChangeDropResponse"j
+ChangeDrop*.rimlight.fulfillment.v1.ChangeDropRequest+.rimlight.fulfillment.v1.ChangeDropResponse"m
+\vReportDelay+.rimlight.fulfillment.v1.ReportDelayRequest,.rimlight.fulfillment.v1.ReportDelayResponse"j
 
 SettleDrop*.rimlight.fulfillment.v1.SettleDropRequest+.rimlight.fulfillment.v1.SettleDropResponse"bproto3`),[xr,br,Us,zs,Vs,Bs]),0),Gs=yr(btoa(`
 rimlight/region/v1/load.protorimlight.region.v1"°

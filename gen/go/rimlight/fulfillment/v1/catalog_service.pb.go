@@ -1070,6 +1070,143 @@ func (x *ChangeDropResponse) GetBlastRadius() *BlastRadius {
 	return nil
 }
 
+// The request of ReportDelay.
+type ReportDelayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
+	// All that was measured of the drop so far, over all slips. Several routers measure the same; the longest counts.
+	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
+	// What the late calls waited for, in words, for the record.
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The slip, which names the router, too, for the record.
+	SlipId        string `protobuf:"bytes,4,opt,name=slip_id,json=slipId,proto3" json:"slip_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDelayRequest) Reset() {
+	*x = ReportDelayRequest{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDelayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDelayRequest) ProtoMessage() {}
+
+func (x *ReportDelayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDelayRequest.ProtoReflect.Descriptor instead.
+func (*ReportDelayRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReportDelayRequest) GetDropId() string {
+	if x != nil {
+		return x.DropId
+	}
+	return ""
+}
+
+func (x *ReportDelayRequest) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *ReportDelayRequest) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *ReportDelayRequest) GetSlipId() string {
+	if x != nil {
+		return x.SlipId
+	}
+	return ""
+}
+
+// The response of ReportDelay.
+type ReportDelayResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By how much the drop closes later than planned, all in all.
+	Extra *durationpb.Duration `protobuf:"bytes,1,opt,name=extra,proto3" json:"extra,omitempty"`
+	// When it closes.
+	CloseTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=close_time,json=closeTime,proto3" json:"close_time,omitempty"`
+	// Why it is less than the delay, in words; empty when it is not.
+	Limit         string `protobuf:"bytes,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDelayResponse) Reset() {
+	*x = ReportDelayResponse{}
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDelayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDelayResponse) ProtoMessage() {}
+
+func (x *ReportDelayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDelayResponse.ProtoReflect.Descriptor instead.
+func (*ReportDelayResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReportDelayResponse) GetExtra() *durationpb.Duration {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
+func (x *ReportDelayResponse) GetCloseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CloseTime
+	}
+	return nil
+}
+
+func (x *ReportDelayResponse) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
 // The request of SettleDrop.
 type SettleDropRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1081,7 +1218,7 @@ type SettleDropRequest struct {
 
 func (x *SettleDropRequest) Reset() {
 	*x = SettleDropRequest{}
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1230,7 @@ func (x *SettleDropRequest) String() string {
 func (*SettleDropRequest) ProtoMessage() {}
 
 func (x *SettleDropRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[16]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1243,7 @@ func (x *SettleDropRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleDropRequest.ProtoReflect.Descriptor instead.
 func (*SettleDropRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SettleDropRequest) GetDropId() string {
@@ -1127,7 +1264,7 @@ type SettleDropResponse struct {
 
 func (x *SettleDropResponse) Reset() {
 	*x = SettleDropResponse{}
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1276,7 @@ func (x *SettleDropResponse) String() string {
 func (*SettleDropResponse) ProtoMessage() {}
 
 func (x *SettleDropResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[17]
+	mi := &file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1289,7 @@ func (x *SettleDropResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleDropResponse.ProtoReflect.Descriptor instead.
 func (*SettleDropResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SettleDropResponse) GetDrop() *DropStatus {
@@ -1240,11 +1377,21 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\x12ChangeDropResponse\x12;\n" +
 	"\x06before\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x06before\x129\n" +
 	"\x05after\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x05after\x12G\n" +
-	"\fblast_radius\x18\x03 \x01(\v2$.rimlight.fulfillment.v1.BlastRadiusR\vblastRadius\"6\n" +
+	"\fblast_radius\x18\x03 \x01(\v2$.rimlight.fulfillment.v1.BlastRadiusR\vblastRadius\"\xb2\x01\n" +
+	"\x12ReportDelayRequest\x12!\n" +
+	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\x127\n" +
+	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01R\x05delay\x12\x1d\n" +
+	"\x05cause\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18 R\x05cause\x12!\n" +
+	"\aslip_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06slipId\"\x97\x01\n" +
+	"\x13ReportDelayResponse\x12/\n" +
+	"\x05extra\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05extra\x129\n" +
+	"\n" +
+	"close_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\tR\x05limit\"6\n" +
 	"\x11SettleDropRequest\x12!\n" +
 	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"M\n" +
 	"\x12SettleDropResponse\x127\n" +
-	"\x04drop\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x04drop2\x94\x05\n" +
+	"\x04drop\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.DropStatusR\x04drop2\x83\x06\n" +
 	"\x0eCatalogService\x12j\n" +
 	"\n" +
 	"CreateDrop\x12*.rimlight.fulfillment.v1.CreateDropRequest\x1a+.rimlight.fulfillment.v1.CreateDropResponse\"\x03\x90\x02\x02\x12a\n" +
@@ -1252,7 +1399,8 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\tListDrops\x12).rimlight.fulfillment.v1.ListDropsRequest\x1a*.rimlight.fulfillment.v1.ListDropsResponse\"\x03\x90\x02\x01\x12r\n" +
 	"\fWatchCatalog\x12,.rimlight.fulfillment.v1.WatchCatalogRequest\x1a-.rimlight.fulfillment.v1.WatchCatalogResponse\"\x03\x90\x02\x010\x01\x12j\n" +
 	"\n" +
-	"ChangeDrop\x12*.rimlight.fulfillment.v1.ChangeDropRequest\x1a+.rimlight.fulfillment.v1.ChangeDropResponse\"\x03\x90\x02\x02\x12j\n" +
+	"ChangeDrop\x12*.rimlight.fulfillment.v1.ChangeDropRequest\x1a+.rimlight.fulfillment.v1.ChangeDropResponse\"\x03\x90\x02\x02\x12m\n" +
+	"\vReportDelay\x12+.rimlight.fulfillment.v1.ReportDelayRequest\x1a,.rimlight.fulfillment.v1.ReportDelayResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
 	"SettleDrop\x12*.rimlight.fulfillment.v1.SettleDropRequest\x1a+.rimlight.fulfillment.v1.SettleDropResponse\"\x03\x90\x02\x02BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
@@ -1268,7 +1416,7 @@ func file_rimlight_fulfillment_v1_catalog_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_catalog_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_rimlight_fulfillment_v1_catalog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_rimlight_fulfillment_v1_catalog_service_proto_goTypes = []any{
 	(*CreateDropRequest)(nil),     // 0: rimlight.fulfillment.v1.CreateDropRequest
 	(*CreateDropResponse)(nil),    // 1: rimlight.fulfillment.v1.CreateDropResponse
@@ -1286,59 +1434,66 @@ var file_rimlight_fulfillment_v1_catalog_service_proto_goTypes = []any{
 	(*ChangeDropRequest)(nil),     // 13: rimlight.fulfillment.v1.ChangeDropRequest
 	(*BlastRadius)(nil),           // 14: rimlight.fulfillment.v1.BlastRadius
 	(*ChangeDropResponse)(nil),    // 15: rimlight.fulfillment.v1.ChangeDropResponse
-	(*SettleDropRequest)(nil),     // 16: rimlight.fulfillment.v1.SettleDropRequest
-	(*SettleDropResponse)(nil),    // 17: rimlight.fulfillment.v1.SettleDropResponse
-	(*v1.Money)(nil),              // 18: rimlight.offer.v1.Money
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
-	(*OfferArm)(nil),              // 21: rimlight.fulfillment.v1.OfferArm
-	(StockKind)(0),                // 22: rimlight.fulfillment.v1.StockKind
-	(GoodsKind)(0),                // 23: rimlight.fulfillment.v1.GoodsKind
-	(*CatalogDrop)(nil),           // 24: rimlight.fulfillment.v1.CatalogDrop
-	(*StockLevel)(nil),            // 25: rimlight.fulfillment.v1.StockLevel
-	(v1.DropState)(0),             // 26: rimlight.offer.v1.DropState
+	(*ReportDelayRequest)(nil),    // 16: rimlight.fulfillment.v1.ReportDelayRequest
+	(*ReportDelayResponse)(nil),   // 17: rimlight.fulfillment.v1.ReportDelayResponse
+	(*SettleDropRequest)(nil),     // 18: rimlight.fulfillment.v1.SettleDropRequest
+	(*SettleDropResponse)(nil),    // 19: rimlight.fulfillment.v1.SettleDropResponse
+	(*v1.Money)(nil),              // 20: rimlight.offer.v1.Money
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*OfferArm)(nil),              // 23: rimlight.fulfillment.v1.OfferArm
+	(StockKind)(0),                // 24: rimlight.fulfillment.v1.StockKind
+	(GoodsKind)(0),                // 25: rimlight.fulfillment.v1.GoodsKind
+	(*CatalogDrop)(nil),           // 26: rimlight.fulfillment.v1.CatalogDrop
+	(*StockLevel)(nil),            // 27: rimlight.fulfillment.v1.StockLevel
+	(v1.DropState)(0),             // 28: rimlight.offer.v1.DropState
 }
 var file_rimlight_fulfillment_v1_catalog_service_proto_depIdxs = []int32{
-	18, // 0: rimlight.fulfillment.v1.CreateDropRequest.price:type_name -> rimlight.offer.v1.Money
-	19, // 1: rimlight.fulfillment.v1.CreateDropRequest.open_time:type_name -> google.protobuf.Timestamp
-	20, // 2: rimlight.fulfillment.v1.CreateDropRequest.duration:type_name -> google.protobuf.Duration
-	21, // 3: rimlight.fulfillment.v1.CreateDropRequest.arms:type_name -> rimlight.fulfillment.v1.OfferArm
-	22, // 4: rimlight.fulfillment.v1.CreateDropRequest.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
-	23, // 5: rimlight.fulfillment.v1.CreateDropRequest.goods_kind:type_name -> rimlight.fulfillment.v1.GoodsKind
-	24, // 6: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	24, // 7: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	25, // 8: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
+	20, // 0: rimlight.fulfillment.v1.CreateDropRequest.price:type_name -> rimlight.offer.v1.Money
+	21, // 1: rimlight.fulfillment.v1.CreateDropRequest.open_time:type_name -> google.protobuf.Timestamp
+	22, // 2: rimlight.fulfillment.v1.CreateDropRequest.duration:type_name -> google.protobuf.Duration
+	23, // 3: rimlight.fulfillment.v1.CreateDropRequest.arms:type_name -> rimlight.fulfillment.v1.OfferArm
+	24, // 4: rimlight.fulfillment.v1.CreateDropRequest.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
+	25, // 5: rimlight.fulfillment.v1.CreateDropRequest.goods_kind:type_name -> rimlight.fulfillment.v1.GoodsKind
+	26, // 6: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	26, // 7: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	27, // 8: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
 	2,  // 9: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	26, // 10: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
+	28, // 10: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
 	2,  // 11: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
-	24, // 12: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	20, // 13: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
+	26, // 12: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	22, // 13: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
 	9,  // 14: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
 	10, // 15: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
 	11, // 16: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
 	12, // 17: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
-	20, // 18: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
+	22, // 18: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
 	2,  // 19: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
 	2,  // 20: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
 	14, // 21: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
-	2,  // 22: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	0,  // 23: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
-	3,  // 24: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
-	5,  // 25: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
-	7,  // 26: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
-	13, // 27: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
-	16, // 28: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
-	1,  // 29: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
-	4,  // 30: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
-	6,  // 31: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
-	8,  // 32: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
-	15, // 33: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
-	17, // 34: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
-	29, // [29:35] is the sub-list for method output_type
-	23, // [23:29] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	22, // 22: rimlight.fulfillment.v1.ReportDelayRequest.delay:type_name -> google.protobuf.Duration
+	22, // 23: rimlight.fulfillment.v1.ReportDelayResponse.extra:type_name -> google.protobuf.Duration
+	21, // 24: rimlight.fulfillment.v1.ReportDelayResponse.close_time:type_name -> google.protobuf.Timestamp
+	2,  // 25: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	0,  // 26: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
+	3,  // 27: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
+	5,  // 28: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
+	7,  // 29: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
+	13, // 30: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
+	16, // 31: rimlight.fulfillment.v1.CatalogService.ReportDelay:input_type -> rimlight.fulfillment.v1.ReportDelayRequest
+	18, // 32: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
+	1,  // 33: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
+	4,  // 34: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
+	6,  // 35: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
+	8,  // 36: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
+	15, // 37: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
+	17, // 38: rimlight.fulfillment.v1.CatalogService.ReportDelay:output_type -> rimlight.fulfillment.v1.ReportDelayResponse
+	19, // 39: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_catalog_service_proto_init() }
@@ -1360,7 +1515,7 @@ func file_rimlight_fulfillment_v1_catalog_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

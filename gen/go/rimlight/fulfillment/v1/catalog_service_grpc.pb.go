@@ -24,6 +24,7 @@ const (
 	CatalogService_ListDrops_FullMethodName    = "/rimlight.fulfillment.v1.CatalogService/ListDrops"
 	CatalogService_WatchCatalog_FullMethodName = "/rimlight.fulfillment.v1.CatalogService/WatchCatalog"
 	CatalogService_ChangeDrop_FullMethodName   = "/rimlight.fulfillment.v1.CatalogService/ChangeDrop"
+	CatalogService_ReportDelay_FullMethodName  = "/rimlight.fulfillment.v1.CatalogService/ReportDelay"
 	CatalogService_SettleDrop_FullMethodName   = "/rimlight.fulfillment.v1.CatalogService/SettleDrop"
 )
 
@@ -43,6 +44,10 @@ type CatalogServiceClient interface {
 	WatchCatalog(ctx context.Context, in *WatchCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchCatalogResponse], error)
 	// Pause, resume, extend or close a drop; with dry_run only say what would happen. Idempotent by request_id. Role: producer.
 	ChangeDrop(ctx context.Context, in *ChangeDropRequest, opts ...grpc.CallOption) (*ChangeDropResponse, error)
+	// A router says how much of a drop's window its viewers lost to late answers. While the drop is OPEN and has units left it
+	// closes later by that, in whole seconds and up to the cap, and never earlier again. A repeat changes nothing. Role:
+	// service.
+	ReportDelay(ctx context.Context, in *ReportDelayRequest, opts ...grpc.CallOption) (*ReportDelayResponse, error)
 	// The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.
 	SettleDrop(ctx context.Context, in *SettleDropRequest, opts ...grpc.CallOption) (*SettleDropResponse, error)
 }
@@ -114,6 +119,16 @@ func (c *catalogServiceClient) ChangeDrop(ctx context.Context, in *ChangeDropReq
 	return out, nil
 }
 
+func (c *catalogServiceClient) ReportDelay(ctx context.Context, in *ReportDelayRequest, opts ...grpc.CallOption) (*ReportDelayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportDelayResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ReportDelay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *catalogServiceClient) SettleDrop(ctx context.Context, in *SettleDropRequest, opts ...grpc.CallOption) (*SettleDropResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleDropResponse)
@@ -140,6 +155,10 @@ type CatalogServiceServer interface {
 	WatchCatalog(*WatchCatalogRequest, grpc.ServerStreamingServer[WatchCatalogResponse]) error
 	// Pause, resume, extend or close a drop; with dry_run only say what would happen. Idempotent by request_id. Role: producer.
 	ChangeDrop(context.Context, *ChangeDropRequest) (*ChangeDropResponse, error)
+	// A router says how much of a drop's window its viewers lost to late answers. While the drop is OPEN and has units left it
+	// closes later by that, in whole seconds and up to the cap, and never earlier again. A repeat changes nothing. Role:
+	// service.
+	ReportDelay(context.Context, *ReportDelayRequest) (*ReportDelayResponse, error)
 	// The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.
 	SettleDrop(context.Context, *SettleDropRequest) (*SettleDropResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
@@ -166,6 +185,9 @@ func (UnimplementedCatalogServiceServer) WatchCatalog(*WatchCatalogRequest, grpc
 }
 func (UnimplementedCatalogServiceServer) ChangeDrop(context.Context, *ChangeDropRequest) (*ChangeDropResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeDrop not implemented")
+}
+func (UnimplementedCatalogServiceServer) ReportDelay(context.Context, *ReportDelayRequest) (*ReportDelayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportDelay not implemented")
 }
 func (UnimplementedCatalogServiceServer) SettleDrop(context.Context, *SettleDropRequest) (*SettleDropResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SettleDrop not implemented")
@@ -274,6 +296,24 @@ func _CatalogService_ChangeDrop_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_ReportDelay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportDelayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ReportDelay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ReportDelay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ReportDelay(ctx, req.(*ReportDelayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CatalogService_SettleDrop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleDropRequest)
 	if err := dec(in); err != nil {
@@ -314,6 +354,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ChangeDrop",
 			Handler:    _CatalogService_ChangeDrop_Handler,
+		},
+		{
+			MethodName: "ReportDelay",
+			Handler:    _CatalogService_ReportDelay_Handler,
 		},
 		{
 			MethodName: "SettleDrop",

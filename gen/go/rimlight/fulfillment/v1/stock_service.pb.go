@@ -121,7 +121,7 @@ type JoinNodeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node's epoch; journaled before it serves.
 	Epoch int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Keys of all nodes.
+	// Keys of all nodes, and fulfillment's own.
 	Keys          []*v1.SigningKey `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -731,7 +731,7 @@ type HeartbeatResponse struct {
 	SoldOutDropIds []string `protobuf:"bytes,3,rep,name=sold_out_drop_ids,json=soldOutDropIds,proto3" json:"sold_out_drop_ids,omitempty"`
 	// Of those, the ones with something free: worth asking for.
 	AvailableDropIds []string `protobuf:"bytes,4,rep,name=available_drop_ids,json=availableDropIds,proto3" json:"available_drop_ids,omitempty"`
-	// Keys of all nodes, when there are more than known_keys.
+	// Keys of all nodes, and fulfillment's own, when there are more than known_keys.
 	Keys []*v1.SigningKey `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
 	// When to come again.
 	NextIn *durationpb.Duration `protobuf:"bytes,6,opt,name=next_in,json=nextIn,proto3" json:"next_in,omitempty"`

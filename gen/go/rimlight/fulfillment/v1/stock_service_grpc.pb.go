@@ -58,7 +58,7 @@ type StockServiceClient interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(ctx context.Context, in *RetireNodeRequest, opts ...grpc.CallOption) (*RetireNodeResponse, error)
-	// The public keys of all nodes that ever joined.
+	// The public keys of all nodes that ever joined, and fulfillment's own.
 	ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error)
 }
 
@@ -197,7 +197,7 @@ type StockServiceServer interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error)
-	// The public keys of all nodes that ever joined.
+	// The public keys of all nodes that ever joined, and fulfillment's own.
 	ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error)
 	mustEmbedUnimplementedStockServiceServer()
 }

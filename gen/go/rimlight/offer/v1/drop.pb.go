@@ -22,7 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where a drop is in its life. It only moves forward, but for OPEN and PAUSED.
+// Where a drop is in its life. It only moves forward, but for OPEN and PAUSED, and where news of a later close reaches a
+// node after the earlier one.
 type DropState int32
 
 const (
@@ -168,7 +169,11 @@ type Drop struct {
 	// The catalogue's revision of this drop's last change.
 	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Whether there is anything left.
-	Availability  Availability `protobuf:"varint,9,opt,name=availability,proto3,enum=rimlight.offer.v1.Availability" json:"availability,omitempty"`
+	Availability Availability `protobuf:"varint,9,opt,name=availability,proto3,enum=rimlight.offer.v1.Availability" json:"availability,omitempty"`
+	// When it was planned to close, operators' changes included; absent unless it closes later because answers were late.
+	PlannedCloseTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=planned_close_time,json=plannedCloseTime,proto3" json:"planned_close_time,omitempty"`
+	// Fulfillment's signed word for that, SignedTimeBack.
+	TimeBack      string `protobuf:"bytes,11,opt,name=time_back,json=timeBack,proto3" json:"time_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,11 +271,25 @@ func (x *Drop) GetAvailability() Availability {
 	return Availability_AVAILABILITY_UNSPECIFIED
 }
 
+func (x *Drop) GetPlannedCloseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PlannedCloseTime
+	}
+	return nil
+}
+
+func (x *Drop) GetTimeBack() string {
+	if x != nil {
+		return x.TimeBack
+	}
+	return ""
+}
+
 var File_rimlight_offer_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_offer_v1_drop_proto_rawDesc = "" +
 	"\n" +
-	"\x1crimlight/offer/v1/drop.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/offer/v1/money.proto\"\x8d\x03\n" +
+	"\x1crimlight/offer/v1/drop.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/offer/v1/money.proto\"\xf4\x03\n" +
 	"\x04Drop\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1d\n" +
 	"\n" +
@@ -282,7 +301,10 @@ const file_rimlight_offer_v1_drop_proto_rawDesc = "" +
 	"\n" +
 	"close_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12C\n" +
-	"\favailability\x18\t \x01(\x0e2\x1f.rimlight.offer.v1.AvailabilityR\favailability*\xc9\x01\n" +
+	"\favailability\x18\t \x01(\x0e2\x1f.rimlight.offer.v1.AvailabilityR\favailability\x12H\n" +
+	"\x12planned_close_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x10plannedCloseTime\x12\x1b\n" +
+	"\ttime_back\x18\v \x01(\tR\btimeBack*\xc9\x01\n" +
 	"\tDropState\x12\x1a\n" +
 	"\x16DROP_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DROP_STATE_PLANNED\x10\x01\x12\x14\n" +
@@ -324,11 +346,12 @@ var file_rimlight_offer_v1_drop_proto_depIdxs = []int32{
 	4, // 2: rimlight.offer.v1.Drop.open_time:type_name -> google.protobuf.Timestamp
 	4, // 3: rimlight.offer.v1.Drop.close_time:type_name -> google.protobuf.Timestamp
 	1, // 4: rimlight.offer.v1.Drop.availability:type_name -> rimlight.offer.v1.Availability
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 5: rimlight.offer.v1.Drop.planned_close_time:type_name -> google.protobuf.Timestamp
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_offer_v1_drop_proto_init() }

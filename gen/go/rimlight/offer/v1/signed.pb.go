@@ -33,6 +33,8 @@ const (
 	KeyOwner_KEY_OWNER_NODE KeyOwner = 1
 	// The verifier: outcomes and vouchers.
 	KeyOwner_KEY_OWNER_VERIFIER KeyOwner = 2
+	// Fulfillment: what a drop's viewers got back of its window.
+	KeyOwner_KEY_OWNER_FULFILLMENT KeyOwner = 3
 )
 
 // Enum value maps for KeyOwner.
@@ -41,11 +43,13 @@ var (
 		0: "KEY_OWNER_UNSPECIFIED",
 		1: "KEY_OWNER_NODE",
 		2: "KEY_OWNER_VERIFIER",
+		3: "KEY_OWNER_FULFILLMENT",
 	}
 	KeyOwner_value = map[string]int32{
 		"KEY_OWNER_UNSPECIFIED": 0,
 		"KEY_OWNER_NODE":        1,
 		"KEY_OWNER_VERIFIER":    2,
+		"KEY_OWNER_FULFILLMENT": 3,
 	}
 )
 
@@ -95,7 +99,10 @@ type OfferToken struct {
 	// When it was issued, microseconds since 1970 UTC.
 	IssueTimeUs int64 `protobuf:"varint,7,opt,name=issue_time_us,json=issueTimeUs,proto3" json:"issue_time_us,omitempty"`
 	// When it expires, microseconds since 1970 UTC.
-	ExpireTimeUs  int64 `protobuf:"varint,8,opt,name=expire_time_us,json=expireTimeUs,proto3" json:"expire_time_us,omitempty"`
+	ExpireTimeUs int64 `protobuf:"varint,8,opt,name=expire_time_us,json=expireTimeUs,proto3" json:"expire_time_us,omitempty"`
+	// Of an offer that was made after the drop's planned close: fulfillment's signed word that this was in
+	// time, SignedTimeBack.
+	TimeBack      string `protobuf:"bytes,9,opt,name=time_back,json=timeBack,proto3" json:"time_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +191,13 @@ func (x *OfferToken) GetExpireTimeUs() int64 {
 		return x.ExpireTimeUs
 	}
 	return 0
+}
+
+func (x *OfferToken) GetTimeBack() string {
+	if x != nil {
+		return x.TimeBack
+	}
+	return ""
 }
 
 // What is inside a receipt: one whole redemption as the node accepted it. Domain "receipt/v1\0".
@@ -564,7 +578,7 @@ var File_rimlight_offer_v1_signed_proto protoreflect.FileDescriptor
 
 const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\n" +
-	"\x1erimlight/offer/v1/signed.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\"\x9d\x02\n" +
+	"\x1erimlight/offer/v1/signed.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\"\xba\x02\n" +
 	"\n" +
 	"OfferToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x17\n" +
@@ -574,7 +588,8 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"\x11viewer_session_id\x18\x05 \x01(\fR\x0fviewerSessionId\x12\x10\n" +
 	"\x03arm\x18\x06 \x01(\tR\x03arm\x12\"\n" +
 	"\rissue_time_us\x18\a \x01(\x03R\vissueTimeUs\x12$\n" +
-	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\"\xcd\x03\n" +
+	"\x0eexpire_time_us\x18\b \x01(\x03R\fexpireTimeUs\x12\x1b\n" +
+	"\ttime_back\x18\t \x01(\tR\btimeBack\"\xcd\x03\n" +
 	"\aReceipt\x12\x1f\n" +
 	"\voffer_token\x18\x01 \x01(\tR\n" +
 	"offerToken\x12\x1f\n" +
@@ -612,11 +627,12 @@ const file_rimlight_offer_v1_signed_proto_rawDesc = "" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x121\n" +
 	"\x05owner\x18\x03 \x01(\x0e2\x1b.rimlight.offer.v1.KeyOwnerR\x05owner\x12\x17\n" +
 	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x16\n" +
-	"\x06region\x18\x05 \x01(\tR\x06region*Q\n" +
+	"\x06region\x18\x05 \x01(\tR\x06region*l\n" +
 	"\bKeyOwner\x12\x19\n" +
 	"\x15KEY_OWNER_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eKEY_OWNER_NODE\x10\x01\x12\x16\n" +
-	"\x12KEY_OWNER_VERIFIER\x10\x02B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1b\x06proto3"
+	"\x12KEY_OWNER_VERIFIER\x10\x02\x12\x19\n" +
+	"\x15KEY_OWNER_FULFILLMENT\x10\x03B?Z=github.com/rimlight/rimlight/gen/go/rimlight/offer/v1;offerv1b\x06proto3"
 
 var (
 	file_rimlight_offer_v1_signed_proto_rawDescOnce sync.Once

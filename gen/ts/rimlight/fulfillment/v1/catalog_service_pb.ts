@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/catalog_service.proto.
  */
 export const file_rimlight_fulfillment_v1_catalog_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1yaW1saWdodC9mdWxmaWxsbWVudC92MS9jYXRhbG9nX3NlcnZpY2UucHJvdG8SF3JpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxIqQDChFDcmVhdGVEcm9wUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRINCgV1bml0cxgFIAEoDRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9wZXJfdmlld2VyGAggASgNEi8KBGFybXMYCSADKAsyIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlckFybRI2CgpzdG9ja19raW5kGAogASgOMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU3RvY2tLaW5kEjYKCmdvb2RzX2tpbmQYCyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSCwoDc2t1GAwgASgJIloKEkNyZWF0ZURyb3BSZXNwb25zZRIyCgRkcm9wGAEgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASEAoId2FybmluZ3MYAiADKAkidAoKRHJvcFN0YXR1cxIyCgRkcm9wGAEgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASMgoFc3RvY2sYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0xldmVsIiEKDkdldERyb3BSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkiRAoPR2V0RHJvcFJlc3BvbnNlEjEKBGRyb3AYASABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzInsKEExpc3REcm9wc1JlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIsCgZzdGF0ZXMYAiADKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiYAoRTGlzdERyb3BzUmVzcG9uc2USMgoFZHJvcHMYASADKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSItChNXYXRjaENhdGFsb2dSZXF1ZXN0EhYKDmFmdGVyX3JldmlzaW9uGAEgASgDIm8KFFdhdGNoQ2F0YWxvZ1Jlc3BvbnNlEjMKBWRyb3BzGAEgAygLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASEAoIcmV2aXNpb24YAiABKAMSEAoIc25hcHNob3QYAyABKAgiCwoJUGF1c2VEcm9wIgwKClJlc3VtZURyb3AiMwoKRXh0ZW5kRHJvcBIlCgJieRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiILCglDbG9zZURyb3AiuwIKEUNoYW5nZURyb3BSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIzCgVwYXVzZRgDIAEoCzIiLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBhdXNlRHJvcEgAEjUKBnJlc3VtZRgEIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlc3VtZURyb3BIABI1CgZleHRlbmQYBSABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5FeHRlbmREcm9wSAASMwoFY2xvc2UYBiABKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DbG9zZURyb3BIABIOCgZyZWFzb24YByABKAkSDwoHZHJ5X3J1bhgIIAEoCEIICgZjaGFuZ2UiiwEKC0JsYXN0UmFkaXVzEg0KBW5vZGVzGAEgASgNEg8KB3JlZ2lvbnMYAiABKA0SFAoMdW5pdHNfdW5zb2xkGAMgASgNEjAKDXdpbmRvd19jaGFuZ2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMY29uc2VxdWVuY2VzGAUgAygJIrkBChJDaGFuZ2VEcm9wUmVzcG9uc2USMwoGYmVmb3JlGAEgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cxIyCgVhZnRlchgCIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRyb3BTdGF0dXMSOgoMYmxhc3RfcmFkaXVzGAMgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQmxhc3RSYWRpdXMiJAoRU2V0dGxlRHJvcFJlcXVlc3QSDwoHZHJvcF9pZBgBIAEoCSJHChJTZXR0bGVEcm9wUmVzcG9uc2USMQoEZHJvcBgBIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRyb3BTdGF0dXMylAUKDkNhdGFsb2dTZXJ2aWNlEmoKCkNyZWF0ZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DcmVhdGVEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNyZWF0ZURyb3BSZXNwb25zZSIDkAICEmEKB0dldERyb3ASJy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HZXREcm9wUmVxdWVzdBooLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldERyb3BSZXNwb25zZSIDkAIBEmcKCUxpc3REcm9wcxIpLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3REcm9wc1JlcXVlc3QaKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0RHJvcHNSZXNwb25zZSIDkAIBEnIKDFdhdGNoQ2F0YWxvZxIsLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoQ2F0YWxvZ1JlcXVlc3QaLS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5XYXRjaENhdGFsb2dSZXNwb25zZSIDkAIBMAESagoKQ2hhbmdlRHJvcBIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNoYW5nZURyb3BSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2hhbmdlRHJvcFJlc3BvbnNlIgOQAgISagoKU2V0dGxlRHJvcBIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZURyb3BSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU2V0dGxlRHJvcFJlc3BvbnNlIgOQAgJCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money]);
+  fileDesc("Ci1yaW1saWdodC9mdWxmaWxsbWVudC92MS9jYXRhbG9nX3NlcnZpY2UucHJvdG8SF3JpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxIqQDChFDcmVhdGVEcm9wUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSJwoFcHJpY2UYBCABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRINCgV1bml0cxgFIAEoDRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDm1heF9wZXJfdmlld2VyGAggASgNEi8KBGFybXMYCSADKAsyIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlckFybRI2CgpzdG9ja19raW5kGAogASgOMiIucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuU3RvY2tLaW5kEjYKCmdvb2RzX2tpbmQYCyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSCwoDc2t1GAwgASgJIloKEkNyZWF0ZURyb3BSZXNwb25zZRIyCgRkcm9wGAEgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASEAoId2FybmluZ3MYAiADKAkidAoKRHJvcFN0YXR1cxIyCgRkcm9wGAEgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASMgoFc3RvY2sYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0xldmVsIiEKDkdldERyb3BSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkiRAoPR2V0RHJvcFJlc3BvbnNlEjEKBGRyb3AYASABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzInsKEExpc3REcm9wc1JlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIsCgZzdGF0ZXMYAiADKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiYAoRTGlzdERyb3BzUmVzcG9uc2USMgoFZHJvcHMYASADKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSItChNXYXRjaENhdGFsb2dSZXF1ZXN0EhYKDmFmdGVyX3JldmlzaW9uGAEgASgDIm8KFFdhdGNoQ2F0YWxvZ1Jlc3BvbnNlEjMKBWRyb3BzGAEgAygLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASEAoIcmV2aXNpb24YAiABKAMSEAoIc25hcHNob3QYAyABKAgiCwoJUGF1c2VEcm9wIgwKClJlc3VtZURyb3AiMwoKRXh0ZW5kRHJvcBIlCgJieRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiILCglDbG9zZURyb3AiuwIKEUNoYW5nZURyb3BSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHZHJvcF9pZBgCIAEoCRIzCgVwYXVzZRgDIAEoCzIiLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBhdXNlRHJvcEgAEjUKBnJlc3VtZRgEIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlc3VtZURyb3BIABI1CgZleHRlbmQYBSABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5FeHRlbmREcm9wSAASMwoFY2xvc2UYBiABKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DbG9zZURyb3BIABIOCgZyZWFzb24YByABKAkSDwoHZHJ5X3J1bhgIIAEoCEIICgZjaGFuZ2UiiwEKC0JsYXN0UmFkaXVzEg0KBW5vZGVzGAEgASgNEg8KB3JlZ2lvbnMYAiABKA0SFAoMdW5pdHNfdW5zb2xkGAMgASgNEjAKDXdpbmRvd19jaGFuZ2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMY29uc2VxdWVuY2VzGAUgAygJIrkBChJDaGFuZ2VEcm9wUmVzcG9uc2USMwoGYmVmb3JlGAEgASgLMiMucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuRHJvcFN0YXR1cxIyCgVhZnRlchgCIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRyb3BTdGF0dXMSOgoMYmxhc3RfcmFkaXVzGAMgASgLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQmxhc3RSYWRpdXMibwoSUmVwb3J0RGVsYXlSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkSKAoFZGVsYXkYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFY2F1c2UYAyABKAkSDwoHc2xpcF9pZBgEIAEoCSJ+ChNSZXBvcnREZWxheVJlc3BvbnNlEigKBWV4dHJhGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNsb3NlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBWxpbWl0GAMgASgJIiQKEVNldHRsZURyb3BSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkiRwoSU2V0dGxlRHJvcFJlc3BvbnNlEjEKBGRyb3AYASABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Ecm9wU3RhdHVzMoMGCg5DYXRhbG9nU2VydmljZRJqCgpDcmVhdGVEcm9wEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ3JlYXRlRHJvcFJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DcmVhdGVEcm9wUmVzcG9uc2UiA5ACAhJhCgdHZXREcm9wEicucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR2V0RHJvcFJlcXVlc3QaKC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HZXREcm9wUmVzcG9uc2UiA5ACARJnCglMaXN0RHJvcHMSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0RHJvcHNSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdERyb3BzUmVzcG9uc2UiA5ACARJyCgxXYXRjaENhdGFsb2cSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5XYXRjaENhdGFsb2dSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV2F0Y2hDYXRhbG9nUmVzcG9uc2UiA5ACATABEmoKCkNoYW5nZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DaGFuZ2VEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNoYW5nZURyb3BSZXNwb25zZSIDkAICEm0KC1JlcG9ydERlbGF5EisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVwb3J0RGVsYXlSZXF1ZXN0GiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVwb3J0RGVsYXlSZXNwb25zZSIDkAICEmoKClNldHRsZURyb3ASKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVEcm9wUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZURyb3BSZXNwb25zZSIDkAICQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop, file_rimlight_offer_v1_money]);
 
 /**
  * The request of CreateDrop.
@@ -576,6 +576,83 @@ export const ChangeDropResponseSchema: GenMessage<ChangeDropResponse> = /*@__PUR
   messageDesc(file_rimlight_fulfillment_v1_catalog_service, 15);
 
 /**
+ * The request of ReportDelay.
+ *
+ * @generated from message rimlight.fulfillment.v1.ReportDelayRequest
+ */
+export type ReportDelayRequest = Message<"rimlight.fulfillment.v1.ReportDelayRequest"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string drop_id = 1;
+   */
+  dropId: string;
+
+  /**
+   * All that was measured of the drop so far, over all slips. Several routers measure the same; the longest counts.
+   *
+   * @generated from field: google.protobuf.Duration delay = 2;
+   */
+  delay?: Duration | undefined;
+
+  /**
+   * What the late calls waited for, in words, for the record.
+   *
+   * @generated from field: string cause = 3;
+   */
+  cause: string;
+
+  /**
+   * The slip, which names the router, too, for the record.
+   *
+   * @generated from field: string slip_id = 4;
+   */
+  slipId: string;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ReportDelayRequest.
+ * Use `create(ReportDelayRequestSchema)` to create a new message.
+ */
+export const ReportDelayRequestSchema: GenMessage<ReportDelayRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 16);
+
+/**
+ * The response of ReportDelay.
+ *
+ * @generated from message rimlight.fulfillment.v1.ReportDelayResponse
+ */
+export type ReportDelayResponse = Message<"rimlight.fulfillment.v1.ReportDelayResponse"> & {
+  /**
+   * By how much the drop closes later than planned, all in all.
+   *
+   * @generated from field: google.protobuf.Duration extra = 1;
+   */
+  extra?: Duration | undefined;
+
+  /**
+   * When it closes.
+   *
+   * @generated from field: google.protobuf.Timestamp close_time = 2;
+   */
+  closeTime?: Timestamp | undefined;
+
+  /**
+   * Why it is less than the delay, in words; empty when it is not.
+   *
+   * @generated from field: string limit = 3;
+   */
+  limit: string;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ReportDelayResponse.
+ * Use `create(ReportDelayResponseSchema)` to create a new message.
+ */
+export const ReportDelayResponseSchema: GenMessage<ReportDelayResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 17);
+
+/**
  * The request of SettleDrop.
  *
  * @generated from message rimlight.fulfillment.v1.SettleDropRequest
@@ -594,7 +671,7 @@ export type SettleDropRequest = Message<"rimlight.fulfillment.v1.SettleDropReque
  * Use `create(SettleDropRequestSchema)` to create a new message.
  */
 export const SettleDropRequestSchema: GenMessage<SettleDropRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 16);
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 18);
 
 /**
  * The response of SettleDrop.
@@ -615,7 +692,7 @@ export type SettleDropResponse = Message<"rimlight.fulfillment.v1.SettleDropResp
  * Use `create(SettleDropResponseSchema)` to create a new message.
  */
 export const SettleDropResponseSchema: GenMessage<SettleDropResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 17);
+  messageDesc(file_rimlight_fulfillment_v1_catalog_service, 19);
 
 /**
  * Drops: what a shop plans and what nodes serve. Forwarded by routers on the operator port.
@@ -672,6 +749,18 @@ export const CatalogService: GenService<{
     methodKind: "unary";
     input: typeof ChangeDropRequestSchema;
     output: typeof ChangeDropResponseSchema;
+  },
+  /**
+   * A router says how much of a drop's window its viewers lost to late answers. While the drop is OPEN and has units left it
+   * closes later by that, in whole seconds and up to the cap, and never earlier again. A repeat changes nothing. Role:
+   * service.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.CatalogService.ReportDelay
+   */
+  reportDelay: {
+    methodKind: "unary";
+    input: typeof ReportDelayRequestSchema;
+    output: typeof ReportDelayResponseSchema;
   },
   /**
    * The verifier says that every receipt of a closed drop is final; refused while a unit is leased. Role: service.

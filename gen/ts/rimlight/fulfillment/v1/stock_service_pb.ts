@@ -90,7 +90,7 @@ export type JoinNodeResponse = Message<"rimlight.fulfillment.v1.JoinNodeResponse
   epoch: bigint;
 
   /**
-   * Keys of all nodes.
+   * Keys of all nodes, and fulfillment's own.
    *
    * @generated from field: repeated rimlight.offer.v1.SigningKey keys = 2;
    */
@@ -448,7 +448,7 @@ export type HeartbeatResponse = Message<"rimlight.fulfillment.v1.HeartbeatRespon
   availableDropIds: string[];
 
   /**
-   * Keys of all nodes, when there are more than known_keys.
+   * Keys of all nodes, and fulfillment's own, when there are more than known_keys.
    *
    * @generated from field: repeated rimlight.offer.v1.SigningKey keys = 5;
    */
@@ -955,7 +955,7 @@ export const StockService: GenService<{
     output: typeof RetireNodeResponseSchema;
   },
   /**
-   * The public keys of all nodes that ever joined.
+   * The public keys of all nodes that ever joined, and fulfillment's own.
    *
    * @generated from rpc rimlight.fulfillment.v1.StockService.ListNodeKeys
    */

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/offer/v1/drop.proto.
  */
 export const file_rimlight_offer_v1_drop: GenFile = /*@__PURE__*/
-  fileDesc("ChxyaW1saWdodC9vZmZlci92MS9kcm9wLnByb3RvEhFyaW1saWdodC5vZmZlci52MSK4AgoERHJvcBIPCgdkcm9wX2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSKwoFc3RhdGUYBCABKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAggASgDEjUKDGF2YWlsYWJpbGl0eRgJIAEoDjIfLnJpbWxpZ2h0Lm9mZmVyLnYxLkF2YWlsYWJpbGl0eSrJAQoJRHJvcFN0YXRlEhoKFkRST1BfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJEUk9QX1NUQVRFX1BMQU5ORUQQARIUChBEUk9QX1NUQVRFX0FSTUVEEAISEwoPRFJPUF9TVEFURV9PUEVOEAMSFQoRRFJPUF9TVEFURV9QQVVTRUQQBBIXChNEUk9QX1NUQVRFX0RSQUlOSU5HEAUSFQoRRFJPUF9TVEFURV9DTE9TRUQQBhIWChJEUk9QX1NUQVRFX1NFVFRMRUQQBypjCgxBdmFpbGFiaWxpdHkSHAoYQVZBSUxBQklMSVRZX1VOU1BFQ0lGSUVEEAASGgoWQVZBSUxBQklMSVRZX0FWQUlMQUJMRRABEhkKFUFWQUlMQUJJTElUWV9TT0xEX09VVBACQj9aPWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L29mZmVyL3YxO29mZmVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_offer_v1_money]);
+  fileDesc("ChxyaW1saWdodC9vZmZlci92MS9kcm9wLnByb3RvEhFyaW1saWdodC5vZmZlci52MSKDAwoERHJvcBIPCgdkcm9wX2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSKwoFc3RhdGUYBCABKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAggASgDEjUKDGF2YWlsYWJpbGl0eRgJIAEoDjIfLnJpbWxpZ2h0Lm9mZmVyLnYxLkF2YWlsYWJpbGl0eRI2ChJwbGFubmVkX2Nsb3NlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRpbWVfYmFjaxgLIAEoCSrJAQoJRHJvcFN0YXRlEhoKFkRST1BfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJEUk9QX1NUQVRFX1BMQU5ORUQQARIUChBEUk9QX1NUQVRFX0FSTUVEEAISEwoPRFJPUF9TVEFURV9PUEVOEAMSFQoRRFJPUF9TVEFURV9QQVVTRUQQBBIXChNEUk9QX1NUQVRFX0RSQUlOSU5HEAUSFQoRRFJPUF9TVEFURV9DTE9TRUQQBhIWChJEUk9QX1NUQVRFX1NFVFRMRUQQBypjCgxBdmFpbGFiaWxpdHkSHAoYQVZBSUxBQklMSVRZX1VOU1BFQ0lGSUVEEAASGgoWQVZBSUxBQklMSVRZX0FWQUlMQUJMRRABEhkKFUFWQUlMQUJJTElUWV9TT0xEX09VVBACQj9aPWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L29mZmVyL3YxO29mZmVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_offer_v1_money]);
 
 /**
  * A sale of some units of one thing, at one price, in one window of time, as viewers see it.
@@ -84,6 +84,20 @@ export type Drop = Message<"rimlight.offer.v1.Drop"> & {
    * @generated from field: rimlight.offer.v1.Availability availability = 9;
    */
   availability: Availability;
+
+  /**
+   * When it was planned to close, operators' changes included; absent unless it closes later because answers were late.
+   *
+   * @generated from field: google.protobuf.Timestamp planned_close_time = 10;
+   */
+  plannedCloseTime?: Timestamp | undefined;
+
+  /**
+   * Fulfillment's signed word for that, SignedTimeBack.
+   *
+   * @generated from field: string time_back = 11;
+   */
+  timeBack: string;
 };
 
 /**
@@ -94,7 +108,8 @@ export const DropSchema: GenMessage<Drop> = /*@__PURE__*/
   messageDesc(file_rimlight_offer_v1_drop, 0);
 
 /**
- * Where a drop is in its life. It only moves forward, but for OPEN and PAUSED.
+ * Where a drop is in its life. It only moves forward, but for OPEN and PAUSED, and where news of a later close reaches a
+ * node after the earlier one.
  *
  * @generated from enum rimlight.offer.v1.DropState
  */
