@@ -117,7 +117,7 @@ func setMark(ctx context.Context, path string, mark int) error {
 
 // onFile opens a file as it is.
 func onFile(path string, use func(*sql.DB) error) error {
-	db, err := openCaching("file:" + path + "?mode=rw&_pragma=busy_timeout(5000)")
+	db, err := openCaching("file:"+path+"?mode=rw&_pragma=busy_timeout(5000)", beginReading)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(ON)"}}
-	write, err := openCaching("file:" + path + "?_txlock=immediate&" + q.Encode())
+	write, err := openCaching("file:"+path+"?"+q.Encode(), beginWriting)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
@@ -35,7 +35,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
 	}
 	q.Add("_pragma", "query_only(ON)")
-	read, err := openCaching("file:" + path + "?" + q.Encode())
+	read, err := openCaching("file:"+path+"?"+q.Encode(), beginReading)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s for reading: %w", path, err), write.Close())
 	}
@@ -72,7 +72,7 @@ func refuseBackup(ctx context.Context, db *sql.DB) error {
 // service is given the same DB again. Its statements do not end with their context: they take microseconds, and a
 // goroutine each to watch it would cost as much.
 func OpenMemory(context.Context) (*DB, error) {
-	c, err := newConnector("file::memory:?_txlock=immediate&_pragma=foreign_keys(ON)")
+	c, err := newConnector("file::memory:?_pragma=foreign_keys(ON)", beginWriting)
 	if err != nil {
 		return nil, fmt.Errorf("opening a database in memory: %w", err)
 	}

@@ -78,3 +78,38 @@ func TestAFailedStatementWorksAgain(t *testing.T) {
 		}
 	})
 }
+
+// A commit that is refused leaves nothing behind, not even its transaction: the next one begins.
+func TestARefusedCommitEndsItsTransaction(t *testing.T) {
+	db, err := sqldb.OpenMemory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	insert := func(query string) error { // each time as another process, since one that cannot commit stops
+		return db.Reopen().Write(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(t.Context(), query)
+			return err
+		})
+	}
+	for _, ddl := range []string{
+		"CREATE TABLE parents (n BIGINT PRIMARY KEY)",
+		"CREATE TABLE children (n BIGINT REFERENCES parents (n) DEFERRABLE INITIALLY DEFERRED)",
+	} {
+		if err := insert(ddl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := insert("INSERT INTO children (n) VALUES (1)"); err == nil {
+			t.Fatal("a child without a parent was committed")
+		}
+	}
+	if err := insert("INSERT INTO parents (n) VALUES (2)"); err != nil {
+		t.Errorf("after a refused commit: %v", err)
+	}
+	var children int
+	if err := db.Read().QueryRowContext(t.Context(), "SELECT COUNT(*) FROM children").Scan(&children); err != nil || children != 0 {
+		t.Errorf("%d children, %v; want none", children, err)
+	}
+}
