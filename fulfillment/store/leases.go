@@ -226,36 +226,50 @@ func (s *Store) Return(ctx context.Context, c Caller, lease ID, serials []uint32
 	return freed, nil
 }
 
+// holder is a node in one of its epochs.
+type holder struct {
+	node  ID
+	epoch int64
+}
+
 // ActiveLeases lists, oldest first, the ACTIVE leases of a node's epoch with a unit that is still LEASED, but for those that the
 // caller knows. A settled drop has none, which keeps the search among the drops that matter.
 func (s *Store) ActiveLeases(ctx context.Context, c Caller, known map[ID]bool, limit int) ([]*fulfillmentv1.Lease, error) {
-	// The state is no parameter: leases have a partial index on it, so SQLite would plan this anew for every heartbeat.
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT l.lease_id, l.lease FROM leases l JOIN drops d ON d.drop_id = l.drop_id
-		WHERE l.node_id = $1 AND l.epoch = $2 AND l.state = `+strconv.Itoa(activeLease)+` AND d.settled_time_us IS NULL
-		AND EXISTS (SELECT 1 FROM units u WHERE u.lease_id = l.lease_id AND u.state = $3)
-		ORDER BY l.grant_time_us, l.lease_id`, c.NodeID[:], c.Epoch, leased)
-	raw, err := collect(rows, err, func(rows *sql.Rows) ([]byte, error) {
-		var id, lease []byte
-		if err := rows.Scan(&id, &lease); err != nil || known[ID(id)] {
-			return nil, err
-		}
-		return lease, nil
-	})
+	all, err := recall(&s.leases, s.db, holder{c.NodeID, c.Epoch}, func() ([]ID, error) { return s.activeLeases(ctx, c) })
 	if err != nil {
 		return nil, fmt.Errorf("listing a node's leases: %w", err)
 	}
 	var missing []*fulfillmentv1.Lease
-	for _, b := range raw {
-		if b == nil || len(missing) == limit {
+	for _, id := range all {
+		if known[id] || len(missing) == limit {
 			continue
 		}
+		var raw []byte
+		if err := s.db.Read().QueryRowContext(ctx, `SELECT lease FROM leases WHERE lease_id = $1`, id[:]).Scan(&raw); err != nil {
+			return nil, fmt.Errorf("reading lease %v: %w", id, err)
+		}
 		l := &fulfillmentv1.Lease{}
-		if err := proto.Unmarshal(b, l); err != nil {
+		if err := proto.Unmarshal(raw, l); err != nil {
 			return nil, fmt.Errorf("decoding a lease: %w", err)
 		}
 		missing = append(missing, l)
 	}
 	return missing, nil
+}
+
+func (s *Store) activeLeases(ctx context.Context, c Caller) ([]ID, error) {
+	// The state is no parameter: leases have a partial index on it, so SQLite would plan this anew for every heartbeat.
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT l.lease_id FROM leases l JOIN drops d ON d.drop_id = l.drop_id
+		WHERE l.node_id = $1 AND l.epoch = $2 AND l.state = `+strconv.Itoa(activeLease)+` AND d.settled_time_us IS NULL
+		AND EXISTS (SELECT 1 FROM units u WHERE u.lease_id = l.lease_id AND u.state = $3)
+		ORDER BY l.grant_time_us, l.lease_id`, c.NodeID[:], c.Epoch, leased)
+	return collect(rows, err, func(rows *sql.Rows) (ID, error) {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
+			return ID{}, err
+		}
+		return ID(id), nil
+	})
 }
 
 func affected(r sql.Result, err error) (int, error) {

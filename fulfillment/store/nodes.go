@@ -173,7 +173,7 @@ func (s *Store) Seen(ctx context.Context, c Caller, now time.Time) (Pulse, error
 	if err != nil || now.Sub(seen) < liveRefresh {
 		return p, err
 	}
-	err = s.db.Write(ctx, func(tx *sql.Tx) error { return admit(ctx, tx, c, now) })
+	err = s.db.DB.Write(ctx, func(tx *sql.Tx) error { return admit(ctx, tx, c, now) })
 	if err != nil {
 		return p, fmt.Errorf("stamping a node: %w", err)
 	}

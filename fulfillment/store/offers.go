@@ -13,7 +13,7 @@ func (s *Store) CountOffers(ctx context.Context, c Caller, offers map[ID]int64) 
 	if len(offers) == 0 {
 		return nil
 	}
-	err := s.db.Write(ctx, func(tx *sql.Tx) error {
+	err := s.db.DB.Write(ctx, func(tx *sql.Tx) error {
 		for drop, n := range offers {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO offers_made (drop_id, node_id, boot_id, offers)
 				SELECT d.drop_id, n.node_id, n.boot_id, CAST($1 AS BIGINT) FROM drops d CROSS JOIN nodes n

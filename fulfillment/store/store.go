@@ -62,10 +62,14 @@ func ParseID(text string) (ID, error) {
 }
 
 // Store is fulfillment's database. It is safe for concurrent use.
-type Store struct{ db *sqldb.DB }
+type Store struct {
+	db       *counted
+	supplies memo[ID, Supply]
+	leases   memo[holder, []ID]
+}
 
-// New wraps a migrated database.
-func New(db *sqldb.DB) *Store { return &Store{db: db} }
+// New wraps a migrated database. One that has Alone gets one Store.
+func New(db *sqldb.DB) *Store { return &Store{db: &counted{DB: db}} }
 
 // Shared tells that other replicas may change the store.
 func (s *Store) Shared() bool { return !s.db.Alone() }

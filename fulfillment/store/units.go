@@ -190,6 +190,10 @@ func (p Supply) State(now time.Time) dropclock.State { return p.schedule.State(n
 
 // Supply looks one drop up.
 func (s *Store) Supply(ctx context.Context, id ID) (Supply, error) {
+	return recall(&s.supplies, s.db, id, func() (Supply, error) { return s.supply(ctx, id) })
+}
+
+func (s *Store) supply(ctx context.Context, id ID) (Supply, error) {
 	var p Supply
 	var schedule scheduleScan
 	err := s.db.Read().QueryRowContext(ctx, `SELECT `+scheduleColumns+`,
