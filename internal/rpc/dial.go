@@ -79,7 +79,7 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithChainUnaryInterceptor(append([]grpc.UnaryClientInterceptor{traceCall, defaultTimeout(cfg.Timeout)}, cfg.Unary...)...),
-		grpc.WithChainStreamInterceptor(cfg.Stream...),
+		grpc.WithChainStreamInterceptor(append([]grpc.StreamClientInterceptor{traceStreamCall}, cfg.Stream...)...),
 	}
 	if cfg.MaxRecvBytes > 0 {
 		options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxRecvBytes)))

@@ -42,8 +42,8 @@ type ServerConfig struct {
 	Log *slog.Logger
 	// Metrics takes the grpc_server_* series; several servers may share one registry. Nil: a registry of its own.
 	Metrics prometheus.Registerer
-	// Traces makes a span of every unary call: of those that arrive with a traceparent, and of all on a Public server. Nil:
-	// of none.
+	// Traces makes a span of every unary call, and of a stream of answers until its first: of those that arrive with a
+	// traceparent, and of all on a Public server. Nil: of none.
 	Traces *telemetry.Tracer
 
 	// Tokens are the bearer tokens that callers may show.

@@ -26,14 +26,43 @@ func (s *Server) traceUnary(ctx context.Context, req any, info *grpc.UnaryServer
 	return reply, err
 }
 
-// traceStream serves the unary methods that are forwarded, hence look like streams.
+// traceStream serves streams of answers, whose spans end with the first, and the unary methods that are forwarded, hence look
+// like streams. A stream that its caller talks on has no span: nobody can tell when an answer is due.
 func (s *Server) traceStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if s.cfg.Traces == nil || !isUnary(info.FullMethod) {
+	if s.cfg.Traces == nil {
+		return handler(srv, ss)
+	}
+	method, known := methodDescriptor(info.FullMethod)
+	if !known || method.IsStreamingClient() {
 		return handler(srv, ss)
 	}
 	ctx, span := s.serveSpan(ss.Context(), info.FullMethod)
-	err := handler(srv, withContext(ctx, ss))
-	endSpan(span, err)
+	if !span.On() {
+		return handler(srv, ss)
+	}
+	first := &untilFirst{ServerStream: withContext(ctx, ss), unary: !method.IsStreamingServer(), span: span}
+	err := handler(srv, first)
+	if !first.over {
+		endSpan(span, err)
+	}
+	return err
+}
+
+// untilFirst ends a stream's span with the first message: what comes later comes when it happens, and has spans where it does.
+type untilFirst struct {
+	grpc.ServerStream
+	unary bool // it ends with its status
+	span  telemetry.Span
+	over  bool
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s *untilFirst) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil && !s.unary && !s.over {
+		s.over = true
+		s.span.End()
+	}
 	return err
 }
 
@@ -69,6 +98,11 @@ func traceCall(ctx context.Context, method string, req, reply any, cc *grpc.Clie
 	err := invoke(WithTrace(ctx), method, req, reply, cc, options...)
 	endSpan(span, err)
 	return err
+}
+
+// traceStreamCall lets a trace go on behind a stream.
+func traceStreamCall(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	return open(WithTrace(ctx), desc, cc, method, options...)
 }
 
 // WithTrace is a context whose calls carry its trace on.

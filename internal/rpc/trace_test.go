@@ -29,7 +29,7 @@ func traced(t testing.TB, sink sdktrace.SpanProcessor, ratio float64) *telemetry
 	return tracer
 }
 
-// A call has one span on either listener, whatever its protocol, in its caller's trace; a stream has none.
+// A call has one span on either listener, whatever its protocol, in its caller's trace; a stream's ends with its first message.
 func TestCallsAreTraced(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()
 	w := start(t, func(c *rpc.ServerConfig) { c.Traces = traced(t, sdktrace.NewSimpleSpanProcessor(exporter), 1) }, nil)
@@ -63,10 +63,15 @@ func TestCallsAreTraced(t *testing.T) {
 		if s := span(name); s.Status.Description != "" || len(s.Attributes) != 2 {
 			t.Errorf("%s: the span of a refusal: %+v", name, s)
 		}
-		stream, err := client.WatchDrops(ctx, &offerv1.WatchDropsRequest{})
-		for err == nil {
+		watching, stop := context.WithCancel(ctx)
+		stream, err := client.WatchDrops(watching, &offerv1.WatchDropsRequest{ChannelId: "wait"})
+		if err == nil {
 			_, err = stream.Recv()
 		}
+		if s := span(name); err != nil || s.Name != "rimlight.offer.v1.OfferService/WatchDrops" || len(s.Attributes) > 0 {
+			t.Errorf("%s: the span of a stream that goes on: %+v, %v", name, s, err)
+		}
+		stop()
 	}
 	res, _ := do(t, httpRequest(t, http.MethodPost, "http://"+w.edge+listKeys, "{}", "Content-Type", "application/json", "Traceparent", traceparent))
 	if s := span("connect"); res.StatusCode != http.StatusNotImplemented || s.Name != listKeys[1:] {

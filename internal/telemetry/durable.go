@@ -12,12 +12,12 @@ const durableBytes = 16 + 8 + 1
 
 // Durable is the trace of ctx, for a row or a message from which Resume goes on; nil if nothing is traced.
 func Durable(ctx context.Context) []byte {
-	sc := trace.SpanContextFromContext(ctx)
-	if !sc.IsValid() {
+	r := from(ctx)
+	if r == nil {
 		return nil
 	}
-	id, span := sc.TraceID(), sc.SpanID()
-	return append(slices.Concat(id[:], span[:]), byte(sc.TraceFlags()))
+	var flags trace.TraceFlags
+	return append(slices.Concat(r.of.id[:], r.id[:]), byte(flags.WithSampled(r.of.sampled)))
 }
 
 // Sampled tells whether a trace that Durable wrote is kept whatever happens.

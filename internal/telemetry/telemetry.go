@@ -10,21 +10,25 @@
 // strangers do not decide what is stored. A span says what happened where, and never to whom: keys and values are the
 // platform's own words, and no error's text. What waits for its fate is bounded; what was too much is counted.
 //
-// Whether a trace is slow or failed is judged in each process by itself, when the last of its spans there has ended.
-// Streams have no span: they last as long as a page does, and what they carry is traced where it happens.
+// Whether a trace is slow or failed is judged in each process by itself, when the last of its spans there has ended. Until then
+// a span is a few words in memory; OpenTelemetry's own are made of those that are kept, and of no others.
 //
-// docs/decisions/0016 says why calls are not traced by otelgrpc. Without a sink nothing is traced and the calls cost a look at the context. The package starts no goroutine; sinks may.
+// docs/decisions/0016 says why calls are not traced by otelgrpc. Without a sink nothing is traced and the calls cost a look at
+// the context. The package starts no goroutine; sinks may.
 package telemetry
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -60,7 +64,16 @@ func (c Config) Validate() error {
 }
 
 // Tracer makes the spans of one service. Nil makes none. Safe for concurrent use.
-type Tracer struct{ tracer trace.Tracer }
+type Tracer struct {
+	kept trace.Tracer // makes OpenTelemetry's spans, with the ids that they have already
+	slow time.Duration
+
+	ratio uint64 // of hashes, those below are sampled
+	seed  maphash.Seed
+
+	open                   atomic.Int64 // unsampled traces that wait for their fate
+	passed, letGo, dropped prometheus.Counter
+}
 
 // scope names the instrumentation in every span.
 const scope = "github.com/rimlight/rimlight"
@@ -77,7 +90,7 @@ func New(cfg Config, service, instance, version string, metrics prometheus.Regis
 	if cfg.Slow == 0 {
 		cfg.Slow = defaultSlow
 	}
-	tail, err := newTail(cfg.Slow, cfg.Sink, metrics)
+	fates, err := fateCounter(metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +99,29 @@ func New(cfg Config, service, instance, version string, metrics prometheus.Regis
 		self = append(self, attribute.String("service.instance.id", instance))
 	}
 	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithSampler(head{sdktrace.TraceIDRatioBased(cfg.Ratio)}),
-		sdktrace.WithSpanProcessor(tail),
+		sdktrace.WithSampler(sdktrace.AlwaysSample()), // what it is asked to make is kept
+		sdktrace.WithIDGenerator(givenIDs{}),
+		sdktrace.WithSpanProcessor(cfg.Sink),
 		sdktrace.WithResource(resource.NewSchemaless(self...)),
 	)
-	return &Tracer{provider.Tracer(scope)}, nil
+	return &Tracer{
+		kept: provider.Tracer(scope), slow: cfg.Slow, ratio: threshold(cfg.Ratio), seed: maphash.MakeSeed(),
+		passed: fates.WithLabelValues("kept"), letGo: fates.WithLabelValues("let_go"), dropped: fates.WithLabelValues("dropped"),
+	}, nil
+}
+
+// threshold is the share of all hashes.
+func threshold(ratio float64) uint64 {
+	if ratio >= 1 {
+		return math.MaxUint64
+	}
+	return uint64(ratio * math.MaxUint64)
+}
+
+// samples decides for a trace that began with a stranger. By a hash of its id, so that the calls of one purchase share their
+// fate, and with a secret seed, as a stranger chooses the id.
+func (t *Tracer) samples(id trace.TraceID) bool {
+	return t.ratio == math.MaxUint64 || maphash.Comparable(t.seed, id) < t.ratio
 }
 
 // Serve begins the span of a call that arrived with the value of Header, or without one. A public port begins a trace for
@@ -100,17 +131,17 @@ func (t *Tracer) Serve(ctx context.Context, name, traceparent string, public boo
 		return ctx, Span{}
 	}
 	parent := parse(traceparent)
-	switch {
-	case public:
-		ctx = context.WithValue(ctx, strangerKey{}, true)
-	case !parent.IsValid():
-		return ctx, Span{}
+	if !parent.IsValid() {
+		if !public {
+			return ctx, Span{}
+		}
+		parent = trace.NewSpanContext(trace.SpanContextConfig{TraceID: newTraceID()})
 	}
-	if parent.IsValid() {
-		ctx = trace.ContextWithRemoteSpanContext(ctx, parent)
+	sampled := parent.IsSampled()
+	if public {
+		sampled = t.samples(parent.TraceID())
 	}
-	ctx, span := t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer))
-	return ctx, Span{span}
+	return t.begin(ctx, parent, sampled, name, trace.SpanKindServer)
 }
 
 // Resume begins a span of a trace that went through a row or a message, as Durable wrote it; no span without.
@@ -122,81 +153,36 @@ func (t *Tracer) Resume(ctx context.Context, durable []byte, name string) (conte
 	if !parent.IsValid() {
 		return ctx, Span{}
 	}
-	ctx, span := t.tracer.Start(trace.ContextWithRemoteSpanContext(ctx, parent), name)
-	return ctx, Span{span}
+	return t.begin(ctx, parent, parent.IsSampled(), name, trace.SpanKindInternal)
 }
 
 // Start begins a span within the one that ctx carries; no span without.
 func Start(ctx context.Context, name string) (context.Context, Span) {
-	return start(ctx, name, trace.SpanKindInternal)
+	return from(ctx).child(ctx, name, trace.SpanKindInternal)
 }
 
 // StartCall is Start for a call to another process.
 func StartCall(ctx context.Context, name string) (context.Context, Span) {
-	return start(ctx, name, trace.SpanKindClient)
-}
-
-func start(ctx context.Context, name string, kind trace.SpanKind) (context.Context, Span) {
-	parent := trace.SpanFromContext(ctx)
-	if !parent.IsRecording() {
-		return ctx, Span{}
-	}
-	if made, ok := parent.(sdktrace.ReadOnlySpan); ok && kind == trace.SpanKindClient && made.SpanKind() == kind {
+	parent := from(ctx)
+	if parent != nil && parent.kind == trace.SpanKindClient {
 		return ctx, Span{} // this very call has a span, with more to say
 	}
-	ctx, span := parent.TracerProvider().Tracer(scope).Start(ctx, name, trace.WithSpanKind(kind))
-	return ctx, Span{span}
-}
-
-// Span is something that takes time. The zero value is none: its methods do nothing.
-type Span struct{ span trace.Span }
-
-// On tells whether there is one, for who would have work to describe it.
-func (s Span) On() bool { return s.span != nil }
-
-// End ends it.
-func (s Span) End() {
-	if s.span != nil {
-		s.span.End()
-	}
-}
-
-// Set says something of it, in the platform's own words.
-func (s Span) Set(key, value string) {
-	if s.span != nil {
-		s.span.SetAttributes(attribute.String(key, value))
-	}
-}
-
-// SetInt says a number of it.
-func (s Span) SetInt(key string, value int64) {
-	if s.span != nil {
-		s.span.SetAttributes(attribute.Int64(key, value))
-	}
-}
-
-// Fail marks it as failed, so that its trace is kept. reason is one of the platform's own words.
-func (s Span) Fail(reason string) {
-	if s.span != nil {
-		s.span.SetStatus(codes.Error, reason)
-	}
-}
-
-// FailOn marks it as failed if there is an error, of which it says nothing: texts may hold anything.
-func (s Span) FailOn(err error) {
-	if err != nil {
-		s.Fail("error")
-	}
+	return parent.child(ctx, name, trace.SpanKindClient)
 }
 
 // Traceparent is the value of Header for a call that ctx makes; empty if nothing is traced.
 func Traceparent(ctx context.Context) string {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
+	r := from(ctx)
+	if r == nil {
 		return ""
 	}
-	carrier := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, carrier)
-	return carrier[Header]
+	text := [...]byte{0: '0', 1: '0', 2: '-', 35: '-', 52: '-', 53: '0', 54: '0'}
+	hex.Encode(text[3:], r.of.id[:])
+	hex.Encode(text[36:], r.id[:])
+	if r.of.sampled {
+		text[54] = '1'
+	}
+	return string(text[:])
 }
 
 // parse reads the value of Header. What is none is none; vendors' additions stay behind.
@@ -204,6 +190,22 @@ func parse(value string) trace.SpanContext {
 	if value == "" {
 		return trace.SpanContext{}
 	}
-	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{Header: value})
-	return trace.SpanContextFromContext(ctx)
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), header(value)))
 }
+
+// header is a carrier of one value.
+type header string
+
+// Get implements propagation.TextMapCarrier.
+func (h header) Get(key string) string {
+	if key == Header {
+		return string(h)
+	}
+	return ""
+}
+
+// Set implements propagation.TextMapCarrier. Nobody writes into what was received.
+func (header) Set(string, string) {}
+
+// Keys implements propagation.TextMapCarrier.
+func (header) Keys() []string { return []string{Header} }

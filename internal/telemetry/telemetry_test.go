@@ -106,6 +106,27 @@ func TestWhichTracesAreKept(t *testing.T) {
 	}
 }
 
+// Strangers choose the ids of their traces, and with them nothing: of ids that a sampler which reads them would always keep,
+// the ratio is kept. The calls of one trace share their fate.
+func TestAStrangersIDDoesNotDecide(t *testing.T) {
+	w := newTraced(t, 0.5)
+	kept := 0
+	for i := range 1000 {
+		parent := fmt.Sprintf("00-%016x%016x-b7ad6b7169203331-01", i+1, 0)
+		w.exporter.Reset()
+		w.call(parent, true, func(context.Context, telemetry.Span) {})
+		first := len(w.kept())
+		w.call(parent, true, func(context.Context, telemetry.Span) {})
+		if len(w.kept()) != 2*first {
+			t.Fatalf("of one trace %d spans are kept of the first call, and %d of both", first, len(w.kept()))
+		}
+		kept += first / 2
+	}
+	if kept < 350 || kept > 650 { // nine and a half standard deviations
+		t.Errorf("%d of 1000 traces are kept, at a ratio of a half", kept)
+	}
+}
+
 // A work step that takes long is no slow call.
 func TestWorkMayTakeItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -169,6 +190,21 @@ func TestATraceGoesOn(t *testing.T) {
 				t.Errorf("%s is in trace %s", s.Name, id)
 			}
 		}
+	}
+}
+
+// What begins after a span's end has none: a stream goes on after the first message.
+func TestWhatIsOverHasNoChildren(t *testing.T) {
+	w := newTraced(t, 0)
+	ctx, span := w.Serve(t.Context(), "call", "", true)
+	span.Fail("so that it is kept")
+	span.End()
+	span.End()
+	if _, late := telemetry.Start(ctx, "late"); late.On() {
+		t.Error("a span begins in one that is over")
+	}
+	if got := w.kept(); !slices.Equal(got, []string{"call"}) {
+		t.Errorf("kept %v", got)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/rimlight/rimlight/internal/rpc/frame"
+	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/router/arbiter"
 	"github.com/rimlight/rimlight/router/measure"
 )
@@ -50,7 +51,8 @@ const forever = time.Duration(math.MaxInt64)
 
 // follow makes one attempt at a stream and passes its messages on to the end.
 func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, request *frame.Frame) (r result, delivered bool) {
-	attemptCtx, cancel := context.WithCancel(ctx)
+	spanCtx, span := telemetry.StartCall(ctx, "router.attempt")
+	attemptCtx, cancel := context.WithCancel(spanCtx)
 	defer cancel()
 	start := time.Now()
 	patience := c.patience(n)
@@ -71,12 +73,17 @@ func (c *call) follow(ctx context.Context, stream grpc.ServerStream, n *node, re
 	if err != nil {
 		r = judged(upstream, err)
 		c.note(n, r, false)
+		c.describe(span, n, r)
+		span.End()
 		return r, false
 	}
 	header, _ := upstream.Header() // a message came, so it did
 	patience = forever             // nothing is overdue: a caller's deadline that ends the stream says nothing of the node
-	c.note(n, result{verdict: measure.Good, took: time.Since(start)}, false)
-	c.f.earn(result{verdict: measure.Good})
+	good := result{verdict: measure.Good, took: time.Since(start)}
+	c.note(n, good, false)
+	c.describe(span, n, good)
+	span.End()
+	c.f.earn(good)
 	c.record(nil)
 	if err := c.prepare(stream, n, result{header: header}); err != nil {
 		return result{err: err}, true

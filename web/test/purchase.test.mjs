@@ -92,8 +92,8 @@ test("a page that goes away after the receipt presents it again, and hears the o
 
 // What each service does for one purchase.
 const TRACED = {
-  router: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "router.attempt"],
-  region: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "region.decide", "journal.commit", "region.forward"],
+  router: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "rimlight.offer.v1.OfferService/WatchPurchase", "router.attempt"],
+  region: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "rimlight.offer.v1.OfferService/WatchPurchase", "region.decide", "journal.commit", "region.forward"],
   verifier: ["verifier.ingest", "verifier.settle", "verifier.pay", "ledger.commit", "verifier.order", "verifier.outcome"],
   fulfillment: ["rimlight.fulfillment.v1.OrderService/PlaceOrders", "fulfillment.deliver"],
 };

@@ -1,0 +1,153 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Span is something that takes time. The zero value is none: its methods do nothing. One goroutine at a time describes it.
+type Span struct{ *record }
+
+// record is a span whose fate may be open.
+type record struct {
+	of         *local
+	id, parent trace.SpanID
+	remote     bool // the parent is another process's
+	kind       trace.SpanKind
+	name       string
+	start, end time.Time // end: set under of.mu
+	attributes []attribute.KeyValue
+	failed     bool
+	reason     string
+	next       *record // in a queue
+}
+
+// queue is a list of spans in the order of their ends, which costs no allocation.
+type queue struct {
+	first, last *record
+	length      int
+}
+
+func (q *queue) push(r *record) {
+	if q.last == nil {
+		q.first = r
+	} else {
+		q.last.next = r
+	}
+	q.last = r
+	q.length++
+}
+
+// local is what one call, or one piece of work, does for a trace in this process.
+type local struct {
+	tracer  *Tracer
+	id      trace.TraceID
+	sampled bool
+	lost    bool // too many were open when it began
+	root    record
+
+	mu      sync.Mutex // guards the rest
+	running int
+	keep    bool
+	ended   queue // of an unsampled trace
+}
+
+type spanKey struct{}
+
+// from is the span that ctx carries, or nil.
+func from(ctx context.Context) *record {
+	r, _ := ctx.Value(spanKey{}).(*record)
+	return r
+}
+
+// begin makes the first span of a trace in this process.
+func (t *Tracer) begin(ctx context.Context, parent trace.SpanContext, sampled bool, name string, kind trace.SpanKind) (context.Context, Span) {
+	l := &local{tracer: t, id: parent.TraceID(), sampled: sampled, running: 1}
+	if !sampled && t.open.Add(1) > maxTraces {
+		l.lost = true
+	}
+	r := &l.root
+	*r = record{of: l, id: newSpanID(), parent: parent.SpanID(), remote: true, kind: kind, name: name, start: time.Now()}
+	return context.WithValue(ctx, spanKey{}, r), Span{r}
+}
+
+// child makes a span within another, unless that one is over.
+func (r *record) child(ctx context.Context, name string, kind trace.SpanKind) (context.Context, Span) {
+	if r == nil {
+		return ctx, Span{}
+	}
+	l := r.of
+	l.mu.Lock()
+	over := !r.end.IsZero()
+	if !over {
+		l.running++
+	}
+	l.mu.Unlock()
+	if over {
+		return ctx, Span{}
+	}
+	c := &record{of: l, id: newSpanID(), parent: r.id, kind: kind, name: name, start: time.Now()}
+	return context.WithValue(ctx, spanKey{}, c), Span{c}
+}
+
+// On tells whether there is one, for who would have work to describe it.
+func (s Span) On() bool { return s.record != nil }
+
+// End ends it.
+func (s Span) End() {
+	if s.record != nil {
+		s.of.over(s.record, time.Now())
+	}
+}
+
+// Set says something of it, in the platform's own words.
+func (s Span) Set(key, value string) { s.say(attribute.String(key, value)) }
+
+// SetInt says a number of it.
+func (s Span) SetInt(key string, value int64) { s.say(attribute.Int64(key, value)) }
+
+func (s Span) say(what attribute.KeyValue) {
+	if s.record == nil {
+		return
+	}
+	if s.attributes == nil {
+		s.attributes = make([]attribute.KeyValue, 0, mostSaid)
+	}
+	s.attributes = append(s.attributes, what)
+}
+
+// mostSaid is what an attempt of the router says.
+const mostSaid = 7
+
+// Fail marks it as failed, so that its trace is kept. reason is one of the platform's own words.
+func (s Span) Fail(reason string) {
+	if s.record != nil {
+		s.failed, s.reason = true, reason
+	}
+}
+
+// FailOn marks it as failed if there is an error, of which it says nothing: texts may hold anything.
+func (s Span) FailOn(err error) {
+	if err != nil {
+		s.Fail("error")
+	}
+}
+
+// Ids need be unlike each other, not secret.
+
+func newTraceID() (id trace.TraceID) {
+	binary.NativeEndian.PutUint64(id[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64()|1) // never all zeros, which is no id
+	return id
+}
+
+func newSpanID() (id trace.SpanID) {
+	binary.NativeEndian.PutUint64(id[:], rand.Uint64()|1)
+	return id
+}
