@@ -234,7 +234,7 @@ func draftOf(req *fulfillmentv1.CreateDropRequest) catalog.Draft {
 	d := catalog.Draft{
 		ChannelID: req.GetChannelId(), Title: req.GetTitle(),
 		CurrencyCode: req.GetPrice().GetCurrencyCode(), MinorUnits: req.GetPrice().GetMinorUnits(),
-		Units: req.GetUnits(), Duration: req.GetDuration().AsDuration(), MaxPerViewer: req.GetMaxPerViewer(),
+		Units: req.GetUnits(), Duration: req.GetDuration().AsDuration(), MaxPerViewer: req.GetMaxPerViewer(), PerInstrumentCap: req.GetPerInstrumentCap(),
 		Physical: req.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, SKU: req.GetSku(),
 	}
 	if req.GetOpenTime() != nil {
@@ -253,7 +253,8 @@ func catalogDrop(id store.ID, t catalog.Terms, salt []byte) *fulfillmentv1.Catal
 			Price:    &offerv1.Money{CurrencyCode: t.CurrencyCode, MinorUnits: t.MinorUnits},
 			OpenTime: timestamppb.New(t.OpenTime), CloseTime: timestamppb.New(t.CloseTime),
 		},
-		Units: t.Units, GoodsKind: fulfillmentv1.GoodsKind_GOODS_KIND_DIGITAL, MaxPerViewer: t.MaxPerViewer, ArmSalt: salt,
+		Units: t.Units, GoodsKind: fulfillmentv1.GoodsKind_GOODS_KIND_DIGITAL, MaxPerViewer: t.MaxPerViewer,
+		PerInstrumentCap: t.PerInstrumentCap, ArmSalt: salt,
 	}
 	for _, a := range t.Arms {
 		d.Arms = append(d.Arms, &fulfillmentv1.OfferArm{Name: a.Name, Weight: a.Weight, TokenTtl: durationpb.New(a.TokenTTL)})

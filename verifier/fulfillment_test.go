@@ -25,6 +25,7 @@ type dropRow struct {
 	channel      string
 	title        string
 	maxPerViewer uint32
+	perCard      uint32
 	state        offerv1.DropState
 	goods        fulfillmentv1.GoodsKind
 	units        map[uint32]*unit
@@ -170,7 +171,7 @@ func (f *fulfillment) GetDrop(_ context.Context, r *fulfillmentv1.GetDropRequest
 
 func (d *dropRow) proto() *fulfillmentv1.DropStatus {
 	return &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
-		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer, GoodsKind: d.goods,
+		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer, PerInstrumentCap: d.perCard, GoodsKind: d.goods,
 	}}
 }
 

@@ -321,7 +321,8 @@ func (s *Service) fetchTerms(ctx context.Context, dropID store.ID) (store.DropTe
 	drop := response.GetDrop().GetDrop()
 	terms := store.DropTerms{
 		DropID: dropID, ChannelID: drop.GetDrop().GetChannelId(), Title: drop.GetDrop().GetTitle(),
-		MaxPerViewer: max(1, int(drop.GetMaxPerViewer())), Physical: drop.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL,
+		MaxPerViewer: max(1, int(drop.GetMaxPerViewer())), PerInstrument: int(drop.GetPerInstrumentCap()),
+		Physical: drop.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL,
 	}
 	return terms, s.store.Write(ctx, func(tx *store.Tx) error { return tx.AddDropTerms(ctx, terms) })
 }

@@ -30,6 +30,7 @@ func (s *Service) loadKeys(ctx context.Context) error {
 	if s.signer, err = token.NewSigner(seed, offerv1.KeyOwner_KEY_OWNER_VERIFIER, "", ""); err != nil {
 		return err
 	}
+	s.instruments = instrumentKey(seed)
 	s.keys.Add(s.signer.Public())
 	keys, err := s.store.Read().Keys(ctx)
 	if err != nil {

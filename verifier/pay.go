@@ -91,12 +91,25 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 		return 0, err
 	}
 	window := time.UnixMicro(p.AcceptTime).Add(s.cfg.ActionWindow)
+	var attempt saga.Attempt
+	if attempt.InstrumentOver, err = s.wasOver(ctx, &p); err != nil {
+		return 0, err
+	}
+	counted := false
 	for {
-		move, event := saga.NextMove(in, !s.deps.Now().Before(window))
+		attempt.WindowOver = !s.deps.Now().Before(window)
+		move, event := saga.NextMove(in, attempt)
 		switch move {
 		case saga.Confirm:
 			in, err = provider(ctx, s, "confirm", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Confirm(ctx, in.ID) })
 		case saga.Capture:
+			if !counted {
+				if attempt.InstrumentOver, err = s.instrumentOver(ctx, &p, in); err != nil {
+					return 0, err
+				}
+				counted = true
+				continue
+			}
 			in, err = provider(ctx, s, "capture", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Capture(ctx, in.ID) })
 		case saga.Cancel:
 			if mutant.On(mutant.DeclineNotCancelled) {
@@ -115,6 +128,11 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 			}
 			return min(s.after(s.cfg.ActionPoll), window.UnixMicro()), nil
 		case saga.Done:
+			if event == saga.MoneyTaken && !counted {
+				if err := s.instrumentPaid(ctx, &p, in); err != nil {
+					return 0, err
+				}
+			}
 			return 0, s.paid(ctx, &j, &p, event)
 		default:
 			return 0, fmt.Errorf("an intent in state %v", in.State)

@@ -118,16 +118,18 @@ const maxCachedTerms = 10_000
 
 // Service is the verifier.
 type Service struct {
-	cfg      Config
-	deps     Deps
-	store    *store.Store
-	keys     *token.Keys
-	signer   *token.Signer
-	hub      *hub
-	metrics  *metrics
-	random   io.Reader
-	rand     *lockedRand
-	stopping chan struct{} // closed when Run's context ended: streams end
+	cfg    Config
+	deps   Deps
+	store  *store.Store
+	keys   *token.Keys
+	signer *token.Signer
+	// instruments is the key under which payment instruments are counted.
+	instruments []byte
+	hub         *hub
+	metrics     *metrics
+	random      io.Reader
+	rand        *lockedRand
+	stopping    chan struct{} // closed when Run's context ended: streams end
 	// lookAgain is how long a wake-up is waited for before the store is asked all the same.
 	lookAgain time.Duration
 

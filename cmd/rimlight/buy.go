@@ -25,7 +25,7 @@ type buyCmd struct {
 	clientFlags
 	Drop     string        `help:"Buy from this drop; default: the next one that is open."`
 	Channel  string        `help:"Only this channel's drops."`
-	Payment  string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix." default:"tp_ok"`
+	Payment  string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix, tp_card_NAME." default:"tp_ok"`
 	Voucher  string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
 	Delivery string        `help:"Where a physical good goes: a file of up to 2 KiB, or - for standard input. It consents to delivery." placeholder:"FILE"`
 	Claim    bool          `help:"Ask and redeem in one round trip."`

@@ -39,6 +39,7 @@ type dropsCreateCmd struct {
 	Opens        time.Duration `help:"How long from now it opens." default:"5s"`
 	Duration     time.Duration `help:"How long it is open." default:"90s"`
 	MaxPerViewer uint32        `help:"The most purchases of one viewer session." default:"1"`
+	PerCard      uint32        `help:"The most purchases that one payment instrument pays, whatever session it pays for; 0: any number." default:"0"`
 	TokenTTL     time.Duration `help:"How long an offer stands." default:"60s"`
 	StockKind    string        `help:"What a unit is: how long receipts of a lost node are waited for. reusable: another drop can use it (10 min); physical: on a shelf (72 h); digital: 30 days; auto: as orders are." enum:"auto,reusable,physical,digital" default:"auto"`
 	SKU          string        `name:"sku" help:"Sell a physical good, which microfulfillment nodes know by this SKU; default: a digital one." placeholder:"SKU"`
@@ -60,8 +61,9 @@ func (c *dropsCreateCmd) Run(ctx context.Context, s *streams) error {
 	req := &fulfillmentv1.CreateDropRequest{
 		RequestId: c.RequestID, ChannelId: c.Channel, Title: c.Title, Price: price, Units: c.Units,
 		OpenTime: timestamppb.New(time.Now().Add(c.Opens)), Duration: durationpb.New(c.Duration), MaxPerViewer: c.MaxPerViewer,
-		StockKind: stockKinds[c.StockKind],
-		Arms:      []*fulfillmentv1.OfferArm{{Name: "control", Weight: 1, TokenTtl: durationpb.New(c.TokenTTL)}},
+		PerInstrumentCap: c.PerCard,
+		StockKind:        stockKinds[c.StockKind],
+		Arms:             []*fulfillmentv1.OfferArm{{Name: "control", Weight: 1, TokenTtl: durationpb.New(c.TokenTTL)}},
 	}
 	if c.SKU != "" {
 		req.GoodsKind, req.Sku = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, c.SKU

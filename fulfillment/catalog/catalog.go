@@ -33,23 +33,24 @@ const (
 
 // The limits of a drop.
 const (
-	MinDuration     = 10 * time.Second
-	MaxDuration     = time.Hour
-	MaxAhead        = 366 * 24 * time.Hour // a year out is a typing error in the date
-	MaxUnits        = 100_000
-	MaxTitle        = 120 // characters
-	MaxPerViewer    = 100
-	MaxPrice        = 100_000_000_000 // minor units
-	MaxArms         = 8
-	MaxArmName      = 32 // bytes; the name is in every offer token
-	MaxArmWeight    = 1_000_000
-	MinTokenTTL     = time.Second
-	MaxTokenTTL     = time.Hour
-	usualMinLength  = 90 * time.Second
-	usualMaxLength  = 120 * time.Second
-	usualShortTTL   = time.Minute
-	usualLongTTL    = 5 * time.Minute
-	clockDifference = dropclock.Grace // how far in the past an opening "now" may look from here
+	MinDuration      = 10 * time.Second
+	MaxDuration      = time.Hour
+	MaxAhead         = 366 * 24 * time.Hour // a year out is a typing error in the date
+	MaxUnits         = 100_000
+	MaxTitle         = 120 // characters
+	MaxPerViewer     = 100
+	MaxPerInstrument = 100
+	MaxPrice         = 100_000_000_000 // minor units
+	MaxArms          = 8
+	MaxArmName       = 32 // bytes; the name is in every offer token
+	MaxArmWeight     = 1_000_000
+	MinTokenTTL      = time.Second
+	MaxTokenTTL      = time.Hour
+	usualMinLength   = 90 * time.Second
+	usualMaxLength   = 120 * time.Second
+	usualShortTTL    = time.Minute
+	usualLongTTL     = 5 * time.Minute
+	clockDifference  = dropclock.Grace // how far in the past an opening "now" may look from here
 )
 
 // Arm is one arm of the experiment on how long an offer stands.
@@ -68,6 +69,7 @@ type Draft struct {
 	OpenTime         time.Time
 	Duration         time.Duration
 	MaxPerViewer     uint32
+	PerInstrumentCap uint32 // 0: none
 	Arms             []Arm
 	Physical         bool
 	// SKU is what nodes know a physical good by.
@@ -82,6 +84,7 @@ type Terms struct {
 	Units               uint32
 	OpenTime, CloseTime time.Time
 	MaxPerViewer        uint32
+	PerInstrumentCap    uint32 // 0: none
 	Arms                []Arm
 	// SKU is empty for a digital good.
 	SKU string
@@ -124,6 +127,7 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 		d.MaxPerViewer = DefaultMaxPerViewer
 	}
 	require(d.MaxPerViewer <= MaxPerViewer, "max_per_viewer", "A viewer session may buy at most %d.", MaxPerViewer)
+	require(d.PerInstrumentCap <= MaxPerInstrument, "per_instrument_cap", "A payment instrument may pay for at most %d, or 0: any number.", MaxPerInstrument)
 	require(!d.Physical || skuPattern.MatchString(d.SKU), "sku", "A physical good has a SKU: 1 to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit.")
 	require(d.Physical || d.SKU == "", "sku", "A digital good has no SKU.")
 	if len(d.Arms) == 0 {
@@ -147,7 +151,8 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 	open := d.OpenTime.UTC().Truncate(time.Microsecond)
 	return Terms{
 		ChannelID: d.ChannelID, Title: d.Title, CurrencyCode: d.CurrencyCode, MinorUnits: d.MinorUnits, Units: d.Units,
-		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, Arms: arms, SKU: d.SKU,
+		OpenTime: open, CloseTime: open.Add(d.Duration.Truncate(time.Microsecond)), MaxPerViewer: d.MaxPerViewer, PerInstrumentCap: d.PerInstrumentCap,
+		Arms: arms, SKU: d.SKU,
 	}, broken
 }
 

@@ -60,6 +60,8 @@ const (
 	TimeBackUncapped     Mutation = "time-back-uncapped"
 	TimeBackUnverified   Mutation = "time-back-unverified"
 	ClaimsBeforeTimeBack Mutation = "claims-before-time-back"
+	InstrumentUncounted  Mutation = "instrument-uncounted"
+	InstrumentForgotten  Mutation = "instrument-forgotten"
 )
 
 // Rule is what a mutation leaves out.
@@ -116,6 +118,8 @@ func Rules() []Rule {
 		{RefundsUncounted, "refunds that are pending count as money gone", "money"},
 		{AttemptNotFenced, "only the depot that has an order now may take it, and let its parcel leave", "parcels"},
 		{SentUncleared, "a parcel leaves after fulfillment's yes", "parcels"},
+		{InstrumentUncounted, "a payment instrument pays for its share of a drop and no more", "cards"},
+		{InstrumentForgotten, "that an instrument's share is over is durable before its intent is cancelled", "cards"},
 		{AddressKept, "the centre forgets an address when a depot has the order, or nobody", "parcels"},
 	}
 }

@@ -64,6 +64,8 @@ type Drop struct {
 	// Price in minor units of Currency. Default: 1000 and the drop's place, in another currency than the drop before.
 	Price    int64
 	Currency string
+	// PerCard is how many purchases one card may pay; 0: any number.
+	PerCard int
 	// Physical goods are sent by depots, to viewers who all say where to.
 	Physical bool
 }

@@ -22,6 +22,7 @@ type Money struct {
 	Choices         []Choice
 	RefundAnswers   []RefundAnswer
 	Equations       []balance.Equation // the audit's that do not hold
+	Cards           map[string]string  // testpsp's named card that a purchase was to be paid with, by token
 
 	Parcels []Parcel
 	// Addresses counts orders whose delivery details the centre still has, or a depot after the parcel left.

@@ -312,6 +312,7 @@ func (w *world) createDrops(ctx context.Context) error {
 		request := &fulfillmentv1.CreateDropRequest{
 			RequestId: fmt.Sprintf("drop-%d", i), ChannelId: "demo", Title: d.Title, Units: uint32(d.Units), Price: d.price(d.Price),
 			OpenTime: timestamppb.New(w.start.Add(d.Opens)), Duration: durationpb.New(d.Lasts),
+			PerInstrumentCap: uint32(d.PerCard),
 		}
 		if d.Physical {
 			request.GoodsKind, request.Sku = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL, sku

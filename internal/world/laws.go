@@ -23,6 +23,7 @@ var laws = []law{
 	{"I4", "no genuine winning receipt ends unit-denied that came before its lease was given up", noUnitDenied},
 	{"I5", "postings sum to zero; what a purchase ends in is one of goods, money back and a voucher", booksBalance},
 	{"I5", "a voucher is spent once and never below zero; the ledger owes what is left of them", vouchersAreSpentOnce},
+	{"caps", "a card pays for its share of a drop and no more, and is told so only then", cardsKeepTheirShare},
 	{"audit", "the audit's equations hold", equationsHold},
 	{"I6", "one K, one viewer session, one winner; no session gets more than its share", oneWinner},
 	{"I7", "free + leased + sold = stock, and nothing stays leased or quarantined", stockAddsUp},

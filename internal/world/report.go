@@ -119,7 +119,7 @@ func reasonName(r saga.Reason) string {
 	return map[saga.Reason]string{
 		saga.TokenExpired: "token expired", saga.Cancelled: "cancelled", saga.ViewerLimit: "viewer limit", saga.PaymentDeclined: "payment declined",
 		saga.PaymentWindowOver: "payment window over", saga.UnitDenied: "unit denied",
-		saga.OrderFailed: "order failed", saga.VoucherUnusable: "voucher unusable",
+		saga.OrderFailed: "order failed", saga.VoucherUnusable: "voucher unusable", saga.InstrumentLimit: "instrument limit",
 	}[r]
 }
 

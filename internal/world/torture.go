@@ -31,6 +31,8 @@ const (
 	// AimMoney is what happens to money that was taken: parcels that never come, choices, refunds, and a later drop where
 	// vouchers are spent.
 	AimMoney = "money"
+	// AimCards is a few cards that pay for many, and outages of the provider.
+	AimCards = "cards"
 	// AimParcels is a drop of parcels with every fault at the depots.
 	AimParcels = "parcels"
 )
@@ -48,6 +50,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimLate:      {{1, Cut}, {6, LoseDisk}},
 	AimOperators: {{5, Cut}, {3, Fence}, {4, Retire}, {1, Slow}, {1, CrashAfterCommit}},
 	AimPayments:  {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+	AimCards:     {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Crash}, {1, Storm}, {4, NoPayments}},
 	AimMoney:     {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
 	AimParcels:   {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 }
@@ -92,6 +95,9 @@ func Torture(seed uint64, aim string) Config {
 	}
 	if money {
 		cfg.sellParcels(aim)
+	}
+	if aim == AimCards {
+		cfg.shareCards()
 	}
 	for len(cfg.Schedule) < faultsDrawn {
 		f := cfg.drawFault(r, pick(r, kinds[aim]))

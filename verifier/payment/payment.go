@@ -15,6 +15,7 @@
 //   - An intent in Succeeded or Cancelled never leaves that state.
 //   - Calls answer the intent as it is after the call; a call that does not fit the state changes nothing.
 //   - After ErrUnknownOutcome the truth is what GetIntent reads, never a second intent.
+//   - An intent that was Authorised tells its Instrument from then on, the same one in every state.
 //   - Refunds of an intent never add up to more than was captured, failed ones aside.
 //
 // What engines do not promise, and callers live with:
@@ -90,6 +91,10 @@ type Intent struct {
 	DeclineCode string
 	// DeclineFinal: another attempt with the same reference is pointless.
 	DeclineFinal bool
+	// Instrument is the provider's opaque name of what pays, at most 128 characters: the same for every intent that the
+	// same card pays, whoever presents it, and of no use at the provider. Known of every intent that was Authorised at some
+	// time. Empty: it was not, or the provider does not tell. It names a person as well as a card does: never logged, never stored as it is.
+	Instrument string
 }
 
 // Request describes an intent. A provider refuses the same key with another Request.

@@ -19,17 +19,28 @@ const (
 	Done
 )
 
+// Attempt is what is known of a payment attempt beside its intent.
+type Attempt struct {
+	// WindowOver: the customer's time is over.
+	WindowOver bool
+	// InstrumentOver: it was decided, durably, that what pays has paid its share of the drop.
+	InstrumentOver bool
+}
+
 // NextMove drives one attempt. It is asked again after every step with what was read, so it needs no memory: a restart
 // goes on from the intent's state. An attempt that failed is over only when its intent is read as cancelled; if it turns
 // out to have succeeded meanwhile, that is a purchase.
-func NextMove(in payment.Intent, windowOver bool) (Move, Event) {
+func NextMove(in payment.Intent, a Attempt) (Move, Event) {
 	switch in.State {
 	case payment.RequiresConfirmation:
 		return Confirm, 0
 	case payment.Authorised: // even after the window: the customer did what was asked
+		if a.InstrumentOver {
+			return Cancel, 0
+		}
 		return Capture, 0
 	case payment.RequiresAction:
-		if windowOver {
+		if a.WindowOver {
 			return Cancel, 0
 		}
 		return Wait, ActionNeeded
@@ -39,6 +50,8 @@ func NextMove(in payment.Intent, windowOver bool) (Move, Event) {
 		return Done, MoneyTaken
 	}
 	switch { // cancelled
+	case in.DeclineCode == "" && a.InstrumentOver:
+		return Done, InstrumentOverLimit
 	case in.DeclineCode == "":
 		return Done, WindowOver
 	case in.DeclineFinal:

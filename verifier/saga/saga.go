@@ -8,8 +8,8 @@
 //	   | (no spare left)    |                                           '------OrderDead-------+
 //	   |                    v                                                     v
 //	   |--------------> VOUCHER (price lock)                               CHOICE_REQUIRED -ChoseVoucher-> VOUCHER (stored value)
-//	   |                    | (no price lock left, or the voucher               | ChoseMoney                  ^
-//	   |                    v  that it brought is unusable)                     v                             | RefundFailed
+//	   |                    | (no price lock left; the voucher that it          | ChoseMoney                  ^
+//	   |                    v  brought is unusable; InstrumentOverLimit)        v                             | RefundFailed
 //	   '-OverLimit, ----> REFUSED                                            REFUNDING -----------------------'
 //	     Expired                                                                | RefundDone
 //	                                                                            v
@@ -100,6 +100,7 @@ const (
 	UnitDenied        Reason = 72
 	OrderFailed       Reason = 74
 	VoucherUnusable   Reason = 75
+	InstrumentLimit   Reason = 78
 )
 
 // Cancelled means: the viewer was told a definite no before any redemption arrived.
@@ -126,6 +127,8 @@ const (
 	DeclinedForGood
 	// WindowOver: the customer did not come, and the intent is read as cancelled.
 	WindowOver
+	// InstrumentOverLimit: the payment instrument has paid its share of the drop, and the intent is read as cancelled.
+	InstrumentOverLimit
 	// VoucherRefused: the voucher that came with the redemption is spent, expired or for something else.
 	VoucherRefused
 	// MoneyTaken: the intent is read as succeeded, or a voucher covers all of the price.
@@ -258,6 +261,8 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 		return unpaid(PaymentDeclined)
 	case p.State.AwaitsMoney() && e == WindowOver:
 		return unpaid(PaymentWindowOver)
+	case p.State.AwaitsMoney() && e == InstrumentOverLimit: // no price lock: asking with a card beyond its share earns nothing
+		return next(Refused, InstrumentLimit, ReleaseWinner, ReturnVoucher)
 	case p.State.AwaitsMoney() && e == VoucherRefused: // nothing was taken of it
 		return next(Refused, VoucherUnusable, ReleaseWinner)
 

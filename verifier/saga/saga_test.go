@@ -50,6 +50,10 @@ func TestTransitions(t *testing.T) {
 			Purchase{State: Refused, Reason: PaymentDeclined, Attempt: 1, NoPriceLock: true}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
 		{"a denied unit is our fault: the budget does not matter",
 			Purchase{State: Received, NoPriceLock: true}, Denied, Purchase{State: Voucher, Reason: UnitDenied, NoPriceLock: true}, []Command{IssueVoucher, SignOutcome}},
+		{"a card beyond its share ends it, releases the unit and earns no price lock",
+			Purchase{State: UnitSettled, Attempt: 1}, InstrumentOverLimit, Purchase{State: Refused, Reason: InstrumentLimit, Attempt: 1}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
+		{"a card beyond its share ends it after the customer acted",
+			Purchase{State: ActionRequired, Attempt: 1}, InstrumentOverLimit, Purchase{State: Refused, Reason: InstrumentLimit, Attempt: 1}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
 		{"a voucher that cannot be used ends it",
 			Purchase{State: UnitSettled, Attempt: 1}, VoucherRefused, Purchase{State: Refused, Reason: VoucherUnusable, Attempt: 1}, []Command{ReleaseWinner, SignOutcome}},
 		{"a customer who did not come gets a voucher and the unit is released",
@@ -197,26 +201,31 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 }
 
 func TestMoves(t *testing.T) {
+	late, over := Attempt{WindowOver: true}, Attempt{InstrumentOver: true}
 	for _, c := range []struct {
-		name   string
-		intent payment.Intent
-		over   bool
-		move   Move
-		event  Event
+		name    string
+		intent  payment.Intent
+		attempt Attempt
+		move    Move
+		event   Event
 	}{
-		{"a new intent is confirmed, late or not", payment.Intent{State: payment.RequiresConfirmation}, true, Confirm, 0},
-		{"authorised money is taken", payment.Intent{State: payment.Authorised}, false, Capture, 0},
-		{"authorised money is taken even after the window", payment.Intent{State: payment.Authorised}, true, Capture, 0},
-		{"the customer is waited for", payment.Intent{State: payment.RequiresAction}, false, Wait, ActionNeeded},
-		{"a customer who is late finds the intent cancelled", payment.Intent{State: payment.RequiresAction}, true, Cancel, 0},
-		{"a declined intent is cancelled before anything else", payment.Intent{State: payment.Declined, DeclineCode: "x"}, false, Cancel, 0},
-		{"read as succeeded means purchase, whatever was wanted", payment.Intent{State: payment.Succeeded, DeclineCode: "x"}, true, Done, MoneyTaken},
-		{"read as cancelled after a decline", payment.Intent{State: payment.Cancelled, DeclineCode: "x"}, false, Done, DeclinedForNow},
-		{"read as cancelled after a decline for good", payment.Intent{State: payment.Cancelled, DeclineCode: "x", DeclineFinal: true}, false, Done, DeclinedForGood},
-		{"read as cancelled without a decline", payment.Intent{State: payment.Cancelled}, true, Done, WindowOver},
+		{"a new intent is confirmed, late or not", payment.Intent{State: payment.RequiresConfirmation}, late, Confirm, 0},
+		{"authorised money is taken", payment.Intent{State: payment.Authorised}, Attempt{}, Capture, 0},
+		{"authorised money is taken even after the window", payment.Intent{State: payment.Authorised}, late, Capture, 0},
+		{"the customer is waited for", payment.Intent{State: payment.RequiresAction}, Attempt{}, Wait, ActionNeeded},
+		{"a customer who is late finds the intent cancelled", payment.Intent{State: payment.RequiresAction}, late, Cancel, 0},
+		{"a declined intent is cancelled before anything else", payment.Intent{State: payment.Declined, DeclineCode: "x"}, Attempt{}, Cancel, 0},
+		{"read as succeeded means purchase, whatever was wanted", payment.Intent{State: payment.Succeeded, DeclineCode: "x"}, late, Done, MoneyTaken},
+		{"read as cancelled after a decline", payment.Intent{State: payment.Cancelled, DeclineCode: "x"}, Attempt{}, Done, DeclinedForNow},
+		{"read as cancelled after a decline for good", payment.Intent{State: payment.Cancelled, DeclineCode: "x", DeclineFinal: true}, Attempt{}, Done, DeclinedForGood},
+		{"what would be one too many is cancelled", payment.Intent{State: payment.Authorised}, over, Cancel, 0},
+		{"read as cancelled since it was one too many", payment.Intent{State: payment.Cancelled}, over, Done, InstrumentOverLimit},
+		{"read as succeeded means purchase, one too many or not", payment.Intent{State: payment.Succeeded}, over, Done, MoneyTaken},
+		{"declined before it was one too many", payment.Intent{State: payment.Cancelled, DeclineCode: "x"}, over, Done, DeclinedForNow},
+		{"read as cancelled without a decline", payment.Intent{State: payment.Cancelled}, late, Done, WindowOver},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if move, event := NextMove(c.intent, c.over); move != c.move || event != c.event {
+			if move, event := NextMove(c.intent, c.attempt); move != c.move || event != c.event {
 				t.Errorf("got %d, %d; want %d, %d", move, event, c.move, c.event)
 			}
 		})
@@ -252,7 +261,7 @@ func TestNumbersAreThoseOfTheContract(t *testing.T) {
 		TokenExpired: errorsv1.Reason_REASON_TOKEN_EXPIRED, ViewerLimit: errorsv1.Reason_REASON_VIEWER_LIMIT,
 		PaymentDeclined: errorsv1.Reason_REASON_PAYMENT_DECLINED, PaymentWindowOver: errorsv1.Reason_REASON_PAYMENT_WINDOW_OVER,
 		UnitDenied: errorsv1.Reason_REASON_UNIT_DENIED, OrderFailed: errorsv1.Reason_REASON_ORDER_FAILED,
-		VoucherUnusable: errorsv1.Reason_REASON_VOUCHER_UNUSABLE,
+		VoucherUnusable: errorsv1.Reason_REASON_VOUCHER_UNUSABLE, InstrumentLimit: errorsv1.Reason_REASON_INSTRUMENT_LIMIT,
 	} {
 		if int32(reason) != int32(want) {
 			t.Errorf("reason %d, the contract says %v", reason, want)

@@ -166,22 +166,25 @@ type DropTerms struct {
 	DropID           ID
 	ChannelID, Title string
 	MaxPerViewer     int
+	// PerInstrument is how many purchases a payment instrument may pay; 0: any number.
+	PerInstrument int
 	// Physical: nodes send parcels, and need to know where to.
 	Physical bool
 }
 
 // AddDropTerms stores a drop's terms; the first word stands.
 func (tx *Tx) AddDropTerms(ctx context.Context, t DropTerms) error {
-	_, err := tx.exec(ctx, "storing a drop's terms", `INSERT INTO drop_terms (drop_id, channel_id, title, max_per_viewer, physical)
-		VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, t.DropID, t.ChannelID, t.Title, t.MaxPerViewer, t.Physical)
+	_, err := tx.exec(ctx, "storing a drop's terms", `INSERT INTO drop_terms (drop_id, channel_id, title, max_per_viewer, physical,
+			per_instrument_cap)
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`, t.DropID, t.ChannelID, t.Title, t.MaxPerViewer, t.Physical, t.PerInstrument)
 	return err
 }
 
 // DropTerms reads them. ErrNotFound.
 func (q Queries) DropTerms(ctx context.Context, dropID ID) (DropTerms, error) {
 	t := DropTerms{DropID: dropID}
-	err := q.q.QueryRowContext(ctx, `SELECT channel_id, title, max_per_viewer, physical FROM drop_terms WHERE drop_id = $1`, dropID).
-		Scan(&t.ChannelID, &t.Title, &t.MaxPerViewer, &t.Physical)
+	err := q.q.QueryRowContext(ctx, `SELECT channel_id, title, max_per_viewer, physical, per_instrument_cap FROM drop_terms WHERE drop_id = $1`, dropID).
+		Scan(&t.ChannelID, &t.Title, &t.MaxPerViewer, &t.Physical, &t.PerInstrument)
 	if errors.Is(err, sql.ErrNoRows) {
 		return t, ErrNotFound
 	}

@@ -7,6 +7,7 @@ package paymenttest
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/rimlight/rimlight/verifier/payment"
@@ -20,6 +21,9 @@ type Harness struct {
 	Charges func(t *testing.T, p payment.Provider, purchaseID string) int
 	// OK, Declined and ActionRequired are references with that fate.
 	OK, Declined, ActionRequired string
+	// SameCard are two references that succeed and that one instrument pays; OtherCard is another instrument's.
+	SameCard  [2]string
+	OtherCard string
 	// SlowRefund and FailedRefund are references with that fate.
 	SlowRefund, FailedRefund string
 	// KeptErrors is a reference whose first creation and first refund fail, with the error kept under their keys.
@@ -43,6 +47,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("a cancelled intent takes no money", h.cancelled)
 	t.Run("an intent that succeeded cannot be cancelled", h.succeeded)
 	t.Run("an unknown id is not found", h.unknown)
+	t.Run("who pays with the same card has the same instrument, and nobody else", h.instruments)
 	for _, reference := range h.Disturbed {
 		t.Run("reading by id leads through "+reference, func(t *testing.T) { h.disturbed(t, reference) })
 		t.Run("reading leads a refund through "+reference, func(t *testing.T) { h.disturbedRefund(t, reference) })
@@ -181,6 +186,41 @@ func (h Harness) unknown(t *testing.T) {
 		if _, err := call(t.Context(), "no such id"); !errors.Is(err, payment.ErrNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func (h Harness) instruments(t *testing.T) {
+	p := h.New(t)
+	of := func(purchase, reference string) string {
+		t.Helper()
+		r := request(reference)
+		r.PurchaseID = purchase
+		in, err := p.CreateIntent(t.Context(), purchase+"/1", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		authorised := expect(t, p, p.Confirm, in.ID, payment.Authorised)
+		captured := expect(t, p, p.Capture, in.ID, payment.Succeeded)
+		list, err := p.Intents(t.Context(), purchase)
+		if err != nil || len(list) != 1 || list[0] != captured {
+			t.Fatalf("Intents: %+v, %v; want %+v", list, err, captured)
+		}
+		if name := captured.Instrument; name == "" || name != authorised.Instrument || len(name) > 128 || strings.Contains(name, reference) {
+			t.Fatalf("instrument %q when authorised, %q when captured", authorised.Instrument, name)
+		}
+		return captured.Instrument
+	}
+	id := h.create(t, p, "k/0", h.SameCard[0]).ID
+	authorised := expect(t, p, p.Confirm, id, payment.Authorised)
+	if in := expect(t, p, p.Cancel, id, payment.Cancelled); in.Instrument != authorised.Instrument {
+		t.Errorf("instrument %q when authorised, %q when cancelled", authorised.Instrument, in.Instrument)
+	}
+	if in := expect(t, p, p.Cancel, h.create(t, p, "k/-1", h.SameCard[0]).ID, payment.Cancelled); in.Instrument != "" {
+		t.Errorf("instrument %q of an intent that nobody authorised", in.Instrument)
+	}
+	a, b, other := of("p1", h.SameCard[0]), of("p2", h.SameCard[1]), of("p3", h.OtherCard)
+	if a != b || a == other {
+		t.Errorf("instruments %q and %q of one card, %q of another", a, b, other)
 	}
 }
 

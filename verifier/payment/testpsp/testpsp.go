@@ -14,11 +14,12 @@
 //	tp_500_kept          the first intent's creation and the first refund fail, and their keys answer so until they expire
 //	tp_refund_slow       a refund succeeds a while after it was asked for
 //	tp_refund_fails      a refund fails
+//	tp_card_NAME         like tp_ok, paid by the card NAME: elsewhere every purchase has a card of its own
 //	tp_mix               a realistic mix of purchases: 10 % like tp_action_required, 4 % like tp_decline, the rest tp_ok
 //	anything else        declined for good, unknown_reference
 //
-// Reading is never disturbed. Hints come late, twice and in any order if Config says so. It does not keep cards and
-// customers.
+// Reading is never disturbed. Hints come late, twice and in any order if Config says so. It keeps no customers, and of
+// cards it knows who shares one.
 package testpsp
 
 import (
@@ -27,6 +28,7 @@ import (
 	"database/sql"
 	"embed"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -58,6 +60,8 @@ const (
 	RefRefundSlow     = "tp_refund_slow"
 	RefRefundFails    = "tp_refund_fails"
 	RefMix            = "tp_mix"
+	// RefCard begins the reference of a named card.
+	RefCard = "tp_card_"
 )
 
 // MixAction and MixDecline are the shares of tp_mix's purchases that need the customer and that are declined.
@@ -202,7 +206,7 @@ func (p *Provider) Intents(ctx context.Context, purchaseID string) (_ []payment.
 	if err := p.wait(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := p.db.Read().QueryContext(ctx, `SELECT intent_id, state, decline_code, decline_final FROM psp_intents
+	rows, err := p.db.Read().QueryContext(ctx, `SELECT `+intentColumns+` FROM psp_intents
 		WHERE purchase_id = $1 ORDER BY create_time, intent_id`, purchaseID)
 	if err != nil {
 		return nil, fmt.Errorf("testpsp: listing intents: %w", err)
@@ -210,11 +214,11 @@ func (p *Provider) Intents(ctx context.Context, purchaseID string) (_ []payment.
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var all []payment.Intent
 	for rows.Next() {
-		var in payment.Intent
-		if err := rows.Scan(&in.ID, &in.State, &in.DeclineCode, &in.DeclineFinal); err != nil {
+		var in intent
+		if err := in.scan(rows.Scan); err != nil {
 			return nil, fmt.Errorf("testpsp: listing intents: %w", err)
 		}
-		all = append(all, in)
+		all = append(all, in.Intent)
 	}
 	return all, rows.Err()
 }
@@ -444,11 +448,30 @@ type intent struct {
 	key string
 }
 
+const intentColumns = `intent_id, idem_key, purchase_id, currency_code, minor_units, reference, state, decline_code, decline_final, instrument`
+
+func (in *intent) scan(scan func(...any) error) error {
+	return scan(&in.ID, &in.key, &in.PurchaseID, &in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal, &in.Instrument)
+}
+
+// card is the fingerprint of what pays.
+func (in *intent) card() string {
+	name, _, _ := strings.Cut(in.Reference, ":")
+	if !strings.HasPrefix(name, RefCard) {
+		name = "of purchase " + in.PurchaseID
+	}
+	sum := sha256.Sum256([]byte("testpsp-card/v1\x00" + name))
+	return "tpf_" + hex.EncodeToString(sum[:12])
+}
+
 func (in *intent) kind() string { return kind(in.Reference, in.PurchaseID) }
 
 // kind is the fate that a reference has for a purchase.
 func kind(reference, purchaseID string) string {
 	kind, _, _ := strings.Cut(reference, ":")
+	if strings.HasPrefix(kind, RefCard) {
+		return RefOK
+	}
 	if kind != RefMix {
 		return kind
 	}
@@ -468,8 +491,11 @@ func (in *intent) decline(code string, final bool) {
 
 // save stores an intent's new state, with the hint of it.
 func (p *Provider) save(ctx context.Context, tx *sql.Tx, in *intent) error {
-	if _, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3 WHERE intent_id = $4`,
-		in.State, in.DeclineCode, in.DeclineFinal, in.ID); err != nil {
+	if in.State == payment.Authorised {
+		in.Instrument = in.card()
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3, instrument = $4 WHERE intent_id = $5`,
+		in.State, in.DeclineCode, in.DeclineFinal, in.Instrument, in.ID); err != nil {
 		return err
 	}
 	return p.hint(ctx, tx, in.ID, 0)
@@ -482,9 +508,7 @@ func (p *Provider) byID(ctx context.Context, id string) func(*sql.Tx) (*intent, 
 // find reads an intent by a unique column; lock ends the SELECT.
 func find(ctx context.Context, q sqldb.Querier, column, value, lock string) (*intent, error) {
 	in := &intent{}
-	err := q.QueryRowContext(ctx, `SELECT intent_id, idem_key, purchase_id, currency_code, minor_units, reference, state,
-		decline_code, decline_final FROM psp_intents WHERE `+column+` = $1`+lock, value).Scan(&in.ID, &in.key, &in.PurchaseID,
-		&in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal)
+	err := in.scan(q.QueryRowContext(ctx, `SELECT `+intentColumns+` FROM psp_intents WHERE `+column+` = $1`+lock, value).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, payment.ErrNotFound
 	}

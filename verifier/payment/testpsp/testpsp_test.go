@@ -65,6 +65,7 @@ func conforms(t *testing.T, open func(testing.TB) *sqldb.DB) {
 			return n
 		},
 		OK: testpsp.RefOK + ":any suffix", Declined: testpsp.RefDecline, ActionRequired: testpsp.RefActionRequired,
+		SameCard: [2]string{testpsp.RefCard + "A:one", testpsp.RefCard + "A"}, OtherCard: testpsp.RefCard + "B",
 		Disturbed: []string{testpsp.RefTimeoutBefore, testpsp.RefTimeoutAfter, testpsp.Ref500Once},
 	})
 }
@@ -84,6 +85,7 @@ func confirm(t *testing.T, p *testpsp.Provider, key, reference string) payment.I
 func TestReferencesAndTheirFates(t *testing.T) {
 	for reference, want := range map[string]payment.Intent{
 		"tp_ok":                {State: payment.Authorised},
+		"tp_card_A":            {State: payment.Authorised},
 		"tp_ok:abc:def":        {State: payment.Authorised},
 		"tp_decline":           {State: payment.Declined, DeclineCode: "card_declined", DeclineFinal: true},
 		"tp_decline_once":      {State: payment.Declined, DeclineCode: "try_again"},
@@ -92,7 +94,7 @@ func TestReferencesAndTheirFates(t *testing.T) {
 		"":                     {State: payment.Declined, DeclineCode: "unknown_reference", DeclineFinal: true},
 	} {
 		got := confirm(t, newProvider(t, 0), "k/1", reference)
-		want.ID = got.ID
+		want.ID, want.Instrument = got.ID, got.Instrument
 		if got != want {
 			t.Errorf("%q: %+v, want %+v", reference, got, want)
 		}

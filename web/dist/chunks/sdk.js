@@ -33,7 +33,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTbproto3`),[z,q]),ko=L(Oo,0),Ao=L(Oo,1),jo=R(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*É\r
+rimlight/errors/v1/reason.protorimlight.errors.v1*æ\r
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -86,7 +86,8 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_ORDER_FAILEDJ\x1B
 REASON_VOUCHER_UNUSABLEK
 REASON_NO_CHOICE_PENDINGL
-REASON_NOT_REFUNDABLEM
+REASON_NOT_REFUNDABLEM\x1B
+REASON_INSTRUMENT_LIMITN
 REASON_INTERNALZ
 REASON_STORE_UNAVAILABLE[
 REASON_DROP_CHANGE_REFUSEDx

@@ -133,6 +133,8 @@ const (
 	// The purchase is not one that was paid and delivered, or has less left than is to be refunded. Metadata: state,
 	// refundable_minor_units, currency_code. FAILED_PRECONDITION.
 	Reason_REASON_NOT_REFUNDABLE Reason = 77
+	// The payment instrument has paid for its share of the drop; nothing was taken. In outcomes, not in a status.
+	Reason_REASON_INSTRUMENT_LIMIT Reason = 78
 	// The service's own fault; the text is in its log under the request's id. INTERNAL.
 	Reason_REASON_INTERNAL Reason = 90
 	// The service's store cannot be written; nothing was promised. UNAVAILABLE.
@@ -218,6 +220,7 @@ var (
 		75:  "REASON_VOUCHER_UNUSABLE",
 		76:  "REASON_NO_CHOICE_PENDING",
 		77:  "REASON_NOT_REFUNDABLE",
+		78:  "REASON_INSTRUMENT_LIMIT",
 		90:  "REASON_INTERNAL",
 		91:  "REASON_STORE_UNAVAILABLE",
 		120: "REASON_DROP_CHANGE_REFUSED",
@@ -283,6 +286,7 @@ var (
 		"REASON_VOUCHER_UNUSABLE":     75,
 		"REASON_NO_CHOICE_PENDING":    76,
 		"REASON_NOT_REFUNDABLE":       77,
+		"REASON_INSTRUMENT_LIMIT":     78,
 		"REASON_INTERNAL":             90,
 		"REASON_STORE_UNAVAILABLE":    91,
 		"REASON_DROP_CHANGE_REFUSED":  120,
@@ -329,7 +333,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xc9\r\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xe6\r\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -382,7 +386,8 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x13REASON_ORDER_FAILED\x10J\x12\x1b\n" +
 	"\x17REASON_VOUCHER_UNUSABLE\x10K\x12\x1c\n" +
 	"\x18REASON_NO_CHOICE_PENDING\x10L\x12\x19\n" +
-	"\x15REASON_NOT_REFUNDABLE\x10M\x12\x13\n" +
+	"\x15REASON_NOT_REFUNDABLE\x10M\x12\x1b\n" +
+	"\x17REASON_INSTRUMENT_LIMIT\x10N\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10Z\x12\x1c\n" +
 	"\x18REASON_STORE_UNAVAILABLE\x10[\x12\x1e\n" +
 	"\x1aREASON_DROP_CHANGE_REFUSED\x10x\x12\x1e\n" +

@@ -51,9 +51,11 @@ type CreateDropRequest struct {
 	// What an order of it is; unspecified: DIGITAL.
 	GoodsKind GoodsKind `protobuf:"varint,11,opt,name=goods_kind,json=goodsKind,proto3,enum=rimlight.fulfillment.v1.GoodsKind" json:"goods_kind,omitempty"`
 	// What nodes know the good by: required for a physical one, empty for a digital one.
-	Sku           string `protobuf:"bytes,12,opt,name=sku,proto3" json:"sku,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sku string `protobuf:"bytes,12,opt,name=sku,proto3" json:"sku,omitempty"`
+	// The most purchases that one payment instrument may pay, whatever session it pays for; 0: no limit.
+	PerInstrumentCap uint32 `protobuf:"varint,13,opt,name=per_instrument_cap,json=perInstrumentCap,proto3" json:"per_instrument_cap,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CreateDropRequest) Reset() {
@@ -168,6 +170,13 @@ func (x *CreateDropRequest) GetSku() string {
 		return x.Sku
 	}
 	return ""
+}
+
+func (x *CreateDropRequest) GetPerInstrumentCap() uint32 {
+	if x != nil {
+		return x.PerInstrumentCap
+	}
+	return 0
 }
 
 // The response of CreateDrop.
@@ -1303,7 +1312,7 @@ var File_rimlight_fulfillment_v1_catalog_service_proto protoreflect.FileDescript
 
 const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\n" +
-	"-rimlight/fulfillment/v1/catalog_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1crimlight/offer/v1/drop.proto\x1a\x1drimlight/offer/v1/money.proto\"\xb3\x05\n" +
+	"-rimlight/fulfillment/v1/catalog_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1crimlight/offer/v1/drop.proto\x1a\x1drimlight/offer/v1/money.proto\"\xea\x05\n" +
 	"\x11CreateDropRequest\x12(\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12?\n" +
@@ -1321,7 +1330,8 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	" \x01(\x0e2\".rimlight.fulfillment.v1.StockKindB\b\xbaH\x05\x82\x01\x02\x10\x01R\tstockKind\x12K\n" +
 	"\n" +
 	"goods_kind\x18\v \x01(\x0e2\".rimlight.fulfillment.v1.GoodsKindB\b\xbaH\x05\x82\x01\x02\x10\x01R\tgoodsKind\x12=\n" +
-	"\x03sku\x18\f \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$R\x03sku\"j\n" +
+	"\x03sku\x18\f \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$R\x03sku\x125\n" +
+	"\x12per_instrument_cap\x18\r \x01(\rB\a\xbaH\x04*\x02\x18dR\x10perInstrumentCap\"j\n" +
 	"\x12CreateDropResponse\x128\n" +
 	"\x04drop\x18\x01 \x01(\v2$.rimlight.fulfillment.v1.CatalogDropR\x04drop\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x81\x01\n" +

@@ -158,9 +158,11 @@ type CatalogDrop struct {
 	// How long units of a lost node are kept for late receipts.
 	StockKind StockKind `protobuf:"varint,7,opt,name=stock_kind,json=stockKind,proto3,enum=rimlight.fulfillment.v1.StockKind" json:"stock_kind,omitempty"`
 	// What nodes know a physical good by. Empty for digital ones.
-	Sku           string `protobuf:"bytes,8,opt,name=sku,proto3" json:"sku,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sku string `protobuf:"bytes,8,opt,name=sku,proto3" json:"sku,omitempty"`
+	// The most purchases that one payment instrument (a card, whatever session it pays for) may pay; 0: no limit.
+	PerInstrumentCap uint32 `protobuf:"varint,9,opt,name=per_instrument_cap,json=perInstrumentCap,proto3" json:"per_instrument_cap,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CatalogDrop) Reset() {
@@ -249,6 +251,13 @@ func (x *CatalogDrop) GetSku() string {
 	return ""
 }
 
+func (x *CatalogDrop) GetPerInstrumentCap() uint32 {
+	if x != nil {
+		return x.PerInstrumentCap
+	}
+	return 0
+}
+
 var File_rimlight_fulfillment_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
@@ -257,7 +266,7 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\bOfferArm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x126\n" +
-	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\xe0\x02\n" +
+	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\x8e\x03\n" +
 	"\vCatalogDrop\x12+\n" +
 	"\x04drop\x18\x01 \x01(\v2\x17.rimlight.offer.v1.DropR\x04drop\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\rR\x05units\x12A\n" +
@@ -268,7 +277,8 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\barm_salt\x18\x06 \x01(\fR\aarmSalt\x12A\n" +
 	"\n" +
 	"stock_kind\x18\a \x01(\x0e2\".rimlight.fulfillment.v1.StockKindR\tstockKind\x12\x10\n" +
-	"\x03sku\x18\b \x01(\tR\x03sku*X\n" +
+	"\x03sku\x18\b \x01(\tR\x03sku\x12,\n" +
+	"\x12per_instrument_cap\x18\t \x01(\rR\x10perInstrumentCap*X\n" +
 	"\tGoodsKind\x12\x1a\n" +
 	"\x16GOODS_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12GOODS_KIND_DIGITAL\x10\x01\x12\x17\n" +

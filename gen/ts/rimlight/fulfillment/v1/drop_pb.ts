@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/drop.proto.
  */
 export const file_rimlight_fulfillment_v1_drop: GenFile = /*@__PURE__*/
-  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24imwIKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMEjYKCnN0b2NrX2tpbmQYByABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0tpbmQSCwoDc2t1GAggASgJKlgKCUdvb2RzS2luZBIaChZHT09EU19LSU5EX1VOU1BFQ0lGSUVEEAASFgoSR09PRFNfS0lORF9ESUdJVEFMEAESFwoTR09PRFNfS0lORF9QSFlTSUNBTBACQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop]);
+  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24itwIKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMEjYKCnN0b2NrX2tpbmQYByABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0tpbmQSCwoDc2t1GAggASgJEhoKEnBlcl9pbnN0cnVtZW50X2NhcBgJIAEoDSpYCglHb29kc0tpbmQSGgoWR09PRFNfS0lORF9VTlNQRUNJRklFRBAAEhYKEkdPT0RTX0tJTkRfRElHSVRBTBABEhcKE0dPT0RTX0tJTkRfUEhZU0lDQUwQAkJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_duration, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop]);
 
 /**
  * One arm of the experiment on how long an offer stands.
@@ -114,6 +114,13 @@ export type CatalogDrop = Message<"rimlight.fulfillment.v1.CatalogDrop"> & {
    * @generated from field: string sku = 8;
    */
   sku: string;
+
+  /**
+   * The most purchases that one payment instrument (a card, whatever session it pays for) may pay; 0: no limit.
+   *
+   * @generated from field: uint32 per_instrument_cap = 9;
+   */
+  perInstrumentCap: number;
 };
 
 /**
