@@ -228,9 +228,9 @@ func TestCreateDropAnswersARepeatAlike(t *testing.T) {
 		if err != nil || !proto.Equal(first, again) {
 			t.Errorf("got %v, %v, want %v", again, err, first)
 		}
-		time.Sleep(time.Hour) // its opening is in the past now; the repeat is still no new drop
+		time.Sleep(10 * time.Minute) // its opening is in the past now; the repeat is still no new drop
 		if again, err = l.catalog.CreateDrop(t.Context(), req); err != nil || again.GetDrop().GetDrop().GetDropId() != first.GetDrop().GetDrop().GetDropId() {
-			t.Errorf("an hour later: %v, %v", again, err)
+			t.Errorf("later: %v, %v", again, err)
 		}
 	})
 }

@@ -16,12 +16,11 @@ import (
 	"github.com/rimlight/rimlight/internal/pgtest"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/sqldb"
-	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 )
 
 // The streams of one replica carry what another one changed, long before their proofs of life would.
 func TestReplicasHearOfEachOther(t *testing.T) {
-	db := ready(t, sqldbtest.Postgres(t), nil)
+	db := openPostgres(t)
 	writer := start(t, db, fulfillment.Config{}, rand.Reader)
 	reader := start(t, db, fulfillment.Config{}, rand.Reader)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
@@ -49,7 +48,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 
 // Nodes ask two replicas for the same stock at the same time: every unit is lent once, and none is left over.
 func TestReplicasLendEachUnitOnce(t *testing.T) {
-	db := ready(t, sqldbtest.Postgres(t), nil)
+	db := openPostgres(t)
 	replicas := []*life{start(t, db, fulfillment.Config{}, rand.Reader), start(t, db, fulfillment.Config{}, rand.Reader)}
 	const units = 200
 	drop := replicas[0].createDrop(units).GetDrop().GetDropId()

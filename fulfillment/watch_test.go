@@ -76,7 +76,7 @@ func TestWatchCatalogTellsThatADropIsSettled(t *testing.T) {
 		if res, err := stream.Recv(); err != nil || len(res.GetDrops()) != 1 || res.GetRevision() != 1 || res.GetSnapshot() {
 			t.Fatalf("got %v, %v", res, err)
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		if _, err := l.catalog.SettleDrop(t.Context(), &fulfillmentv1.SettleDropRequest{DropId: drop}); err != nil {
 			t.Fatal(err)
 		}

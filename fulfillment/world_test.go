@@ -24,19 +24,28 @@ import (
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/sqldb/sqldbtest"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// onBoth runs a test in virtual time, on a file and in memory.
+// onBoth runs a test in virtual time on both engines: SQLite, as a file and in memory, and PostgreSQL. Time stands still
+// while a bubble's goroutine waits for a socket, so the server works as fast as it can and no timer overtakes it.
 func onBoth(t *testing.T, test func(*testing.T, *sqldb.DB)) {
-	for name, open := range map[string]func(testing.TB) *sqldb.DB{"file": openFile, "memory": openMemory} {
+	t.Parallel()
+	for name, open := range map[string]func(testing.TB) *sqldb.DB{"file": openFile, "memory": openMemory, "postgres": openPostgres} {
 		t.Run(name, func(t *testing.T) {
+			if name == "postgres" && testing.Short() {
+				t.Skip("the race detector sees the same code on SQLite, in a fraction of the time")
+			}
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { test(t, open(t)) })
 		})
 	}
 }
+
+var openPostgres = sqldbtest.Template(fulfillment.Migrate)
 
 func openFile(t testing.TB) *sqldb.DB {
 	db, err := sqldb.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "fulfillment.db"))

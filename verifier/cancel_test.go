@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -25,8 +24,7 @@ func (w *world) cancelToken(offer string) *verifierv1.CancelRedemptionResponse {
 }
 
 func TestARedemptionThatComesAfterTheNoIsRefusedAndItsUnitReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, offer := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		first := w.cancelToken(offer)
@@ -59,8 +57,7 @@ func TestARedemptionThatComesAfterTheNoIsRefusedAndItsUnitReleased(t *testing.T)
 }
 
 func TestARedemptionThatCameFirstIsAnsweredInPlaceOfTheNo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, offer := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		w.submit(w.nodes[0], 0, receipt)

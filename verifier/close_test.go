@@ -3,7 +3,6 @@ package verifier_test
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -59,8 +58,7 @@ func (w *world) called(method string) int {
 
 // The node is gone for good: only clients hold what it accepted.
 func TestReceiptsOfALostNodeCountUntilItsLeaseIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		n := w.nodes[0]
 		early, _ := w.redeem(n, sale{reference: "tp_ok"})
@@ -95,8 +93,7 @@ func TestReceiptsOfALostNodeCountUntilItsLeaseIsClosed(t *testing.T) {
 }
 
 func TestALeaseWithAnOpenRedemptionIsNotClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		n := w.nodes[0]
 		receipt, _ := w.redeem(n, sale{reference: "tp_ok"})
 		w.make() // takes receipts, and settles nothing
@@ -122,8 +119,7 @@ func TestALeaseWithAnOpenRedemptionIsNotClosed(t *testing.T) {
 
 // A duplicate from a closed lease may not become a spare: its unit is somebody else's.
 func TestALateDuplicateIsNoSpare(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		n := w.nodes[0]
 		w.quarantine(n, time.Now())

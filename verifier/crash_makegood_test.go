@@ -42,7 +42,8 @@ func TestCrashWhileMakingGood(t *testing.T) {
 
 //rimlight:bubble its callers are bubbles
 func crashMakingGood(t *testing.T, c *crash) bool {
-	w := patient(t)
+	w := newWorld(t)
+	w.patient()
 	w.cfg.ChoiceWindow, w.cfg.JobLease = 2*time.Minute, time.Hour
 	w.start()
 	// What is paid with, and what is made good, exists before the machine is in danger.

@@ -220,8 +220,7 @@ func (f *freshKeys) on(id string, call func(string) (payment.Intent, error)) (pa
 }
 
 func TestFreshProviderKeyAfterUnknownOutcomeChargesTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.payment = &freshKeys{Provider: w.psp, made: map[string]payment.Request{}, real: map[string]string{}, unknown: map[string]bool{}}
 		w.start()
 		k := w.bytes()
@@ -241,8 +240,7 @@ func TestFreshProviderKeyAfterUnknownOutcomeChargesTwice(t *testing.T) {
 }
 
 func TestFulfillmentAwayLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	inMemory(t, func(t *testing.T, w *world) {
 		w.start()
 		time.Sleep(time.Second) // the nodes' keys are known
 		w.f.mu.Lock()
@@ -275,8 +273,7 @@ func TestFulfillmentAwayLosesNothing(t *testing.T) {
 }
 
 func TestOneBadOrderDoesNotHoldUpTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		bad := w.bytes()
 		w.f.badOne = token.PurchaseID(bad)
 		w.start()

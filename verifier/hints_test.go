@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
@@ -45,8 +44,7 @@ func (p *postman) Hints(ctx context.Context, deliver func(context.Context, []pay
 }
 
 func TestHintIsReadOnceAndNeverBelieved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.cfg.ActionPoll = time.Hour // only a hint can be faster than the window
 		post := &postman{Provider: w.psp, deliver: make(chan func(context.Context, []payment.Hint) error, 1)}
 		w.payment = post
@@ -95,8 +93,8 @@ func TestHintIsReadOnceAndNeverBelieved(t *testing.T) {
 func TestKeyThatExpiredMakesNoSecondCharge(t *testing.T) {
 	for _, reference := range []string{"tp_timeout_after", "tp_500_kept"} {
 		t.Run(reference, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := patient(t)
+			inMemory(t, func(t *testing.T, w *world) {
+				w.patient()
 				w.cfg.ActionWindow = time.Hour
 				w.cfg.MinBackoff, w.cfg.MaxBackoff = 60*time.Hour, 60*time.Hour // every next try is under a forgotten key
 				w.cfg.Poll = 10 * time.Minute
@@ -123,8 +121,8 @@ func TestProductionRefusesTheTestProvider(t *testing.T) {
 }
 
 func TestRefundWhoseKeyExpiredIsFoundByItsOwnID(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := patient(t)
+	inMemory(t, func(t *testing.T, w *world) {
+		w.patient()
 		w.cfg.ActionWindow, w.cfg.Poll = time.Hour, 10*time.Minute
 		w.cfg.MinBackoff, w.cfg.MaxBackoff = 60*time.Hour, 60*time.Hour
 		w.start()

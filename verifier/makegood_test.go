@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,11 +24,10 @@ const (
 	orderFailed    = "REASON_ORDER_FAILED"
 )
 
-// patient is a world in which hours pass: the loops look rarely, and viewers have one hour to choose.
-func patient(t *testing.T) *world {
-	w := newWorld(t)
-	w.cfg.Poll, w.cfg.DropPoll, w.cfg.KeyPoll, w.cfg.ChoiceWindow = 5*time.Second, time.Minute, time.Hour, time.Hour
-	return w
+// patient makes it a world in which hours pass: the loops look rarely, and viewers have one hour to choose.
+func (w *world) patient() {
+	w.cfg.Poll, w.cfg.ActionPoll, w.cfg.DropPoll = 5*time.Second, 20*time.Second, time.Minute
+	w.cfg.ClosePoll, w.cfg.KeyPoll, w.cfg.ChoiceWindow = time.Minute, time.Hour, time.Hour
 }
 
 func (w *world) choose(receipt string, choice offerv1.MakeGood) (*offerv1.Purchase, error) {
@@ -86,8 +84,8 @@ func TestDeadOrderLetsTheViewerChoose(t *testing.T) {
 		{"who does not choose gets the money", "tp_ok", 0, 2 * time.Hour, refunded, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := patient(t)
+			inMemory(t, func(t *testing.T, w *world) {
+				w.patient()
 				w.start()
 				receipt := w.failedOrder(sale{reference: c.reference})
 				p := w.get(receipt)
@@ -125,8 +123,7 @@ func TestDeadOrderLetsTheViewerChoose(t *testing.T) {
 }
 
 func TestChoiceIsMadeOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		healthy, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		w.present(healthy)
@@ -156,8 +153,8 @@ func TestChoiceIsMadeOnce(t *testing.T) {
 }
 
 func TestDropWithADeadOrderSettlesAfterTheChoice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := patient(t)
+	onBoth(t, func(t *testing.T, w *world) {
+		w.patient()
 		w.start()
 		w.failedOrder(sale{reference: "tp_ok"})
 		state := func() offerv1.DropState {
@@ -180,8 +177,7 @@ func TestDropWithADeadOrderSettlesAfterTheChoice(t *testing.T) {
 }
 
 func TestPriceLocksAreLimitedPerViewerAndChannel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	inMemory(t, func(t *testing.T, w *world) {
 		w.cfg.PriceLocks, w.cfg.PriceLockWindow = 2, time.Hour
 		w.start()
 		elsewhere := w.newDrop(100)
@@ -210,8 +206,8 @@ func TestPriceLocksAreLimitedPerViewerAndChannel(t *testing.T) {
 
 // A parcel that dies before PlaceOrders is answered: its unit is given back, and the order is not placed again.
 func TestDeadOrderFasterThanTheAnswerThatPlacedIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := patient(t)
+	onBoth(t, func(t *testing.T, w *world) {
+		w.patient()
 		w.f.drops[w.drop].goods = fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL
 		w.f.loseAnswers = true
 		w.start()

@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -60,8 +59,7 @@ func (f *forwarding) hangUp(w *world) {
 // The whole story of a restore: a paid purchase, one whose payment was declined, and a token redeemed at two nodes, of
 // which the second one is heard first this time. Everything ends as it did, and nobody is charged again.
 func TestARestoredVerifierEndsEverythingAsItWas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		k, session := w.bytes(), w.bytes()
 		paid, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
@@ -156,8 +154,7 @@ func (w *world) recovering(offer string) {
 
 // A node that retired before the backup was taken is not waited for: it will not come.
 func TestARestoredVerifierDoesNotWaitForRetiredNodes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		sold, _ := w.redeem(w.nodes[2], sale{reference: "tp_ok"})
 		f := w.open(w.nodes[2], 1<<40)
@@ -184,8 +181,7 @@ func TestARestoredVerifierDoesNotWaitForRetiredNodes(t *testing.T) {
 
 // A node that says nothing of its journal's head is waited for; one that is gone for good is named by the operator.
 func TestARestoredVerifierWaitsForSilentNodesUntilTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		w.submit(w.nodes[0], 0, receipt)

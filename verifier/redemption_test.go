@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -20,8 +19,7 @@ import (
 func TestDuplicateIsReleasedAndResolvesToTheWinner(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"arrives before the unit is settled": 0, "arrives after the end": time.Minute} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			onBoth(t, func(t *testing.T, w *world) {
 				w.start()
 				time.Sleep(time.Second) // the nodes' keys are known, whoever goes away now
 				away := wait == 0
@@ -65,8 +63,7 @@ func TestDuplicateIsReleasedAndResolvesToTheWinner(t *testing.T) {
 }
 
 func TestSpareIsPromotedWhenTheWinnerIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		k, session := w.bytes(), w.bytes()
 		first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_decline", unleased: true})
@@ -97,8 +94,7 @@ func TestRedemptionsThatEndWithoutMoney(t *testing.T) {
 		{"accepted within the grace", sale{late: 2 * time.Second}, delivered, noReason},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			onBoth(t, func(t *testing.T, w *world) {
 				w.start()
 				c.sale.reference = "tp_ok"
 				receipt, _ := w.redeem(w.nodes[0], c.sale)
@@ -121,8 +117,7 @@ func TestRedemptionsThatEndWithoutMoney(t *testing.T) {
 }
 
 func TestViewerLimitIsExact(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		drop, session := w.newDrop(2), w.bytes()
 		var receipts []string
@@ -150,8 +145,7 @@ func TestViewerLimitIsExact(t *testing.T) {
 }
 
 func TestReplaysHaveTheSameAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		ok, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		declined, _ := w.redeem(w.nodes[0], sale{reference: "tp_decline"})
@@ -201,8 +195,7 @@ func TestReplaysHaveTheSameAnswer(t *testing.T) {
 }
 
 func TestForgedAndMalformedEntriesAreKeptAsideAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		k := w.bytes()
 		good, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok", k: k})
@@ -240,8 +233,7 @@ func TestForgedAndMalformedEntriesAreKeptAsideAlone(t *testing.T) {
 }
 
 func TestReceiptUnderAnUnknownKeyIsNotRejected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		time.Sleep(time.Second)
 		late := w.newNode()
@@ -272,8 +264,7 @@ func TestReceiptUnderAnUnknownKeyIsNotRejected(t *testing.T) {
 }
 
 func TestSameUnitFromAnotherNodeIsNotReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		k, session := w.bytes(), w.bytes()
 		first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_ok", serial: 7})

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -46,8 +45,7 @@ func (w *world) bought(reference string) (receipt, purchaseID string) {
 }
 
 func TestRefundsInPartNeverExceedWhatWasCaptured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, id := w.bought("tp_ok")
 		outcome := w.get(receipt).GetOutcome()
@@ -102,8 +100,7 @@ func TestRefundsInPartNeverExceedWhatWasCaptured(t *testing.T) {
 }
 
 func TestRefundsTogetherNeverExceedWhatWasCaptured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		_, id := w.bought("tp_ok")
 		var asking sync.WaitGroup
@@ -142,8 +139,7 @@ func TestRefundsComeThroughWhateverTheProviderDoes(t *testing.T) {
 		"tp_refund_fails":   {verifierv1.RefundState_REFUND_STATE_FAILED, 499},
 	} {
 		t.Run(reference, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			inMemory(t, func(t *testing.T, w *world) {
 				w.start()
 				_, id := w.bought(reference)
 				_, err := w.refund("r", id, 200)
@@ -165,8 +161,7 @@ func TestRefundsComeThroughWhateverTheProviderDoes(t *testing.T) {
 }
 
 func TestOnlyDeliveredPurchasesAreRefunded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		choosing := w.get(w.failedOrder(sale{reference: "tp_ok"}))
 		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_decline"})
@@ -203,8 +198,7 @@ func TestOnlyDeliveredPurchasesAreRefunded(t *testing.T) {
 }
 
 func TestListsArePaged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		_, id := w.bought("tp_ok")
 		for i := range 5 {

@@ -17,7 +17,9 @@ import (
 func TestAStoreThatIsAwayIsSaid(t *testing.T) {
 	server := pgtest.Start(t)
 	db, err := sqldb.OpenPostgres(t.Context(), sqldb.PostgresConfig{URL: server.Database(t), Schema: "verifier"})
-	w := newWorldOn(t, db, err)
+	check(t, err)
+	t.Cleanup(func() { check(t, db.Close()) })
+	w := newWorldOn(t, migrated(t, db))
 	w.make()
 	receipt, _ := w.redeem(w.nodes[0], sale{reference: testpsp.RefOK})
 	first, _ := w.redeem(w.nodes[0], sale{reference: testpsp.RefOK})

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -32,8 +31,7 @@ func (w *world) report() *verifierv1.GetDropReportResponse {
 }
 
 func TestAReportIsTheLedgersAtEveryMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		if r := w.report(); r.GetRedeemed() != 0 || !r.GetAgrees() || r.GetFinal() {
 			t.Errorf("before the first purchase: %v", r)
@@ -85,8 +83,7 @@ func TestAReportIsTheLedgersAtEveryMoment(t *testing.T) {
 }
 
 func TestSupportFindsPurchases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		var ids []string
 		other := w.newDrop(1)

@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -34,8 +33,7 @@ func TestEveryReferenceEndsWhereItShould(t *testing.T) {
 		{"tp_action_required", voucher, "REASON_PAYMENT_WINDOW_OVER", 0},
 	} {
 		t.Run(c.reference, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			inMemory(t, func(t *testing.T, w *world) {
 				w.start()
 				receipt, _ := w.redeem(w.nodes[0], sale{reference: c.reference})
 				w.present(receipt)

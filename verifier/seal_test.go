@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,8 +24,7 @@ func TestASealedJournalsLeaseIsClosedAtOnce(t *testing.T) {
 		closed int
 	}{"of the sealed epoch": {1, 1}, "of another epoch": {2, 0}} {
 		t.Run(about, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			onBoth(t, func(t *testing.T, w *world) {
 				w.start()
 				n := w.nodes[0]
 				sold, _ := w.redeem(n, sale{reference: "tp_ok"})
@@ -60,8 +58,7 @@ func TestASealedJournalsLeaseIsClosedAtOnce(t *testing.T) {
 
 // A seal that counted before the journal's end would close the lease under what is still to come.
 func TestASealBeforeTheJournalsEndIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		n := w.nodes[0]
 		first, _ := w.redeem(n, sale{reference: "tp_ok"})

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -38,8 +37,7 @@ func TestCustomerActs(t *testing.T) {
 		{"comes too late", 95 * time.Second, false, errorsv1.Reason_REASON_NO_ACTION_PENDING, voucher, "REASON_PAYMENT_WINDOW_OVER"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			onBoth(t, func(t *testing.T, w *world) {
 				w.start()
 				receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_action_required"})
 				w.present(receipt)
@@ -63,8 +61,7 @@ func TestCustomerActs(t *testing.T) {
 }
 
 func TestCompleteActionOfUnknownIntent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		if err := w.complete("nothing", false); status.Code(err) != codes.FailedPrecondition || rpcerr.Reason(err) != errorsv1.Reason_REASON_NO_ACTION_PENDING {
 			t.Errorf("CompleteAction: %v", err)
@@ -84,8 +81,7 @@ func (l *lateCustomer) Cancel(ctx context.Context, id string) (payment.Intent, e
 }
 
 func TestIntentReadAsSucceededIsAPurchase(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.payment = &lateCustomer{Provider: w.psp, act: func(id string) {
 			_, err := w.psp.CompleteAction(t.Context(), id, false)
 			check(t, err)
@@ -102,8 +98,7 @@ func TestIntentReadAsSucceededIsAPurchase(t *testing.T) {
 }
 
 func TestDropIsSettledWhenEverythingIsFinal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		state := func(set ...offerv1.DropState) offerv1.DropState {
 			w.f.mu.Lock()
@@ -137,8 +132,7 @@ func TestDropIsSettledWhenEverythingIsFinal(t *testing.T) {
 }
 
 func TestDeliveryMayOvertakeTheAnswerOfPlaceOrders(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		w.f.mu.Lock()
@@ -154,8 +148,7 @@ func TestDeliveryMayOvertakeTheAnswerOfPlaceOrders(t *testing.T) {
 }
 
 func TestProductionRefusesATestProvider(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		deps := verifier.Deps{
 			DB: w.db, Stock: w.f, Orders: w.f, Catalog: w.f, Payment: w.psp, Now: time.Now, Random: w.random, Log: slog.New(slog.DiscardHandler),
 		}
@@ -204,8 +197,7 @@ func TestEveryMethodButListKeysNeedsTheServiceRole(t *testing.T) {
 }
 
 func TestStoreFailureIsNotTheClientsFault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start(func(s *verifier.Service) {
 			s.SetFault(func(bool) error { return errors.New("secret detail of the disk") })
 		})

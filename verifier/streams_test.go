@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -110,8 +109,7 @@ func (w *world) submit(n *node, after int64, receipts ...string) *verifierv1.Ack
 }
 
 func TestForwardingResumesWhereItWasAcknowledged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		a, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		b, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
@@ -128,8 +126,7 @@ func TestForwardingResumesWhereItWasAcknowledged(t *testing.T) {
 }
 
 func TestOutcomesComeToEveryNodeThatAccepted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		k, session := w.bytes(), w.bytes()
 		first, _ := w.redeem(w.nodes[0], sale{k: k, session: session, reference: "tp_ok"})
@@ -163,8 +160,7 @@ func TestOutcomesComeToEveryNodeThatAccepted(t *testing.T) {
 }
 
 func TestOutcomeCursorSkipsWhatWasHeard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		hear := func(cursor int64) (purchases int, last int64) {
 			f := w.open(w.nodes[0], cursor)
@@ -200,8 +196,7 @@ func TestOutcomeCursorSkipsWhatWasHeard(t *testing.T) {
 }
 
 func TestStreamWithoutHelloOrWithBadNodeIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		f := w.open(&node{id: "nobody"}, 0)
 		if err := f.end(); status.Code(err) != codes.InvalidArgument {
@@ -216,8 +211,7 @@ func TestStreamWithoutHelloOrWithBadNodeIsRefused(t *testing.T) {
 }
 
 func TestStreamsEndWhenTheServiceStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		f := w.open(w.nodes[0], 0)
 		time.Sleep(time.Second)
@@ -243,8 +237,7 @@ func (w *watcher[T]) Send(m *T) error {
 }
 
 func TestWatchPurchaseByTokenWaitsForTheForward(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		receipt, offer := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
 		request := &verifierv1.WatchPurchaseRequest{Credential: &verifierv1.WatchPurchaseRequest_OfferToken{OfferToken: offer}}
@@ -263,8 +256,7 @@ func TestWatchPurchaseByTokenWaitsForTheForward(t *testing.T) {
 }
 
 func TestUnknownPurchase(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		_, offer := w.redeem(w.nodes[0], sale{})
 		_, err := w.verifier().GetPurchase(t.Context(), &verifierv1.GetPurchaseRequest{Credential: &verifierv1.GetPurchaseRequest_OfferToken{OfferToken: offer}})
@@ -281,8 +273,7 @@ func TestUnknownPurchase(t *testing.T) {
 }
 
 func TestEventsAreCompleteInOrderAndWithoutLicenceKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		for range 150 { // more than one batch
 			receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})

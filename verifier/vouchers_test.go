@@ -3,7 +3,6 @@ package verifier_test
 import (
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
@@ -91,8 +90,8 @@ func TestVouchersPay(t *testing.T) {
 		}, sale{reference: "tp_ok"}, refusedState, voucherUnusable, 0, 499},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := patient(t)
+			onBoth(t, func(t *testing.T, w *world) {
+				w.patient()
 				w.cfg.PriceLock = time.Hour
 				w.start()
 				c.sale.voucher = c.text(w)
@@ -129,8 +128,8 @@ func TestDeadOrderGivesTheVoucherBack(t *testing.T) {
 		"where it paid everything nothing is left to be chosen": {1000, refunded, 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := patient(t)
+			onBoth(t, func(t *testing.T, w *world) {
+				w.patient()
 				w.start()
 				receipt := w.failedOrder(sale{reference: "tp_ok", voucher: w.storedValue(c.value)})
 				want(t, w.get(receipt), c.state, orderFailed)
@@ -156,8 +155,7 @@ func TestVoucherIsSpentOnce(t *testing.T) {
 		"price lock":   func(w *world) string { return w.priceLock(300, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+			onBoth(t, func(t *testing.T, w *world) {
 				w.drop = w.newDrop(1000)
 				w.cfg.PaymentParallelism = 200
 				w.start()
@@ -196,8 +194,7 @@ func TestVoucherIsSpentOnce(t *testing.T) {
 }
 
 func TestVoucherTextFitsItsField(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		text := w.storedValue(499)
 		if len(text) > 256 {

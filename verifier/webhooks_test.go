@@ -133,8 +133,8 @@ func inOrder(got, want []string) error {
 }
 
 func TestAnEndpointThatHangsOrFailsHoldsNobodyUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, e := newWorld(t), newEndpoints()
+	onBoth(t, func(t *testing.T, w *world) {
+		e := newEndpoints()
 		w.transport = e
 		w.cfg.WebhookMaxBackoff, w.cfg.WebhookGiveUp = time.Minute, 10*time.Minute
 		var log strings.Builder
@@ -188,11 +188,12 @@ func TestAnEndpointThatHangsOrFailsHoldsNobodyUp(t *testing.T) {
 }
 
 func TestWebhooksHearWhatTheyAskedForAndCanHearItAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, e := newWorld(t), newEndpoints()
+	onBoth(t, func(t *testing.T, w *world) {
+		e := newEndpoints()
 		e.answer = func(string, int) (int, error) { return 204, nil }
 		w.transport = e
-		w.cfg.Poll, w.cfg.DropPoll, w.cfg.ClosePoll, w.cfg.ActionPoll = 20*time.Second, time.Hour, time.Hour, time.Hour // a day passes below
+		w.cfg.Poll, w.cfg.DropPoll, w.cfg.ClosePoll = 20*time.Second, time.Hour, time.Hour // a day passes below
+		w.cfg.ActionPoll, w.cfg.KeyPoll = time.Hour, time.Hour
 		w.start()
 		w.sell(2) // before it was made: not told
 		time.Sleep(time.Minute)
@@ -250,7 +251,9 @@ func TestWebhooksHearWhatTheyAskedForAndCanHearItAgain(t *testing.T) {
 		w.sell(1)
 		time.Sleep(time.Minute)
 		signatures(rotated.GetSecret(), all.GetSecret())
+		w.stop()
 		time.Sleep(25 * time.Hour)
+		w.start()
 		w.sell(1)
 		time.Sleep(time.Minute)
 		signatures(rotated.GetSecret())

@@ -2,6 +2,8 @@
 package sqldbtest
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -38,7 +40,30 @@ func Memory(tb testing.TB) *sqldb.DB {
 // Postgres is an empty PostgreSQL schema.
 func Postgres(tb testing.TB) *sqldb.DB {
 	tb.Helper()
-	db, err := sqldb.OpenPostgres(tb.Context(), sqldb.PostgresConfig{URL: pgtest.Database(tb), Schema: "test"})
+	return postgres(tb, pgtest.Database(tb))
+}
+
+// Template opens PostgreSQL schemas that were migrated already: once in the test process, and copied for each test. Keep
+// it in a variable.
+func Template(migrate func(context.Context, *sqldb.DB) error) func(testing.TB) *sqldb.DB {
+	template := &pgtest.Template{Prepare: func(ctx context.Context, url string) error {
+		db, err := sqldb.OpenPostgres(ctx, sqldb.PostgresConfig{URL: url, Schema: schema})
+		if err != nil {
+			return err
+		}
+		return errors.Join(migrate(ctx, db), db.Close())
+	}}
+	return func(tb testing.TB) *sqldb.DB {
+		tb.Helper()
+		return postgres(tb, template.Database(tb))
+	}
+}
+
+const schema = "test"
+
+func postgres(tb testing.TB, url string) *sqldb.DB {
+	tb.Helper()
+	db, err := sqldb.OpenPostgres(tb.Context(), sqldb.PostgresConfig{URL: url, Schema: schema})
 	return opened(tb, db, err)
 }
 
