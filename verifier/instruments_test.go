@@ -110,8 +110,8 @@ func TestACardPaysForItsShareOfADropAndNoMore(t *testing.T) {
 
 // What failed after it was paid does not count any more.
 func TestACardWhoseOrderFailedMayPayAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := patient(t)
+	onBoth(t, func(t *testing.T, w *world) {
+		w.patient()
 		w.f.drops[w.drop].perCard = 1
 		w.start()
 		buy := func() *offerv1.Purchase {
@@ -132,8 +132,7 @@ func TestACardWhoseOrderFailedMayPayAgain(t *testing.T) {
 }
 
 func TestADropWithoutACapAsksNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
 		for range 5 {
 			receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_card_A"})
@@ -151,8 +150,7 @@ func TestADropWithoutACapAsksNobody(t *testing.T) {
 
 // The provider's answer to Cancel is lost: what was decided stands, and the purchase does not end as one whose customer was late.
 func TestACardBeyondItsShareStaysSoOverALostAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.f.drops[w.drop].perCard = 1
 		w.payment = &forgetful{w.psp}
 		w.start()
@@ -177,8 +175,7 @@ func (f *forgetful) Cancel(ctx context.Context, id string) (payment.Intent, erro
 
 // After a restore from before everything, what a card paid counts though nobody remembers the decision.
 func TestARestoredVerifierKeepsCardsToTheirShare(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	onBoth(t, func(t *testing.T, w *world) {
 		w.f.drops[w.drop].perCard = 1
 		w.start()
 		paid, _ := w.redeem(w.nodes[0], sale{reference: "tp_card_A"})
