@@ -3,8 +3,10 @@ package fulfillment_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/rimlight/rimlight/fulfillment"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/token"
 )
@@ -34,6 +37,26 @@ const (
 	canary = "CANARY Rue de la Paix 1"
 )
 
+// depotKey is every depot's here, but where the test is about keys.
+var depotKey = sync.OnceValue(func() *sealed.Key { return newDepotKey() })
+
+func newDepotKey() *sealed.Key {
+	k, err := sealed.NewKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// addressOf opens what an assignment says about where to.
+func addressOf(a *fulfillmentv1.Assignment, k *sealed.Key) string {
+	details, err := sealed.Open(a.GetDeliveryDetails(), []*sealed.Key{k}, sealed.Purchase{DropID: a.GetDropId(), ID: a.GetPurchaseId()})
+	if err != nil {
+		return err.Error()
+	}
+	return string(details)
+}
+
 // hands is a microfulfillment node that does only what the test says.
 type hands struct {
 	*life
@@ -49,7 +72,7 @@ func (l *life) hire(id string, change func(*fulfillmentv1.NodeHello)) *hands {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	hello := &fulfillmentv1.NodeHello{NodeId: id, Skus: []string{"poster"}, MaxParallel: 100}
+	hello := &fulfillmentv1.NodeHello{NodeId: id, Skus: []string{"poster"}, MaxParallel: 100, DeliveryKeys: [][]byte{depotKey().Public()}}
 	if change != nil {
 		change(hello)
 	}
@@ -105,10 +128,19 @@ func (l *life) sellPoster(region string) (orderID string) {
 
 func (l *life) placeAt(c *fulfillmentv1.UnitClaim, region string) string {
 	l.t.Helper()
+	details, err := sealed.Seal([]byte(canary), [][]byte{depotKey().Public()}, sealed.Purchase{DropID: c.GetDropId(), ID: token.PurchaseID(c.GetTokenId())})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return l.placeWith(c, region, details)
+}
+
+func (l *life) placeWith(c *fulfillmentv1.UnitClaim, region string, details []byte) string {
+	l.t.Helper()
 	id := newID()
 	_, err := l.orders.PlaceOrders(l.t.Context(), &fulfillmentv1.PlaceOrdersRequest{
 		Orders:     []*fulfillmentv1.Order{{OrderId: id, PurchaseId: token.PurchaseID(c.GetTokenId()), DropId: c.GetDropId(), Serial: c.GetSerial()}},
-		Deliveries: []*fulfillmentv1.Delivery{{OrderId: id, Region: region, Details: []byte(canary)}},
+		Deliveries: []*fulfillmentv1.Delivery{{OrderId: id, Region: region, Details: details}},
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -136,7 +168,7 @@ func TestAPhysicalOrderIsShippedByTheNodeThatTookIt(t *testing.T) {
 		}
 		h := l.hire(newID(), func(h *fulfillmentv1.NodeHello) { h.Zones = []string{"europe"} })
 		a := h.next().GetAssignment()
-		if a.GetOrderId() != id || a.GetSku() != "poster" || string(a.GetDeliveryDetails()) != canary || a.GetAttempt() != 1 {
+		if a.GetOrderId() != id || a.GetSku() != "poster" || addressOf(a, depotKey()) != canary || a.GetAttempt() != 1 {
 			t.Fatalf("got %v", a)
 		}
 		if h.say(a, stepClear) || h.say(a, stepShip) {
@@ -165,7 +197,7 @@ func TestASilentNodeLosesTheOrder(t *testing.T) {
 		id := l.sellPoster("us-east1")
 		first := a.next().GetAssignment()
 		second := b.next().GetAssignment() // when a's time is over
-		if second.GetOrderId() != id || second.GetAttempt() != 2 || string(second.GetDeliveryDetails()) != canary {
+		if second.GetOrderId() != id || second.GetAttempt() != 2 || addressOf(second, depotKey()) != canary {
 			t.Fatalf("got %v", second)
 		}
 		if got := l.order(id); got.GetReason() != silent || got.GetWorker() != b.id {
@@ -278,7 +310,7 @@ func TestANodeThatComesAgainGetsWhatItWasGivenAgain(t *testing.T) {
 		order := l.sellPoster("us-east1")
 		second := l.hire(id, nil)
 		a := second.next().GetAssignment()
-		if a.GetOrderId() != order || a.GetAttempt() != 1 || string(a.GetDeliveryDetails()) != canary || !second.say(a, stepAccept) {
+		if a.GetOrderId() != order || a.GetAttempt() != 1 || addressOf(a, depotKey()) != canary || !second.say(a, stepAccept) {
 			t.Errorf("got %v", a)
 		}
 		for {

@@ -11,6 +11,7 @@ import (
 	"github.com/rimlight/rimlight/fulfillment/orders"
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/telemetry"
 )
@@ -62,7 +63,7 @@ func (s *Service) routeRound(ctx context.Context) (int, error) {
 		case o.State != orders.Ready:
 			err = s.expire(ctx, o.ID)
 		case !now.Before(o.PlaceTime.Add(s.nodeWithin)):
-			err = s.giveUp(ctx, o.ID)
+			err = s.giveUp(ctx, o.ID, orders.NoNode)
 		default:
 			var given bool
 			if given, err = s.assign(ctx, o, nodes, now); !given {
@@ -104,13 +105,13 @@ func (s *Service) expire(ctx context.Context, id store.ID) error {
 	return err
 }
 
-// giveUp ends an order that waited for a node for too long.
-func (s *Service) giveUp(ctx context.Context, id store.ID) error {
+// giveUp ends an order that is no node's.
+func (s *Service) giveUp(ctx context.Context, id store.ID, why orders.Reason) error {
 	_, err := s.advance(ctx, []store.ID{id}, func(o *store.Order, now time.Time) error {
 		if o.State != orders.Ready {
 			return orders.ErrFenced
 		}
-		o.Reason = orders.NoNode
+		o.Reason = why
 		o.Order = orders.Order{State: orders.Dead, Attempt: o.Attempt, Until: now}
 		return nil
 	})
@@ -119,6 +120,9 @@ func (s *Service) giveUp(ctx context.Context, id store.ID) error {
 
 // assign gives an order to the best node, if one can take it, and counts it among the node's.
 func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node, now time.Time) (bool, error) {
+	if len(nodes) == 0 {
+		return false, nil
+	}
 	var refused []string
 	if o.Attempt > 0 {
 		var err error
@@ -126,7 +130,16 @@ func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node
 			return false, err
 		}
 	}
-	node, ok := orders.Route(orders.Wish{Region: o.Region, SKU: o.SKU, Refused: refused}, nodes, now)
+	details, err := s.store.Details(ctx, o.ID)
+	if err != nil {
+		return false, err
+	}
+	recipients, err := sealed.Recipients(details)
+	if err != nil { // regions refuse what is not sealed, and no node could open it
+		s.log.ErrorContext(ctx, "an order's delivery details are not sealed", "order_id", o.ID.String())
+		return true, s.giveUp(ctx, o.ID, orders.Undeliverable)
+	}
+	node, ok := orders.Route(orders.Wish{Region: o.Region, SKU: o.SKU, Refused: refused, Recipients: keyIDs(recipients)}, nodes, now)
 	if !ok {
 		return false, nil
 	}
@@ -150,6 +163,15 @@ func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node
 	return true, nil
 }
 
+// keyIDs are the same, to compare.
+func keyIDs(list [][]byte) []string {
+	texts := make([]string, len(list))
+	for i, id := range list {
+		texts[i] = string(id)
+	}
+	return texts
+}
+
 // handOver sends a node an order that is its own. This is the only way that delivery details ever take from here.
 func (s *Service) handOver(ctx context.Context, to *session, o store.Order) error {
 	ctx, span := s.tracer.Resume(ctx, o.Trace, "fulfillment.assign")
@@ -161,6 +183,7 @@ func (s *Service) handOver(ctx context.Context, to *session, o store.Order) erro
 	to.offer(&fulfillmentv1.WorkOrdersResponse{Message: &fulfillmentv1.WorkOrdersResponse_Assignment{Assignment: &fulfillmentv1.Assignment{
 		OrderId: o.ID.String(), Attempt: uint32(o.Attempt), DropId: o.DropID.String(), Serial: o.Serial, Sku: o.SKU,
 		DeliveryDetails: details, AcceptByTime: timestamppb.New(o.Until), TraceContext: telemetry.Durable(ctx),
+		PurchaseId: o.PurchaseID,
 	}}})
 	return nil
 }

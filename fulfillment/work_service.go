@@ -11,6 +11,7 @@ import (
 	"github.com/rimlight/rimlight/fulfillment/orders"
 	"github.com/rimlight/rimlight/fulfillment/store"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/sealed"
 )
 
 type workStream = grpc.BidiStreamingServer[fulfillmentv1.WorkOrdersRequest, fulfillmentv1.WorkOrdersResponse]
@@ -30,6 +31,13 @@ func (s *orderServer) workOrders(stream workStream) error {
 	node, err := readHello(first.GetHello())
 	if err != nil {
 		return err
+	}
+	changed, err := s.store.Greet(stream.Context(), first.GetHello(), s.now())
+	if err != nil {
+		return err
+	}
+	if changed > 0 {
+		s.catalog.poke()
 	}
 	session := s.crew.join(node)
 	s.metrics.nodes.Inc()
@@ -60,8 +68,17 @@ func readHello(h *fulfillmentv1.NodeHello) (orders.Node, error) {
 	if len(h.GetSkus()) == 0 || h.GetMaxParallel() == 0 {
 		return orders.Node{}, invalid("hello.skus", "A node has goods, and hands for at least one order at a time.")
 	}
+	if len(h.GetDeliveryKeys()) == 0 {
+		return orders.Node{}, invalid("hello.delivery_keys", "A node has a key that delivery details are sealed to.")
+	}
 	node := orders.Node{
 		ID: h.GetNodeId(), Zones: h.GetZones(), SKUs: h.GetSkus(), MaxParallel: int(h.GetMaxParallel()), MaxPerHour: int(h.GetMaxPerHour()),
+	}
+	for i, public := range h.GetDeliveryKeys() {
+		if len(public) != sealed.PublicKeySize {
+			return orders.Node{}, invalid(fmt.Sprintf("hello.delivery_keys[%d]", i), "A public key has 32 bytes.")
+		}
+		node.Keys = append(node.Keys, string(sealed.KeyID(public)))
 	}
 	for _, o := range h.GetHours() {
 		node.Hours = append(node.Hours, orders.Hours{From: int(o.GetFromMinute()), To: int(o.GetToMinute())})

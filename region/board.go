@@ -151,6 +151,7 @@ func (n *Node) postDrops() (next time.Time, ok bool) {
 func (n *Node) viewerDrop(d *knownDrop, now time.Time) *offerv1.Drop {
 	m := proto.CloneOf(d.msg.GetDrop())
 	m.State = offerv1.DropState(d.terms.State(now))
+	m.Physical, m.DeliveryKeys = d.physical(), d.deliveryKeys(n.cfg.Region)
 	n.till.mu.Lock()
 	defer n.till.mu.Unlock()
 	switch {

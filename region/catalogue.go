@@ -28,6 +28,8 @@ type knownDrop struct {
 	id    string
 	msg   *fulfillmentv1.CatalogDrop // as journaled
 	terms decide.Terms
+
+	depots []depot
 }
 
 // catalogue is all drops at one revision. Immutable. heard is when fulfillment last told this process of
@@ -39,7 +41,7 @@ type catalogue struct {
 }
 
 func newKnownDrop(m *fulfillmentv1.CatalogDrop) *knownDrop {
-	d := &knownDrop{id: m.GetDrop().GetDropId(), msg: m, terms: decide.Terms{
+	d := &knownDrop{id: m.GetDrop().GetDropId(), msg: m, depots: depotsOf(m), terms: decide.Terms{
 		Open:         m.GetDrop().GetOpenTime().AsTime(),
 		Close:        m.GetDrop().GetCloseTime().AsTime(),
 		Paused:       m.GetDrop().GetState() == offerv1.DropState_DROP_STATE_PAUSED,
@@ -61,11 +63,12 @@ func (c *catalogue) sorted() []*knownDrop {
 }
 
 // frozenTerms is the part of a drop that may not change once it is ARMED: what tokens were or will be made from. Its
-// window is not: an operator may extend or close it.
+// window is not, an operator may extend or close it; nor are its depots, which come and go.
 func frozenTerms(m *fulfillmentv1.CatalogDrop) *fulfillmentv1.CatalogDrop {
 	m = proto.CloneOf(m)
 	m.Drop.State, m.Drop.Revision, m.Drop.Availability = 0, 0, 0
 	m.Drop.OpenTime, m.Drop.CloseTime = nil, nil
+	m.Depots = nil
 	return m
 }
 
@@ -81,6 +84,7 @@ func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next
 	next.Drop.State = sent.GetDrop().GetState()
 	next.Drop.OpenTime, next.Drop.CloseTime = sent.GetDrop().GetOpenTime(), sent.GetDrop().GetCloseTime()
 	next.Drop.Revision = sent.GetDrop().GetRevision()
+	next.Depots = sent.GetDepots()
 	if proto.Equal(frozenTerms(old.msg), frozenTerms(sent)) {
 		return next, false
 	}

@@ -7,10 +7,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
-	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/cardnumber"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/decide"
@@ -97,6 +99,9 @@ func (n *Node) decide(ctx context.Context, w wish) (*made, *offerv1.OfferRefused
 			Reason: errorsv1.Reason_REASON_VIEWER_LIMIT, Message: "This session has its share of the drop already.",
 		}, nil
 	}
+	if d.physical() && !d.sentFrom(n.cfg.Region) {
+		return nil, nil, noDepot(w.drop)
+	}
 	m, err := n.sign(w, d, decision, now)
 	return m, nil, err
 }
@@ -111,6 +116,7 @@ func (n *Node) sign(w wish, d *knownDrop, decision decide.Decision, now time.Tim
 		offer: &offerv1.Offer{
 			DropId: w.drop, OfferVersion: drop.GetRevision(), Title: drop.GetTitle(), Price: drop.GetPrice(),
 			ExpireTime: timestamppb.New(expire), Arm: decision.Arm, Personalised: decision.Personalised, Region: n.cfg.Region,
+			DeliveryKeys: d.deliveryKeys(n.cfg.Region),
 		},
 	}
 	var err error
@@ -134,24 +140,20 @@ func (n *Node) offerOf(t *offerv1.OfferToken) *offerv1.Offer {
 	return o
 }
 
-// checkDetails refuses what must never enter: card numbers anywhere, and details without consent to use them.
-func checkDetails(paymentReference string, details []byte, consent decide.Consent) error {
-	if decide.LooksLikeCard(paymentReference) {
-		return refuse(errorsv1.Reason_REASON_CARD_NUMBER_REFUSED, "payment_reference looks like a card number", "field", "payment_reference")
+// checkDetails refuses what must never enter: card numbers, delivery details that this platform could read, and any without
+// consent to use them. It returns the ids of the keys that the details are sealed to.
+func checkDetails(paymentReference string, details []byte, consent decide.Consent) (recipients [][]byte, err error) {
+	if cardnumber.In(paymentReference) {
+		return nil, refuse(errorsv1.Reason_REASON_CARD_NUMBER_REFUSED, "payment_reference looks like a card number", "field", "payment_reference")
 	}
-	if decide.LooksLikeCard(details) {
-		return refuse(errorsv1.Reason_REASON_CARD_NUMBER_REFUSED, "delivery_details look like they hold a card number", "field", "delivery_details")
+	if len(details) == 0 {
+		return nil, nil
 	}
-	if len(details) > 0 && !consent.Delivery {
-		return refuse(errorsv1.Reason_REASON_CONSENT_REQUIRED, "delivery details need consent for delivery")
+	if !consent.Delivery {
+		return nil, refuse(errorsv1.Reason_REASON_CONSENT_REQUIRED, "delivery details need consent for delivery")
 	}
-	return nil
-}
-
-// checkAddressed refuses a purchase of a thing that nobody could send anywhere.
-func (n *Node) checkAddressed(drop string, details []byte) error {
-	if d, ok := n.findDrop(drop); ok && d.msg.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL && len(details) == 0 {
-		return invalid("delivery_details", "are required for a physical good")
+	if recipients, err = sealed.Recipients(details); err != nil && !mutant.On(mutant.AddressInClear) {
+		return nil, refuse(errorsv1.Reason_REASON_DETAILS_NOT_SEALED, "delivery_details must be sealed to the drop's delivery_keys", "field", "delivery_details")
 	}
-	return nil
+	return recipients, nil
 }

@@ -42,6 +42,7 @@ type order struct {
 	paymentReference string
 	voucher          string
 	details          []byte
+	recipients       [][]byte // the ids of the keys that details are sealed to
 }
 
 // accepted is a durable redemption. first tells whether this very call made it, with this call's token. region is where,
@@ -250,6 +251,9 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 	}
 	if s := d.terms.State(at); !decide.Redeemable(s) {
 		return dropNotOpen(d, s)
+	}
+	if d.physical() && !d.openedFrom(n.cfg.Region, o.recipients) && !mutant.On(mutant.AddressInClear) {
+		return noDepot(o.drop)
 	}
 	if limit := d.terms.Limit(); t.bought[o.drop][o.session] >= limit {
 		return refuse(errorsv1.Reason_REASON_VIEWER_LIMIT, "this session has its share of the drop already",

@@ -72,7 +72,8 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	if r.GetPaymentReference() == "" {
 		return order{}, invalid("payment_reference", "is required")
 	}
-	if err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), readConsent(r.GetConsent())); err != nil {
+	recipients, err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), readConsent(r.GetConsent()))
+	if err != nil {
 		return order{}, err
 	}
 	if err := n.checkVoucher(r.GetVoucher()); err != nil {
@@ -93,7 +94,7 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	}
 	return order{
 		tokenText: r.GetOfferToken(), token: t, drop: dropText(t), session: [16]byte(r.GetViewerSessionId()),
-		paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(),
+		paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(), recipients: recipients,
 	}, nil
 }
 
@@ -128,7 +129,8 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 	if err := n.checkAddressed(w.drop, r.GetDeliveryDetails()); err != nil {
 		return accepted{}, nil, nil, err
 	}
-	if err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), w.consent); err != nil {
+	recipients, err := checkDetails(r.GetPaymentReference(), r.GetDeliveryDetails(), w.consent)
+	if err != nil {
 		return accepted{}, nil, nil, err
 	}
 	if err := n.checkVoucher(r.GetVoucher()); err != nil {
@@ -153,7 +155,7 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 		}
 		a, err = n.redeem(ctx, order{
 			tokenText: m.text, token: m.token, drop: w.drop, session: w.session,
-			paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(),
+			paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(), recipients: recipients,
 		})
 		if a.first {
 			return a, m.offer, nil, err
@@ -288,6 +290,8 @@ var code = map[errorsv1.Reason]codes.Code{
 	errorsv1.Reason_REASON_VIEWER_LIMIT:        codes.FailedPrecondition,
 	errorsv1.Reason_REASON_CONSENT_REQUIRED:    codes.FailedPrecondition,
 	errorsv1.Reason_REASON_CARD_NUMBER_REFUSED: codes.InvalidArgument,
+	errorsv1.Reason_REASON_DETAILS_NOT_SEALED:  codes.InvalidArgument,
+	errorsv1.Reason_REASON_NO_DEPOT:            codes.FailedPrecondition,
 	errorsv1.Reason_REASON_DRAINING:            codes.Unavailable,
 	errorsv1.Reason_REASON_OVERLOADED:          codes.ResourceExhausted,
 	errorsv1.Reason_REASON_STORE_UNAVAILABLE:   codes.Unavailable,

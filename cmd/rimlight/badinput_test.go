@@ -22,6 +22,7 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/rpc/frame"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/sealed"
 )
 
 // Whatever a client sends through a router ends in a typed refusal: a code, one reason, a sentence, and the fields.
@@ -101,7 +102,11 @@ func TestBadInputIsTyped(t *testing.T) {
 		{"somebody else's token", redeem(func(r *offerv1.RedeemOfferRequest) { r.ViewerSessionId = buyer.NewSession() }), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, ""},
 		{"another drop's token", redeem(func(r *offerv1.RedeemOfferRequest) { r.Hints = hints(scarce) }), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, ""},
 		{"the token again with another body", redeem(func(r *offerv1.RedeemOfferRequest) { r.PaymentReference = "tp_decline" }), codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, ""},
-		{"details over 2 KiB", redeem(func(r *offerv1.RedeemOfferRequest) { r.DeliveryDetails = make([]byte, maxDetails+1) }), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "delivery_details"},
+		{"details over 3 KiB", redeem(func(r *offerv1.RedeemOfferRequest) { r.DeliveryDetails = make([]byte, sealed.MaxEnvelope+1) }), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "delivery_details"},
+		{"details that are not sealed", redeem(func(r *offerv1.RedeemOfferRequest) {
+			r.DeliveryDetails = []byte("Main Street 1")
+			r.Consent = &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}}
+		}), codes.InvalidArgument, errorsv1.Reason_REASON_DETAILS_NOT_SEALED, ""},
 		{"details without consent", redeem(func(r *offerv1.RedeemOfferRequest) { r.DeliveryDetails = []byte("sealed") }), codes.FailedPrecondition, errorsv1.Reason_REASON_CONSENT_REQUIRED, ""},
 		{"a card number", redeem(func(r *offerv1.RedeemOfferRequest) { r.PaymentReference = "4111111111111111" }), codes.InvalidArgument, errorsv1.Reason_REASON_CARD_NUMBER_REFUSED, ""},
 		{"a zone without a region", second(offers.RequestOffer(t.Context(), &offerv1.RequestOfferRequest{

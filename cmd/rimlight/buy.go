@@ -18,7 +18,9 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/buyer"
+	"github.com/rimlight/rimlight/internal/cardnumber"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sealed"
 )
 
 type buyCmd struct {
@@ -27,7 +29,7 @@ type buyCmd struct {
 	Channel  string        `help:"Only this channel's drops."`
 	Payment  string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix, tp_card_NAME." default:"tp_ok"`
 	Voucher  string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
-	Delivery string        `help:"Where a physical good goes: a file of up to 2 KiB, or - for standard input. It consents to delivery." placeholder:"FILE"`
+	Delivery string        `help:"Where a physical good goes: a file of up to 2 KiB, or - for standard input. It consents to delivery, and is sealed before it leaves." placeholder:"FILE"`
 	Claim    bool          `help:"Ask and redeem in one round trip."`
 	Approve  bool          `help:"TEST: play the customer who confirms the payment when the provider asks." default:"true" negatable:""`
 	Session  string        `help:"Viewer session, 32 hex digits; default: a fresh one."`
@@ -94,9 +96,6 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	return verdict(res, buyErr)
 }
 
-// maxDetails is what a redemption takes.
-const maxDetails = 2048
-
 // details reads where the good goes, which no flag takes: other users see a command line.
 func (c *buyCmd) details() ([]byte, error) {
 	if c.Delivery == "" {
@@ -111,12 +110,15 @@ func (c *buyCmd) details() ([]byte, error) {
 		defer func() { _ = file.Close() }() // it was only read
 		from = file
 	}
-	details, err := io.ReadAll(io.LimitReader(from, maxDetails+1))
+	details, err := io.ReadAll(io.LimitReader(from, sealed.MaxDetails+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the delivery details: %w", err)
 	}
-	if len(details) == 0 || len(details) > maxDetails {
-		return nil, usageError{fmt.Sprintf("--delivery takes 1 to %d bytes", maxDetails)}
+	if len(details) == 0 || len(details) > sealed.MaxDetails {
+		return nil, usageError{fmt.Sprintf("--delivery takes 1 to %d bytes", sealed.MaxDetails)}
+	}
+	if cardnumber.In(details) {
+		return nil, usageError{"--delivery takes no card number"}
 	}
 	return details, nil
 }
@@ -156,6 +158,9 @@ func (c *buyCmd) announce(s *streams) func(*offerv1.Drop) {
 		text := "waiting for a drop"
 		if next != nil {
 			text = fmt.Sprintf("waiting for %q, it opens at %s", next.GetTitle(), clock(next.GetOpenTime()))
+			if next.GetState() == offerv1.DropState_DROP_STATE_OPEN {
+				text = fmt.Sprintf("waiting for somebody who can send %q", next.GetTitle())
+			}
 		}
 		if text != said {
 			said = text

@@ -2,20 +2,24 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sealed"
 )
 
 // address is as long as one may be.
-var address = "CANARY Rue de la Paix 1" + strings.Repeat(".", maxDetails-len("CANARY Rue de la Paix 1"))
+var address = "CANARY Rue de la Paix 1" + strings.Repeat(".", sealed.MaxDetails-len("CANARY Rue de la Paix 1"))
 
 // startNode starts `rimlight node` as a process.
 func (p *platform) startNode(t *testing.T, dir, packTime string, log *bytes.Buffer, flags ...string) *osexec.Cmd {
@@ -65,15 +69,15 @@ func TestAPhysicalOrderSurvivesTheDeathOfItsNode(t *testing.T) {
 	if code != exitDone {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
-	if code, _, stderr := p.verb(t, "buy", "--wait", "30s"); code != exitRefused || !strings.Contains(stderr, "delivery_details") {
-		t.Errorf("a parcel to nowhere: exit %d: %s", code, stderr)
-	}
 	slip := filepath.Join(dir, "address")
 	if err := os.WriteFile(slip, []byte(address), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var logs bytes.Buffer
 	first := p.startNode(t, dir, "1m", &logs)
+	if code, _, stderr := p.verb(t, "buy", "--wait", "30s"); code != exitRefused || !strings.Contains(stderr, "delivery_details") {
+		t.Errorf("a parcel to nowhere: exit %d: %s", code, stderr)
+	}
 	result := make(chan bought, 1)
 	go func() {
 		code, out, stderr := p.verb(t, "buy", "--wait", "1m", "--delivery", slip)
@@ -97,7 +101,7 @@ func TestAPhysicalOrderSurvivesTheDeathOfItsNode(t *testing.T) {
 	_ = second.Process.Kill()
 	_ = second.Wait() // killed
 
-	go p.breakOne(t)
+	go p.breakOne(t, p.joinDepot(t))
 	code, out, stderr = p.verb(t, "buy", "--wait", "8s", "--delivery", slip)
 	var b bought
 	if err := json.Unmarshal([]byte(out), &b); err != nil || b.Purchase.State != "PURCHASE_STATE_CHOICE_REQUIRED" {
@@ -117,20 +121,43 @@ func TestAPhysicalOrderSurvivesTheDeathOfItsNode(t *testing.T) {
 	p.auditHolds(t)
 }
 
-// breakOne is a node that takes one order and drops it.
-func (p *platform) breakOne(t *testing.T) {
+// clumsy is a node that takes one order and drops it.
+type clumsy struct {
+	line fulfillmentv1.OrderService_WorkOrdersClient
+	key  *sealed.Key
+}
+
+// joinDepot makes one, and waits until viewers know its key.
+func (p *platform) joinDepot(t *testing.T) clumsy {
+	t.Helper()
 	conn, err := rpc.Dial(p.Fulfillment, rpc.DialConfig{Token: p.Tokens[auth.Node]})
 	if err != nil {
-		t.Error(err)
-		return
+		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { _ = conn.Close() })
+	key, err := sealed.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	line, err := fulfillmentv1.NewOrderServiceClient(conn).WorkOrders(t.Context())
 	if err == nil {
 		err = line.Send(&fulfillmentv1.WorkOrdersRequest{Message: &fulfillmentv1.WorkOrdersRequest_Hello{Hello: &fulfillmentv1.NodeHello{
-			NodeId: "0192d3a0-0000-7000-8000-00000000000a", Skus: []string{"poster"}, MaxParallel: 1,
+			NodeId: "0192d3a0-0000-7000-8000-00000000000a", Skus: []string{"poster"}, MaxParallel: 1, DeliveryKeys: [][]byte{key.Public()},
 		}}})
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	offers := p.dial(t, p.Routers[0], auth.Viewer).offers
+	p.until(t, "viewers know the node's key", func() bool {
+		drop, err := nextOpen(t.Context(), offers, "test", "", func(*offerv1.Drop) {})
+		return err == nil && slices.ContainsFunc(drop.GetDeliveryKeys(), func(k []byte) bool { return bytes.Equal(k, key.Public()) })
+	})
+	return clumsy{line, key}
+}
+
+func (p *platform) breakOne(t *testing.T, c clumsy) {
+	line, err := c.line, error(nil)
 	for err == nil {
 		var m *fulfillmentv1.WorkOrdersResponse
 		if m, err = line.Recv(); err != nil {
@@ -143,8 +170,9 @@ func (p *platform) breakOne(t *testing.T) {
 			}
 			continue
 		}
-		if string(a.GetDeliveryDetails()) != address {
-			t.Error("the node was not told where to")
+		details, unread := sealed.Open(a.GetDeliveryDetails(), []*sealed.Key{c.key}, sealed.Purchase{DropID: a.GetDropId(), ID: a.GetPurchaseId()})
+		if unread != nil || string(details) != address {
+			t.Errorf("the node was not told where to: %v", unread)
 		}
 		for _, step := range []fulfillmentv1.WorkStep{fulfillmentv1.WorkStep_WORK_STEP_ACCEPT, fulfillmentv1.WorkStep_WORK_STEP_REJECT} {
 			report := &fulfillmentv1.WorkReport{OrderId: a.GetOrderId(), Attempt: a.GetAttempt(), Step: step, Reason: fulfillmentv1.RejectReason_REJECT_REASON_DAMAGED}

@@ -24,7 +24,9 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/telemetry"
+	"github.com/rimlight/rimlight/internal/token"
 )
 
 // collector is what traces are sent to.
@@ -119,10 +121,14 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 	const traceID = "0af7651916cd43dd8448eb211c80319c"
 	ctx := metadata.AppendToOutgoingContext(t.Context(), telemetry.Header, "00-"+traceID+"-b7ad6b7169203331-00")
 	offers := p.dial(t, p.members["router"][0].addr, auth.Viewer).offers
+	var log, again bytes.Buffer
+	early := p.startNode(t, p.dir, "1h", &log, flags...) // to be known: it makes the key that the details are sealed to
 	drop, err := nextOpen(t.Context(), offers, "test", "", func(*offerv1.Drop) {})
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = early.Process.Kill()
+	_ = early.Wait() // it was killed
 	session := []byte("CANARY session 1")
 	hints := &offerv1.RoutingHints{DropId: drop.GetDropId(), RequestId: ids.NewV7(time.Now(), rand.Reader)}
 	var offer *offerv1.RequestOfferResponse
@@ -130,10 +136,19 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 		offer, err = offers.RequestOffer(ctx, &offerv1.RequestOfferRequest{Hints: hints, ViewerSessionId: session})
 		return err == nil
 	})
+	dropID, err := ids.Bytes(drop.GetDropId())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := token.PurchaseID(token.DeriveTokenID(session, dropID, hints.GetRequestId()))
+	details, err := sealed.Seal([]byte(address), offer.GetGranted().GetOffer().GetDeliveryKeys(), sealed.Purchase{DropID: drop.GetDropId(), ID: k})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var sold *offerv1.RedeemOfferResponse
 	p.until(t, "a receipt", func() bool {
 		sold, err = offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
-			Hints: hints, ViewerSessionId: session, OfferToken: offer.GetGranted().GetOfferToken(), PaymentReference: "tp_ok", DeliveryDetails: []byte(address),
+			Hints: hints, ViewerSessionId: session, OfferToken: offer.GetGranted().GetOfferToken(), PaymentReference: "tp_ok", DeliveryDetails: details,
 			Consent: &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}},
 		})
 		return err == nil
@@ -146,7 +161,6 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 		p.members[role][0].stop(t)
 		p.members[role][0].start(t)
 	}
-	var log, again bytes.Buffer
 	node := p.startNode(t, p.dir, "1h", &log, flags...)
 	p.orderIn(t, fulfillmentv1.OrderState_ORDER_STATE_ACKED)
 	if err := node.Process.Kill(); err != nil {

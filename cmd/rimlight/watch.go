@@ -80,6 +80,8 @@ func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, i
 		for _, d := range known {
 			switch {
 			case id != "" && d.GetDropId() != id:
+			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && d.GetPhysical() && len(d.GetDeliveryKeys()) == 0:
+				next = d // nobody is known yet who could send it
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && (id != "" || d.GetAvailability() != offerv1.Availability_AVAILABILITY_SOLD_OUT):
 				found = d
 				return errFound

@@ -53,11 +53,12 @@ var steps = map[state]fulfillmentv1.WorkStep{
 // entry is one order of the inbox.
 type entry struct {
 	Parcel
-	attempt uint32
-	state   state
-	reason  fulfillmentv1.RejectReason
-	gone    bool
-	trace   []byte // what package telemetry goes on from
+	drop, purchase string // what the details are sealed for
+	attempt        uint32
+	state          state
+	reason         fulfillmentv1.RejectReason
+	gone           bool
+	trace          []byte // what package telemetry goes on from
 }
 
 // inbox is the node's memory.
@@ -86,12 +87,12 @@ func (b inbox) take(ctx context.Context, a *fulfillmentv1.Assignment, reason ful
 		first, details = refused, []byte{}
 	}
 	err := b.db.Write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO inbox (order_id, attempt, state, serial, sku, details, reason, tracking, gone, take_time_us, trace)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, '', 0, $8, $9)
+		_, err := tx.ExecContext(ctx, `INSERT INTO inbox (order_id, attempt, state, serial, sku, details, reason, tracking, gone, take_time_us, trace, drop_id, purchase_id)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, '', 0, $8, $9, $10, $11)
 			ON CONFLICT (order_id) DO UPDATE SET attempt = excluded.attempt, state = excluded.state, details = excluded.details, reason = excluded.reason,
 				trace = excluded.trace
 			WHERE inbox.attempt < excluded.attempt`,
-			a.GetOrderId(), a.GetAttempt(), first, a.GetSerial(), a.GetSku(), details, reason, now.UnixMicro(), a.GetTraceContext())
+			a.GetOrderId(), a.GetAttempt(), first, a.GetSerial(), a.GetSku(), details, reason, now.UnixMicro(), a.GetTraceContext(), a.GetDropId(), a.GetPurchaseId())
 		return err
 	})
 	if err != nil {
@@ -159,10 +160,10 @@ func set(ctx context.Context, tx *sql.Tx, old, e entry) error {
 	return err
 }
 
-const columns = `order_id, attempt, state, serial, sku, details, reason, tracking, gone, trace`
+const columns = `order_id, attempt, state, serial, sku, details, reason, tracking, gone, trace, drop_id, purchase_id`
 
 func scan(row interface{ Scan(...any) error }) (e entry, err error) {
-	return e, row.Scan(&e.OrderID, &e.attempt, &e.state, &e.Serial, &e.SKU, &e.Details, &e.reason, &e.Tracking, &e.gone, &e.trace)
+	return e, row.Scan(&e.OrderID, &e.attempt, &e.state, &e.Serial, &e.SKU, &e.Details, &e.reason, &e.Tracking, &e.gone, &e.trace, &e.drop, &e.purchase)
 }
 
 // toSay lists what waits for fulfillment's answer.

@@ -54,6 +54,7 @@ func (n *Node) followOnce(ctx context.Context, id string) (heard bool, err error
 	}
 	err = line.Send(&fulfillmentv1.WorkOrdersRequest{Message: &fulfillmentv1.WorkOrdersRequest_Hello{Hello: &fulfillmentv1.NodeHello{
 		NodeId: id, Zones: n.cfg.Zones, Skus: n.cfg.SKUs, MaxParallel: uint32(n.cfg.Parallel), MaxPerHour: uint32(n.cfg.PerHour), Hours: n.cfg.Hours,
+		DeliveryKeys: n.publicKeys(),
 	}}})
 	if err != nil {
 		return false, fmt.Errorf("greeting: %w", err)
@@ -85,7 +86,8 @@ func (n *Node) hear(ctx context.Context, m *fulfillmentv1.WorkOrdersResponse) er
 	var err error
 	if a := m.GetAssignment(); a != nil {
 		var reason fulfillmentv1.RejectReason
-		if len(a.GetDeliveryDetails()) == 0 {
+		if _, unread := n.open(a.GetDeliveryDetails(), a.GetDropId(), a.GetPurchaseId()); unread != nil {
+			n.deps.Log.WarnContext(ctx, "an order whose delivery details do not open", "order_id", a.GetOrderId(), "error", unread)
 			reason = fulfillmentv1.RejectReason_REJECT_REASON_UNDELIVERABLE
 		}
 		err = n.inbox.take(ctx, a, reason, n.deps.Now())

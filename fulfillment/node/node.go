@@ -9,8 +9,9 @@
 //   - One label is made for an order that left; who dies after the yes goes on with that label.
 //   - What fulfillment did not answer is said again on the next stream.
 //
-// Without a line the node packs what it accepted; what is packed waits on the shelf. Delivery details are forgotten when
-// the parcel left. It knows no money, and nothing of the buyer but the opaque details.
+// Without a line the node packs what it accepted; what is packed waits on the shelf. Delivery details come sealed to a key
+// that the node made and nobody else has, are opened for the packer alone, and are forgotten when the parcel left. It knows
+// no money, and nothing of the buyer but the details.
 package node
 
 import (
@@ -25,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/telemetry"
 )
@@ -64,7 +66,8 @@ type Parcel struct {
 	OrderID string
 	SKU     string
 	Serial  uint32
-	// Details say where it goes: opaque, personal data. Never log them.
+	// Details say where it goes: personal data. Sealed wherever the parcel is kept, open for Packer.Pack, and empty for
+	// Packer.Send, since the label says it. Never log them.
 	Details []byte
 	// Tracking is what the carrier knows it by, once it is packed.
 	Tracking string
@@ -94,7 +97,7 @@ type Deps struct {
 	Packer Packer
 	// Now stamps what outlives the process. Nil means time.Now.
 	Now func() time.Time
-	// Random makes the node's id. Nil means crypto/rand.
+	// Random makes the node's id and keys. Nil means crypto/rand.
 	Random io.Reader
 	// Log takes what an operator should see. Nil discards.
 	Log *slog.Logger
@@ -107,6 +110,7 @@ type Node struct {
 	cfg   Config
 	deps  Deps
 	inbox inbox
+	keys  []*sealed.Key // from Run's start on
 
 	pokeSay, pokeDo chan struct{} // of one
 }
@@ -137,6 +141,9 @@ func New(cfg Config, deps Deps) (*Node, error) {
 // Run works until ctx ends. It returns nil then, and an error when the inbox is broken and the process must stop.
 func (n *Node) Run(ctx context.Context) error {
 	id, err := n.inbox.identity(ctx, n.deps.Now(), n.deps.Random)
+	if err == nil {
+		n.keys, err = n.inbox.keys(ctx, n.deps.Now(), n.deps.Random)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped before it began

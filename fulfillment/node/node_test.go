@@ -20,6 +20,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/simnet"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/internal/token"
@@ -27,7 +28,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const centre = "fulfillment"
+const (
+	centre  = "fulfillment"
+	address = "CANARY Rue de la Paix 1"
+)
 
 var errPower = errors.New("the power is out")
 
@@ -52,7 +56,10 @@ type packer struct {
 	count  atomic.Int64
 }
 
-func (p *packer) Pack(ctx context.Context, _ node.Parcel) (string, error) {
+func (p *packer) Pack(ctx context.Context, parcel node.Parcel) (string, error) {
+	if string(parcel.Details) != address {
+		return "", fmt.Errorf("to %q", parcel.Details)
+	}
 	select {
 	case <-ctx.Done():
 		return "", ctx.Err()
@@ -66,6 +73,9 @@ func (p *packer) Pack(ctx context.Context, _ node.Parcel) (string, error) {
 }
 
 func (p *packer) Send(_ context.Context, parcel node.Parcel) error {
+	if parcel.Details != nil {
+		return errors.New("the carrier is told more than the label says")
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.parcels[parcel.OrderID] == nil {
@@ -202,6 +212,8 @@ func must[T any](v T, err error) func(testing.TB) T {
 func newID() string { return ids.NewV7(time.Now(), rand.Reader) }
 
 // open plans a drop and lends its units to a seller.
+//
+//rimlight:bubble it waits in virtual time
 func (t *town) open() {
 	conn, ctx := t.net.Conn("shop", centre), t.tb.Context()
 	stock := fulfillmentv1.NewStockServiceClient(conn)
@@ -215,9 +227,21 @@ func (t *town) open() {
 	must(stock.JoinNode(ctx, &fulfillmentv1.JoinNodeRequest{NodeId: t.seller, DiskId: "disk", Region: "us-east1", SigningKey: &offerv1.SigningKey{
 		KeyId: keyID[:8], PublicKey: public[:], Owner: offerv1.KeyOwner_KEY_OWNER_NODE, NodeId: t.seller, Region: "us-east1",
 	}}))(t.tb)
+	for len(t.keys()) < len(t.nodes) { // all nodes have greeted
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
-// sell places one order.
+// keys are what details are sealed to, by fulfillment's word.
+func (t *town) keys() (keys [][]byte) {
+	d := must(fulfillmentv1.NewCatalogServiceClient(t.net.Conn("shop", centre)).GetDrop(t.tb.Context(), &fulfillmentv1.GetDropRequest{DropId: t.drop}))(t.tb)
+	for _, depot := range d.GetDrop().GetDrop().GetDepots() {
+		keys = append(keys, depot.GetPublicKey())
+	}
+	return keys
+}
+
+// sell places one order, sealed to all nodes.
 func (t *town) sell() (order string) {
 	conn, ctx := t.net.Conn("shop", centre), t.tb.Context()
 	stock := fulfillmentv1.NewStockServiceClient(conn)
@@ -231,9 +255,10 @@ func (t *town) sell() (order string) {
 	t.sold++
 	must(stock.SettleUnits(ctx, &fulfillmentv1.SettleUnitsRequest{Claims: []*fulfillmentv1.UnitClaim{{TokenId: k, DropId: t.drop, Serial: serial, LeaseId: t.lease.GetLeaseId()}}}))(t.tb)
 	order = newID()
+	details := must(sealed.Seal([]byte(address), t.keys(), sealed.Purchase{DropID: t.drop, ID: token.PurchaseID(k)}))(t.tb)
 	must(fulfillmentv1.NewOrderServiceClient(conn).PlaceOrders(ctx, &fulfillmentv1.PlaceOrdersRequest{
 		Orders:     []*fulfillmentv1.Order{{OrderId: order, PurchaseId: token.PurchaseID(k), DropId: t.drop, Serial: serial}},
-		Deliveries: []*fulfillmentv1.Delivery{{OrderId: order, Region: "us-east1", Details: []byte("somewhere")}},
+		Deliveries: []*fulfillmentv1.Delivery{{OrderId: order, Region: "us-east1", Details: details}},
 	}))(t.tb)
 	return order
 }

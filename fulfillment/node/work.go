@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/sqldb"
 )
@@ -58,7 +59,7 @@ func (n *Node) workOnOne(ctx context.Context, e entry) error {
 	if e.state == cleared {
 		ctx, span := n.deps.Traces.Resume(ctx, e.trace, "node.send")
 		defer span.End()
-		if err := n.deps.Packer.Send(ctx, e.Parcel); err != nil {
+		if err := n.deps.Packer.Send(ctx, e.labelled()); err != nil {
 			return err
 		}
 		e.state, e.gone = shipped, true
@@ -66,7 +67,7 @@ func (n *Node) workOnOne(ctx context.Context, e entry) error {
 	}
 	ctx, span := n.deps.Traces.Resume(ctx, e.trace, "node.pack")
 	defer span.End()
-	tracking, err := n.deps.Packer.Pack(ctx, e.Parcel)
+	tracking, err := n.pack(ctx, e)
 	no := (*RefusedError)(nil)
 	switch {
 	case errors.As(err, &no):
@@ -77,9 +78,26 @@ func (n *Node) workOnOne(ctx context.Context, e entry) error {
 		e.state, e.Tracking = packed, tracking
 	}
 	if e.state == packed && mutant.On(mutant.SentUncleared) {
-		if err := n.deps.Packer.Send(ctx, e.Parcel); err != nil {
+		if err := n.deps.Packer.Send(ctx, e.labelled()); err != nil {
 			return err
 		}
 	}
 	return n.inbox.advance(ctx, old, e)
+}
+
+// pack lets the packer read where the parcel goes, and nobody else.
+func (n *Node) pack(ctx context.Context, e entry) (tracking string, err error) {
+	p := e.Parcel
+	if p.Details, err = n.open(e.Details, e.drop, e.purchase); err != nil { // it opened when it came: its key is gone since
+		n.deps.Log.ErrorContext(ctx, "an accepted order's delivery details do not open any more", "order_id", e.OrderID, "error", err)
+		return "", &RefusedError{fulfillmentv1.RejectReason_REJECT_REASON_UNDELIVERABLE}
+	}
+	return n.deps.Packer.Pack(ctx, p)
+}
+
+// labelled is the parcel as the carrier gets it: its label says where to.
+func (e entry) labelled() Parcel {
+	p := e.Parcel
+	p.Details = nil
+	return p
 }

@@ -17,9 +17,10 @@ type Reason int
 
 // The reasons that are not only a node's to say.
 const (
-	NoReason Reason = 0
-	Silent   Reason = 6
-	NoNode   Reason = 7
+	NoReason      Reason = 0
+	Undeliverable Reason = 2
+	Silent        Reason = 6
+	NoNode        Reason = 7
 )
 
 // Assign gives a waiting order to a node.

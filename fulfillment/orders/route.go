@@ -14,6 +14,8 @@ type Node struct {
 	Zones []string
 	// SKUs are the goods that it has.
 	SKUs []string
+	// Keys are the ids of those whose delivery details it can open.
+	Keys []string
 	// MaxParallel is how many orders it works on at the same time, MaxPerHour how many it takes in an hour; 0: any number.
 	MaxParallel, MaxPerHour int
 	// Hours are when it works. None: always.
@@ -30,6 +32,8 @@ type Wish struct {
 	// Region accepted the purchase.
 	Region string
 	SKU    string
+	// Recipients are the ids of the keys that the delivery details are sealed to.
+	Recipients []string
 	// Refused are nodes that did not take it.
 	Refused []string
 }
@@ -51,7 +55,7 @@ func Route(w Wish, nodes []Node, now time.Time) (id string, ok bool) {
 }
 
 func (n Node) can(w Wish, now time.Time) bool {
-	return slices.Contains(n.SKUs, w.SKU) && n.serves(w.Region) && n.open(now) &&
+	return slices.Contains(n.SKUs, w.SKU) && n.serves(w.Region) && n.opens(w.Recipients) && n.open(now) &&
 		n.Open < n.MaxParallel && (n.MaxPerHour == 0 || n.LastHour < n.MaxPerHour)
 }
 
@@ -63,6 +67,10 @@ func (n Node) before(m Node, w Wish) bool {
 		return a < b
 	}
 	return n.ID < m.ID
+}
+
+func (n Node) opens(recipients []string) bool {
+	return slices.ContainsFunc(n.Keys, func(id string) bool { return slices.Contains(recipients, id) })
 }
 
 func (n Node) serves(region string) bool {

@@ -13,9 +13,9 @@ import (
 )
 
 func TestRoute(t *testing.T) {
-	noon := start.Add(12 * time.Hour)
+	noon, keys := start.Add(12*time.Hour), []string{"k1", "k2"}
 	node := func(id string, change func(*orders.Node)) orders.Node {
-		n := orders.Node{ID: id, SKUs: []string{"poster"}, MaxParallel: 4}
+		n := orders.Node{ID: id, SKUs: []string{"poster"}, Keys: keys[1:], MaxParallel: 4}
 		if change != nil {
 			change(&n)
 		}
@@ -26,21 +26,23 @@ func TestRoute(t *testing.T) {
 		nodes []orders.Node
 		want  string
 	}{
-		"nobody can":                  {orders.Wish{SKU: "poster"}, nil, ""},
+		"nobody can":                  {orders.Wish{Recipients: keys, SKU: "poster"}, nil, ""},
 		"another good":                {orders.Wish{SKU: "mug"}, []orders.Node{node("a", nil)}, ""},
-		"a zone is a name":            {orders.Wish{SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us-east1"} })}, "a"},
-		"a zone is a first part":      {orders.Wish{SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us"} })}, "a"},
-		"a zone is no half of a part": {orders.Wish{SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us-ea"} })}, ""},
-		"another zone":                {orders.Wish{SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"europe"} })}, ""},
-		"open now":                    {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 12 * 60, To: 12*60 + 1}} })}, "a"},
-		"the end is not included":     {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 0, To: 12 * 60}} })}, ""},
-		"over midnight":               {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 22 * 60, To: 13 * 60}} })}, "a"},
-		"no hand is free":             {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Open = 4 })}, ""},
-		"the hour is used up":         {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.MaxPerHour, n.LastHour = 7, 7 })}, ""},
-		"the smaller share":           {orders.Wish{SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Open = 2 }), node("b", func(n *orders.Node) { n.Open, n.MaxParallel = 3, 10 })}, "b"},
-		"of equals the first":         {orders.Wish{SKU: "poster"}, []orders.Node{node("b", nil), node("a", nil)}, "a"},
-		"who refused comes last":      {orders.Wish{SKU: "poster", Refused: []string{"a"}}, []orders.Node{node("a", nil), node("b", func(n *orders.Node) { n.Open = 3 })}, "b"},
-		"and is asked again":          {orders.Wish{SKU: "poster", Refused: []string{"a"}}, []orders.Node{node("a", nil), node("b", func(n *orders.Node) { n.Open = 4 })}, "a"},
+		"a zone is a name":            {orders.Wish{Recipients: keys, SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us-east1"} })}, "a"},
+		"a zone is a first part":      {orders.Wish{Recipients: keys, SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us"} })}, "a"},
+		"a zone is no half of a part": {orders.Wish{Recipients: keys, SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"us-ea"} })}, ""},
+		"another zone":                {orders.Wish{Recipients: keys, SKU: "poster", Region: "us-east1"}, []orders.Node{node("a", func(n *orders.Node) { n.Zones = []string{"europe"} })}, ""},
+		"open now":                    {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 12 * 60, To: 12*60 + 1}} })}, "a"},
+		"the end is not included":     {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 0, To: 12 * 60}} })}, ""},
+		"over midnight":               {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Hours = []orders.Hours{{From: 22 * 60, To: 13 * 60}} })}, "a"},
+		"no hand is free":             {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Open = 4 })}, ""},
+		"the hour is used up":         {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.MaxPerHour, n.LastHour = 7, 7 })}, ""},
+		"the smaller share":           {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("a", func(n *orders.Node) { n.Open = 2 }), node("b", func(n *orders.Node) { n.Open, n.MaxParallel = 3, 10 })}, "b"},
+		"of equals the first":         {orders.Wish{Recipients: keys, SKU: "poster"}, []orders.Node{node("b", nil), node("a", nil)}, "a"},
+		"who refused comes last":      {orders.Wish{Recipients: keys, SKU: "poster", Refused: []string{"a"}}, []orders.Node{node("a", nil), node("b", func(n *orders.Node) { n.Open = 3 })}, "b"},
+		"sealed to others":            {orders.Wish{SKU: "poster", Recipients: keys[:1]}, []orders.Node{node("a", nil)}, ""},
+		"sealed to nobody":            {orders.Wish{SKU: "poster"}, []orders.Node{node("a", nil)}, ""},
+		"and is asked again":          {orders.Wish{Recipients: keys, SKU: "poster", Refused: []string{"a"}}, []orders.Node{node("a", nil), node("b", func(n *orders.Node) { n.Open = 4 })}, "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got, ok := orders.Route(c.wish, c.nodes, noon); got != c.want || ok != (c.want != "") {
@@ -59,6 +61,7 @@ func TestRouteIsWhatTheOracleSays(t *testing.T) {
 			n := orders.Node{
 				ID: fmt.Sprintf("n%d", i), SKUs: rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), 1, 2).Draw(t, "skus"),
 				Zones:       rapid.SliceOfN(rapid.SampledFrom(append(regions, "us", "eu")), 0, 2).Draw(t, "zones"),
+				Keys:        rapid.SliceOfN(rapid.SampledFrom([]string{"k1", "k2", "k3"}), 1, 2).Draw(t, "keys"),
 				MaxParallel: rapid.IntRange(1, 4).Draw(t, "parallel"), MaxPerHour: rapid.IntRange(0, 3).Draw(t, "hourly"),
 				Open: rapid.IntRange(0, 4).Draw(t, "open"), LastHour: rapid.IntRange(0, 4).Draw(t, "hour"),
 			}
@@ -67,7 +70,10 @@ func TestRouteIsWhatTheOracleSays(t *testing.T) {
 			}
 			nodes = append(nodes, n)
 		}
-		w := orders.Wish{Region: rapid.SampledFrom(regions).Draw(t, "region"), SKU: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "sku")}
+		w := orders.Wish{
+			Region: rapid.SampledFrom(regions).Draw(t, "region"), SKU: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "sku"),
+			Recipients: rapid.SliceOfN(rapid.SampledFrom([]string{"k1", "k2", "k3"}), 0, 3).Draw(t, "recipients"),
+		}
 		for _, n := range nodes {
 			if rapid.Bool().Draw(t, "refused") {
 				w.Refused = append(w.Refused, n.ID)
@@ -104,7 +110,11 @@ func oracle(w orders.Wish, nodes []orders.Node, now time.Time) string {
 				awake = awake || (h.From+m)%(24*60) == now.Hour()*60+now.Minute()
 			}
 		}
-		if zone && awake && slices.Contains(n.SKUs, w.SKU) && n.Open < n.MaxParallel && (n.MaxPerHour == 0 || n.LastHour < n.MaxPerHour) {
+		opens := false
+		for _, k := range n.Keys {
+			opens = opens || strings.Contains(strings.Join(w.Recipients, " "), k)
+		}
+		if opens && zone && awake && slices.Contains(n.SKUs, w.SKU) && n.Open < n.MaxParallel && (n.MaxPerHour == 0 || n.LastHour < n.MaxPerHour) {
 			able = append(able, entry{slices.Contains(w.Refused, n.ID), float64(n.Open) / float64(n.MaxParallel), n.ID})
 		}
 	}

@@ -118,6 +118,9 @@ func insertDrop(ctx context.Context, tx *sql.Tx, req *fulfillmentv1.CreateDropRe
 		return err
 	}
 	d.Terms.Drop.Revision = revision
+	if d.Terms.Depots, err = depotsFor(ctx, tx, d.Terms.GetSku()); err != nil { // after the revision is drawn: see noteDepot
+		return err
+	}
 	terms, err := proto.Marshal(d.Terms)
 	if err != nil {
 		return fmt.Errorf("encoding the terms: %w", err)

@@ -23,6 +23,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/sealed"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
@@ -70,7 +71,8 @@ type Request struct {
 	Voucher string
 	// ViewerSessionID, 16 bytes; nil: a fresh one.
 	ViewerSessionID []byte
-	// DeliveryDetails say where a physical good goes; Consent must grant delivery then.
+	// DeliveryDetails say where a physical good goes, up to sealed.MaxDetails bytes. They are sealed to the offer's keys before
+	// they leave; Consent must grant delivery then.
 	DeliveryDetails []byte
 	// Consent may be nil: no to everything.
 	Consent *offerv1.Consent
@@ -178,10 +180,14 @@ func (b *Buyer) offerAndRedeem(ctx context.Context, req Request, hints *offerv1.
 	if req.Abandon {
 		return ErrAbandoned
 	}
+	details, err := req.seal(hints, res.Offer.GetDeliveryKeys())
+	if err != nil {
+		return err
+	}
 	return b.step(ctx, res, "RedeemOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.RedeemOffer(ctx, &offerv1.RedeemOfferRequest{
 			Hints: hints, OfferToken: res.OfferToken, ViewerSessionId: req.ViewerSessionID,
-			PaymentReference: req.PaymentReference, Consent: req.Consent, Voucher: req.Voucher, DeliveryDetails: req.DeliveryDetails,
+			PaymentReference: req.PaymentReference, Consent: req.Consent, Voucher: req.Voucher, DeliveryDetails: details,
 		}, opts...)
 		if err != nil {
 			return err
@@ -192,10 +198,14 @@ func (b *Buyer) offerAndRedeem(ctx context.Context, req Request, hints *offerv1.
 }
 
 func (b *Buyer) claim(ctx context.Context, req Request, hints *offerv1.RoutingHints, res *Result) error {
+	details, err := req.seal(hints, req.Drop.GetDeliveryKeys())
+	if err != nil {
+		return err
+	}
 	return b.step(ctx, res, "ClaimOffer", func(ctx context.Context, opts ...grpc.CallOption) error {
 		resp, err := b.Offers.ClaimOffer(ctx, &offerv1.ClaimOfferRequest{
 			Hints: hints, ViewerSessionId: req.ViewerSessionID, Consent: req.Consent,
-			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(), Voucher: req.Voucher, DeliveryDetails: req.DeliveryDetails,
+			PaymentReference: req.PaymentReference, MaxPrice: req.Drop.GetPrice(), Voucher: req.Voucher, DeliveryDetails: details,
 		}, opts...)
 		if err != nil {
 			return err
@@ -211,6 +221,19 @@ func (b *Buyer) claim(ctx context.Context, req Request, hints *offerv1.RoutingHi
 			return errors.New("waiting in line is not supported by this client yet")
 		}
 	})
+}
+
+// seal makes the envelope of this purchase, once: however often it is redeemed, the bytes are the same.
+func (r Request) seal(hints *offerv1.RoutingHints, keys [][]byte) ([]byte, error) {
+	if len(r.DeliveryDetails) == 0 || !r.Drop.GetPhysical() { // nobody needs to know where to
+		return nil, nil
+	}
+	drop, err := ids.Bytes(hints.GetDropId())
+	if err != nil {
+		return nil, fmt.Errorf("the drop: %w", err)
+	}
+	purchase := token.PurchaseID(token.DeriveTokenID(r.ViewerSessionID, drop, hints.GetRequestId()))
+	return sealed.Seal(r.DeliveryDetails, keys, sealed.Purchase{DropID: hints.GetDropId(), ID: purchase})
 }
 
 func (r *Result) refused(refusal *offerv1.OfferRefused) error {

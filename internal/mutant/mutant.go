@@ -62,6 +62,7 @@ const (
 	ClaimsBeforeTimeBack Mutation = "claims-before-time-back"
 	InstrumentUncounted  Mutation = "instrument-uncounted"
 	InstrumentForgotten  Mutation = "instrument-forgotten"
+	AddressInClear       Mutation = "address-in-clear"
 )
 
 // Rule is what a mutation leaves out.
@@ -121,5 +122,6 @@ func Rules() []Rule {
 		{InstrumentUncounted, "a payment instrument pays for its share of a drop and no more", "cards"},
 		{InstrumentForgotten, "that an instrument's share is over is durable before its intent is cancelled", "cards"},
 		{AddressKept, "the centre forgets an address when a depot has the order, or nobody", "parcels"},
+		{AddressInClear, "an address is sealed before it leaves the viewer, and refused if it is not", "parcels"},
 	}
 }

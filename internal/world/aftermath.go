@@ -191,8 +191,10 @@ func (v *viewer) spend(ctx context.Context, purchaseID, text string) {
 		for j := len(canary) + 2; j < len(p.Session); j++ {
 			p.Session[j] = byte(r.Uint32())
 		}
-		p.address()
-		s := &viewer{viewerPlan: &p, w: v.w, draws: r, route: p.Regions}
+		if p.Details = ""; d.Physical {
+			p.address()
+		}
+		s := v.w.newViewer(&p, r)
 		v.follows.Go(func() {
 			defer s.follows.Wait()
 			if !v.w.sleepUntil(ctx, d.Opens+v.after/2) || time.Since(v.w.start) > d.Opens+d.Lasts {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,6 +120,9 @@ type packer struct {
 
 // Pack implements micro.Packer.
 func (p *packer) Pack(ctx context.Context, parcel micro.Parcel) (string, error) {
+	if !strings.HasPrefix(string(parcel.Details), canary+"-details-") {
+		p.w.watch.surprise("a depot packs an order without an address")
+	}
 	draws := p.w.cfg.draws("pack "+p.depot+parcel.OrderID, 0)
 	takes, fate := time.Duration(draws.Int64N(int64(6*time.Second))), draws.IntN(20)
 	if fate == 0 {

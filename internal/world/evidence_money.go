@@ -27,6 +27,8 @@ type Money struct {
 	Parcels []Parcel
 	// Addresses counts orders whose delivery details the centre still has, or a depot after the parcel left.
 	Addresses int
+	// Readable are the journals and tables between viewers and depots that hold an address in the clear.
+	Readable []string
 }
 
 // Voucher is one row of the verifier's. Issued is by the verifier's clock.
@@ -123,7 +125,7 @@ func (w *world) readDetails(ctx context.Context, e *Evidence) error {
 		e.Addresses += n
 		return nil
 	}
-	errs := []error{count(w.centre.stockDB, `SELECT COUNT(*) FROM order_details`)}
+	errs := []error{w.searchStores(ctx, e), count(w.centre.stockDB, `SELECT COUNT(*) FROM order_details`)}
 	for _, d := range w.depots {
 		errs = append(errs, count(d.inbox, `SELECT COUNT(*) FROM inbox WHERE state >= 5 AND LENGTH(details) > 0`))
 	}

@@ -32,7 +32,7 @@ var laws = []law{
 	{"I9", "nothing of an old epoch settles into a fresh lease, and none is granted under one", epochsAreFenced},
 	{"I10", "a serial that a journal used is never handed out again by that node; receipts are one chain", serialsUsedOnce},
 	{"I11", "a job that is done has its effect", jobsHaveEffects},
-	{"I12", "no personal data in logs, metrics and errors", nothingLeaks},
+	{"I12", "no personal data in logs, metrics and errors, and no address readable between viewer and depot", nothingLeaks},
 	{"I13", "after healing every saga is terminal within T", everythingSettles},
 	{"I14", "with willing buyers for three times the stock, at most 1 % stays unsold", stockSells},
 	{"pause", "two seconds after a pause, and until it ends, no node sells of the drop", pausedSellsNothing},

@@ -31,6 +31,9 @@ func nothingLeaks(e *Evidence, _ *index, broken func(string, ...any)) {
 	if e.Addresses > 0 {
 		broken("%d orders whose parcels left, or never will, and the address is still kept", e.Addresses)
 	}
+	for _, where := range e.Readable {
+		broken("an address in the clear: %s", where)
+	}
 	isWord := func(r rune) bool {
 		return r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
 	}

@@ -68,6 +68,7 @@ var moneyLies = []doctored{
 		i := slices.IndexFunc(e.Orders, func(o world.Order) bool { return o.State == 6 })
 		e.Orders[i].State = 5
 	}},
+	{"I12", "an address is in a journal", func(e *world.Evidence) { e.Readable = []string{"the journal of us-east1"} }},
 	{"I12", "an address is kept", func(e *world.Evidence) { e.Addresses = 1 }},
 	{"I12", "a voucher is in the log", func(e *world.Evidence) {
 		i := slices.IndexFunc(e.Endings, func(end world.Ending) bool { return end.Voucher != "" })

@@ -113,7 +113,7 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 	for i := len(canary) + 2; i < len(v.Session); i++ {
 		v.Session[i] = byte(session.Uint32())
 	}
-	if r.IntN(3) == 0 || d.Physical {
+	if d.Physical {
 		v.address()
 	}
 	v.aftermath = c.newAftermath(number)

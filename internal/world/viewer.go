@@ -37,6 +37,9 @@ type viewer struct {
 	route []string // where calls go, in this order; begins as Regions
 	calls atomic.Int64
 
+	// envelopes are the viewer's details sealed for each token that it holds: whoever redeems one again sends the same.
+	envelopes map[string][]byte
+
 	follows sync.WaitGroup
 }
 
@@ -52,7 +55,7 @@ func (w *world) admitViewers(ctx context.Context) {
 			if !w.sleepUntil(ctx, p.Arrives) {
 				return
 			}
-			v := &viewer{viewerPlan: p, w: w, draws: w.cfg.draws("visit", p.Number), route: p.Regions}
+			v := w.newViewer(p, w.cfg.draws("visit", p.Number))
 			defer v.follows.Wait()
 			v.visit(ctx)
 		})
@@ -169,7 +172,7 @@ func elsewhere(err error) bool {
 	switch rpcerr.Reason(err) {
 	case errorsv1.Reason_REASON_NO_UNIT_HERE:
 		return !mutant.On(mutant.NoUnitIsFinal)
-	case errorsv1.Reason_REASON_OVERLOADED, errorsv1.Reason_REASON_JOURNAL_FULL:
+	case errorsv1.Reason_REASON_OVERLOADED, errorsv1.Reason_REASON_JOURNAL_FULL, errorsv1.Reason_REASON_NO_DEPOT:
 		return true
 	}
 	c := status.Code(err)
@@ -215,13 +218,15 @@ func (v *viewer) ask(ctx context.Context, requestID string) (token string, ok bo
 		v.w.watch.refusal("RequestOffer refused " + answer.GetRefused().GetReason().String())
 		return "", false
 	}
-	return answer.GetGranted().GetOfferToken(), true
+	token = answer.GetGranted().GetOfferToken()
+	v.envelopes[token] = v.seal(requestID, answer.GetGranted().GetOffer().GetDeliveryKeys())
+	return token, true
 }
 
 func (v *viewer) order(token string) *offerv1.RedeemOfferRequest {
 	return &offerv1.RedeemOfferRequest{
 		Hints: v.hints(), OfferToken: token, ViewerSessionId: v.Session[:],
-		PaymentReference: v.reference(), DeliveryDetails: []byte(v.Details), Consent: v.consent(),
+		PaymentReference: v.reference(), DeliveryDetails: v.envelopes[token], Consent: v.consent(),
 		Voucher: v.voucher,
 	}
 }
@@ -279,9 +284,13 @@ func (v *viewer) claim(ctx context.Context) {
 	if !sleep(ctx, v.Think) || v.Abandons {
 		return
 	}
+	keys, ok := v.watchKeys(ctx)
+	if !ok {
+		return
+	}
 	request := &offerv1.ClaimOfferRequest{
 		Hints: v.hints(), ViewerSessionId: v.Session[:], Consent: v.consent(), PaymentReference: v.reference(),
-		DeliveryDetails: []byte(v.Details), MaxPrice: v.w.cfg.Drops[v.Drop].price(v.w.cfg.Drops[v.Drop].Price),
+		DeliveryDetails: v.seal(v.RequestID, keys), MaxPrice: v.w.cfg.Drops[v.Drop].price(v.w.cfg.Drops[v.Drop].Price),
 	}
 	for round := range 2 {
 		tapped := time.Since(v.w.start)

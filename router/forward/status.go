@@ -94,7 +94,8 @@ func judgeReason(err error, reason errorsv1.Reason) result {
 	switch reason {
 	case errorsv1.Reason_REASON_NO_UNIT_HERE:
 		r.weight, r.retry = noUnit, true
-	case errorsv1.Reason_REASON_KEY_UNKNOWN, errorsv1.Reason_REASON_DROP_NOT_HEARD_OF, errorsv1.Reason_REASON_DRAINING, errorsv1.Reason_REASON_JOURNAL_FULL:
+	case errorsv1.Reason_REASON_KEY_UNKNOWN, errorsv1.Reason_REASON_DROP_NOT_HEARD_OF, errorsv1.Reason_REASON_DRAINING, errorsv1.Reason_REASON_JOURNAL_FULL,
+		errorsv1.Reason_REASON_NO_DEPOT:
 		r.weight, r.retry = refused, true
 	case errorsv1.Reason_REASON_STORE_UNAVAILABLE:
 		r.weight, r.retry, r.verdict = refused, true, measure.Failed

@@ -4,7 +4,7 @@ function e(e,t){return typeof e==`object`&&e&&`$typeName`in e&&typeof e.$typeNam
 Money
 \rcurrency_code (	
 \vminor_units (bproto3`)),Oo=R(btoa(`
-rimlight/offer/v1/drop.protorimlight.offer.v1"
+rimlight/offer/v1/drop.protorimlight.offer.v1"¬
 Drop
 \x07drop_id (	
 
@@ -19,7 +19,9 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 \favailability	 (2.rimlight.offer.v1.Availability6
 planned_close_time
  (\v2.google.protobuf.Timestamp
-	time_back\v (	*É
+	time_back\v (	
+\bphysical\f (\b
+\rdelivery_keys\r (\f*É
 	DropState
 DROP_STATE_UNSPECIFIED\0
 DROP_STATE_PLANNED
@@ -33,7 +35,7 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 AVAILABILITY_UNSPECIFIED\0
 AVAILABILITY_AVAILABLE
 AVAILABILITY_SOLD_OUTbproto3`),[z,q]),ko=L(Oo,0),Ao=L(Oo,1),jo=R(btoa(`
-rimlight/errors/v1/reason.protorimlight.errors.v1*æ\r
+rimlight/errors/v1/reason.protorimlight.errors.v1*
 Reason
 REASON_UNSPECIFIED\0
 REASON_INVALID_REQUEST
@@ -99,7 +101,9 @@ close_time\x07 (\v2.google.protobuf.Timestamp
 REASON_TOO_MANY_WEBHOOKS
 REASON_STORE_RECOVERING
 REASON_JOURNAL_FULL\xA0
-REASON_DROP_NOT_HEARD_OFªbproto3`)),Mo=L(jo,0),No=R(btoa(`
+REASON_DROP_NOT_HEARD_OFª
+REASON_DETAILS_NOT_SEALED¾
+REASON_NO_DEPOT¿bproto3`)),Mo=L(jo,0),No=R(btoa(`
 rimlight/offer/v1/offer.protorimlight.offer.v1"f
 \fRoutingHints
 \x07drop_id (	
@@ -113,7 +117,7 @@ request_id (	"x
 
 tcf_string (	
 
-gpp_string (	"Ë
+gpp_string (	"â
 Offer
 \x07drop_id (	
 \roffer_version (\r
@@ -122,7 +126,8 @@ gpp_string (	"Ë
 \vexpire_time (\v2.google.protobuf.Timestamp\v
 arm (	
 \fpersonalised\x07 (\b
-region\b (	"L
+region\b (	
+\rdelivery_keys	 (\f"L
 \fOfferGranted'
 offer (\v2.rimlight.offer.v1.Offer
 \voffer_token (	"P

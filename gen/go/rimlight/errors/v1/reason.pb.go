@@ -164,6 +164,11 @@ const (
 	// This node has not heard of the drop, which may be newer than what it knows of the catalogue; another region is tried.
 	// Metadata: drop_id. UNAVAILABLE with RetryInfo.
 	Reason_REASON_DROP_NOT_HEARD_OF Reason = 170
+	// Delivery details that are not sealed: RedeemOfferRequest says how they must be. INVALID_ARGUMENT.
+	Reason_REASON_DETAILS_NOT_SEALED Reason = 190
+	// No microfulfillment node that could open and send it is known to deliver for this region; another region may have one.
+	// Metadata: drop_id. FAILED_PRECONDITION.
+	Reason_REASON_NO_DEPOT Reason = 191
 )
 
 // Enum value maps for Reason.
@@ -233,6 +238,8 @@ var (
 		150: "REASON_STORE_RECOVERING",
 		160: "REASON_JOURNAL_FULL",
 		170: "REASON_DROP_NOT_HEARD_OF",
+		190: "REASON_DETAILS_NOT_SEALED",
+		191: "REASON_NO_DEPOT",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":          0,
@@ -299,6 +306,8 @@ var (
 		"REASON_STORE_RECOVERING":     150,
 		"REASON_JOURNAL_FULL":         160,
 		"REASON_DROP_NOT_HEARD_OF":    170,
+		"REASON_DETAILS_NOT_SEALED":   190,
+		"REASON_NO_DEPOT":             191,
 	}
 )
 
@@ -333,7 +342,7 @@ var File_rimlight_errors_v1_reason_proto protoreflect.FileDescriptor
 
 const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\xe6\r\n" +
+	"\x1frimlight/errors/v1/reason.proto\x12\x12rimlight.errors.v1*\x9c\x0e\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1c\n" +
@@ -399,7 +408,9 @@ const file_rimlight_errors_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_TOO_MANY_WEBHOOKS\x10\x8d\x01\x12\x1c\n" +
 	"\x17REASON_STORE_RECOVERING\x10\x96\x01\x12\x18\n" +
 	"\x13REASON_JOURNAL_FULL\x10\xa0\x01\x12\x1d\n" +
-	"\x18REASON_DROP_NOT_HEARD_OF\x10\xaa\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
+	"\x18REASON_DROP_NOT_HEARD_OF\x10\xaa\x01\x12\x1e\n" +
+	"\x19REASON_DETAILS_NOT_SEALED\x10\xbe\x01\x12\x14\n" +
+	"\x0fREASON_NO_DEPOT\x10\xbf\x01BAZ?github.com/rimlight/rimlight/gen/go/rimlight/errors/v1;errorsv1b\x06proto3"
 
 var (
 	file_rimlight_errors_v1_reason_proto_rawDescOnce sync.Once

@@ -161,8 +161,11 @@ type CatalogDrop struct {
 	Sku string `protobuf:"bytes,8,opt,name=sku,proto3" json:"sku,omitempty"`
 	// The most purchases that one payment instrument (a card, whatever session it pays for) may pay; 0: no limit.
 	PerInstrumentCap uint32 `protobuf:"varint,9,opt,name=per_instrument_cap,json=perInstrumentCap,proto3" json:"per_instrument_cap,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The microfulfillment nodes that have it, by fulfillment's word: those that greeted within a week, latest first greeting
+	// first, at most 64.
+	Depots        []*Depot `protobuf:"bytes,10,rep,name=depots,proto3" json:"depots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CatalogDrop) Reset() {
@@ -258,6 +261,68 @@ func (x *CatalogDrop) GetPerInstrumentCap() uint32 {
 	return 0
 }
 
+func (x *CatalogDrop) GetDepots() []*Depot {
+	if x != nil {
+		return x.Depots
+	}
+	return nil
+}
+
+// What others know of a microfulfillment node that can open delivery details.
+type Depot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its current public key, X25519, 32 bytes.
+	PublicKey []byte `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The regions that it delivers for: names, or first parts of names ("europe" is europe-west3, too). Empty: all.
+	Zones         []string `protobuf:"bytes,2,rep,name=zones,proto3" json:"zones,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Depot) Reset() {
+	*x = Depot{}
+	mi := &file_rimlight_fulfillment_v1_drop_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Depot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Depot) ProtoMessage() {}
+
+func (x *Depot) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_drop_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Depot.ProtoReflect.Descriptor instead.
+func (*Depot) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_drop_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Depot) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Depot) GetZones() []string {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
 var File_rimlight_fulfillment_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
@@ -266,7 +331,7 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\bOfferArm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x126\n" +
-	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\x8e\x03\n" +
+	"\ttoken_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\btokenTtl\"\xc6\x03\n" +
 	"\vCatalogDrop\x12+\n" +
 	"\x04drop\x18\x01 \x01(\v2\x17.rimlight.offer.v1.DropR\x04drop\x12\x14\n" +
 	"\x05units\x18\x02 \x01(\rR\x05units\x12A\n" +
@@ -278,7 +343,13 @@ const file_rimlight_fulfillment_v1_drop_proto_rawDesc = "" +
 	"\n" +
 	"stock_kind\x18\a \x01(\x0e2\".rimlight.fulfillment.v1.StockKindR\tstockKind\x12\x10\n" +
 	"\x03sku\x18\b \x01(\tR\x03sku\x12,\n" +
-	"\x12per_instrument_cap\x18\t \x01(\rR\x10perInstrumentCap*X\n" +
+	"\x12per_instrument_cap\x18\t \x01(\rR\x10perInstrumentCap\x126\n" +
+	"\x06depots\x18\n" +
+	" \x03(\v2\x1e.rimlight.fulfillment.v1.DepotR\x06depots\"<\n" +
+	"\x05Depot\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x14\n" +
+	"\x05zones\x18\x02 \x03(\tR\x05zones*X\n" +
 	"\tGoodsKind\x12\x1a\n" +
 	"\x16GOODS_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12GOODS_KIND_DIGITAL\x10\x01\x12\x17\n" +
@@ -297,26 +368,28 @@ func file_rimlight_fulfillment_v1_drop_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_fulfillment_v1_drop_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rimlight_fulfillment_v1_drop_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_rimlight_fulfillment_v1_drop_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_rimlight_fulfillment_v1_drop_proto_goTypes = []any{
 	(GoodsKind)(0),              // 0: rimlight.fulfillment.v1.GoodsKind
 	(*OfferArm)(nil),            // 1: rimlight.fulfillment.v1.OfferArm
 	(*CatalogDrop)(nil),         // 2: rimlight.fulfillment.v1.CatalogDrop
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
-	(*v1.Drop)(nil),             // 4: rimlight.offer.v1.Drop
-	(StockKind)(0),              // 5: rimlight.fulfillment.v1.StockKind
+	(*Depot)(nil),               // 3: rimlight.fulfillment.v1.Depot
+	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
+	(*v1.Drop)(nil),             // 5: rimlight.offer.v1.Drop
+	(StockKind)(0),              // 6: rimlight.fulfillment.v1.StockKind
 }
 var file_rimlight_fulfillment_v1_drop_proto_depIdxs = []int32{
-	3, // 0: rimlight.fulfillment.v1.OfferArm.token_ttl:type_name -> google.protobuf.Duration
-	4, // 1: rimlight.fulfillment.v1.CatalogDrop.drop:type_name -> rimlight.offer.v1.Drop
+	4, // 0: rimlight.fulfillment.v1.OfferArm.token_ttl:type_name -> google.protobuf.Duration
+	5, // 1: rimlight.fulfillment.v1.CatalogDrop.drop:type_name -> rimlight.offer.v1.Drop
 	0, // 2: rimlight.fulfillment.v1.CatalogDrop.goods_kind:type_name -> rimlight.fulfillment.v1.GoodsKind
 	1, // 3: rimlight.fulfillment.v1.CatalogDrop.arms:type_name -> rimlight.fulfillment.v1.OfferArm
-	5, // 4: rimlight.fulfillment.v1.CatalogDrop.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 4: rimlight.fulfillment.v1.CatalogDrop.stock_kind:type_name -> rimlight.fulfillment.v1.StockKind
+	3, // 5: rimlight.fulfillment.v1.CatalogDrop.depots:type_name -> rimlight.fulfillment.v1.Depot
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_drop_proto_init() }
@@ -331,7 +404,7 @@ func file_rimlight_fulfillment_v1_drop_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_drop_proto_rawDesc), len(file_rimlight_fulfillment_v1_drop_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

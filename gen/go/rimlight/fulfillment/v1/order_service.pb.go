@@ -382,7 +382,7 @@ type Delivery struct {
 	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
 	// The region that accepted the purchase: nodes say which they deliver for.
 	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	// Opaque. Kept until a node took the order, then deleted.
+	// A rimlight.offer.v1.SealedDetails. Kept until a node took the order, then deleted.
 	Details       []byte `protobuf:"bytes,3,opt,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -921,7 +921,10 @@ type NodeHello struct {
 	// How many orders it takes in an hour; 0: any number.
 	MaxPerHour uint32 `protobuf:"varint,5,opt,name=max_per_hour,json=maxPerHour,proto3" json:"max_per_hour,omitempty"`
 	// When it works. Empty: always.
-	Hours         []*OpeningHours `protobuf:"bytes,6,rep,name=hours,proto3" json:"hours,omitempty"`
+	Hours []*OpeningHours `protobuf:"bytes,6,rep,name=hours,proto3" json:"hours,omitempty"`
+	// The public keys (X25519) whose details it can open, the current one first. A node gets no order that was sealed to
+	// others.
+	DeliveryKeys  [][]byte `protobuf:"bytes,7,rep,name=delivery_keys,json=deliveryKeys,proto3" json:"delivery_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -994,6 +997,13 @@ func (x *NodeHello) GetMaxPerHour() uint32 {
 func (x *NodeHello) GetHours() []*OpeningHours {
 	if x != nil {
 		return x.Hours
+	}
+	return nil
+}
+
+func (x *NodeHello) GetDeliveryKeys() [][]byte {
+	if x != nil {
+		return x.DeliveryKeys
 	}
 	return nil
 }
@@ -1180,12 +1190,14 @@ type Assignment struct {
 	Serial uint32 `protobuf:"varint,4,opt,name=serial,proto3" json:"serial,omitempty"`
 	// The good.
 	Sku string `protobuf:"bytes,5,opt,name=sku,proto3" json:"sku,omitempty"`
-	// Where to: opaque, at most 2 KiB.
+	// Where to: a rimlight.offer.v1.SealedDetails.
 	DeliveryDetails []byte `protobuf:"bytes,6,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// When another node gets it, unless this one has accepted it.
 	AcceptByTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accept_by_time,json=acceptByTime,proto3" json:"accept_by_time,omitempty"`
 	// The trace of the purchase, as in a receipt. Empty: nobody traces it.
-	TraceContext  []byte `protobuf:"bytes,8,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
+	TraceContext []byte `protobuf:"bytes,8,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
+	// The purchase that the details were sealed for: 32 hex digits.
+	PurchaseId    string `protobuf:"bytes,9,opt,name=purchase_id,json=purchaseId,proto3" json:"purchase_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1286,13 @@ func (x *Assignment) GetTraceContext() []byte {
 		return x.TraceContext
 	}
 	return nil
+}
+
+func (x *Assignment) GetPurchaseId() string {
+	if x != nil {
+		return x.PurchaseId
+	}
+	return ""
 }
 
 // What fulfillment made of a report.
@@ -1461,7 +1480,7 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\bDelivery\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12\x1f\n" +
 	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12\"\n" +
-	"\adetails\x18\x03 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\adetails\"\xa5\x01\n" +
+	"\adetails\x18\x03 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x18R\adetails\"\xa5\x01\n" +
 	"\x12PlaceOrdersRequest\x12B\n" +
 	"\x06orders\x18\x01 \x03(\v2\x1e.rimlight.fulfillment.v1.OrderB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10dR\x06orders\x12K\n" +
@@ -1491,7 +1510,7 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\fOpeningHours\x12)\n" +
 	"\vfrom_minute\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x10\xa0\vR\n" +
 	"fromMinute\x12%\n" +
-	"\tto_minute\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xa0\vR\btoMinute\"\xa2\x02\n" +
+	"\tto_minute\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xa0\vR\btoMinute\"\xd9\x02\n" +
 	"\tNodeHello\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12&\n" +
 	"\x05zones\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
@@ -1501,7 +1520,9 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\xbaH\a*\x05\x18\x90N(\x01R\vmaxParallel\x12+\n" +
 	"\fmax_per_hour\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
 	"maxPerHour\x12E\n" +
-	"\x05hours\x18\x06 \x03(\v2%.rimlight.fulfillment.v1.OpeningHoursB\b\xbaH\x05\x92\x01\x02\x10\bR\x05hours\"\xa3\x02\n" +
+	"\x05hours\x18\x06 \x03(\v2%.rimlight.fulfillment.v1.OpeningHoursB\b\xbaH\x05\x92\x01\x02\x10\bR\x05hours\x125\n" +
+	"\rdelivery_keys\x18\a \x03(\fB\x10\xbaH\r\x92\x01\n" +
+	"\b\x01\x10\b\"\x04z\x02h R\fdeliveryKeys\"\xa3\x02\n" +
 	"\n" +
 	"WorkReport\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12\x18\n" +
@@ -1512,7 +1533,7 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x11WorkOrdersRequest\x12:\n" +
 	"\x05hello\x18\x01 \x01(\v2\".rimlight.fulfillment.v1.NodeHelloH\x00R\x05hello\x12=\n" +
 	"\x06report\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.WorkReportH\x00R\x06reportB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x96\x02\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\xb7\x02\n" +
 	"\n" +
 	"Assignment\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +
@@ -1522,7 +1543,9 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x03sku\x18\x05 \x01(\tR\x03sku\x12)\n" +
 	"\x10delivery_details\x18\x06 \x01(\fR\x0fdeliveryDetails\x12@\n" +
 	"\x0eaccept_by_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\facceptByTime\x12#\n" +
-	"\rtrace_context\x18\b \x01(\fR\ftraceContext\"\x8c\x01\n" +
+	"\rtrace_context\x18\b \x01(\fR\ftraceContext\x12\x1f\n" +
+	"\vpurchase_id\x18\t \x01(\tR\n" +
+	"purchaseId\"\x8c\x01\n" +
 	"\n" +
 	"WorkAnswer\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +

@@ -173,7 +173,12 @@ type Drop struct {
 	// When it was planned to close, operators' changes included; absent unless it closes later because answers were late.
 	PlannedCloseTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=planned_close_time,json=plannedCloseTime,proto3" json:"planned_close_time,omitempty"`
 	// Fulfillment's signed word for that, SignedTimeBack.
-	TimeBack      string `protobuf:"bytes,11,opt,name=time_back,json=timeBack,proto3" json:"time_back,omitempty"`
+	TimeBack string `protobuf:"bytes,11,opt,name=time_back,json=timeBack,proto3" json:"time_back,omitempty"`
+	// It is a thing that is sent: buying it takes delivery details.
+	Physical bool `protobuf:"varint,12,opt,name=physical,proto3" json:"physical,omitempty"`
+	// To whom those are sealed (rimlight.offer.v1.SealedDetails): the public keys, X25519, of microfulfillment nodes that send
+	// it. At most 8, those that deliver for the answering region first.
+	DeliveryKeys  [][]byte `protobuf:"bytes,13,rep,name=delivery_keys,json=deliveryKeys,proto3" json:"delivery_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,11 +290,25 @@ func (x *Drop) GetTimeBack() string {
 	return ""
 }
 
+func (x *Drop) GetPhysical() bool {
+	if x != nil {
+		return x.Physical
+	}
+	return false
+}
+
+func (x *Drop) GetDeliveryKeys() [][]byte {
+	if x != nil {
+		return x.DeliveryKeys
+	}
+	return nil
+}
+
 var File_rimlight_offer_v1_drop_proto protoreflect.FileDescriptor
 
 const file_rimlight_offer_v1_drop_proto_rawDesc = "" +
 	"\n" +
-	"\x1crimlight/offer/v1/drop.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/offer/v1/money.proto\"\xf4\x03\n" +
+	"\x1crimlight/offer/v1/drop.proto\x12\x11rimlight.offer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drimlight/offer/v1/money.proto\"\xb5\x04\n" +
 	"\x04Drop\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1d\n" +
 	"\n" +
@@ -304,7 +323,9 @@ const file_rimlight_offer_v1_drop_proto_rawDesc = "" +
 	"\favailability\x18\t \x01(\x0e2\x1f.rimlight.offer.v1.AvailabilityR\favailability\x12H\n" +
 	"\x12planned_close_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x10plannedCloseTime\x12\x1b\n" +
-	"\ttime_back\x18\v \x01(\tR\btimeBack*\xc9\x01\n" +
+	"\ttime_back\x18\v \x01(\tR\btimeBack\x12\x1a\n" +
+	"\bphysical\x18\f \x01(\bR\bphysical\x12#\n" +
+	"\rdelivery_keys\x18\r \x03(\fR\fdeliveryKeys*\xc9\x01\n" +
 	"\tDropState\x12\x1a\n" +
 	"\x16DROP_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DROP_STATE_PLANNED\x10\x01\x12\x14\n" +

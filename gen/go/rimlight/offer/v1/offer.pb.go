@@ -246,7 +246,9 @@ type Offer struct {
 	// Whether the session's history was used to choose it.
 	Personalised bool `protobuf:"varint,7,opt,name=personalised,proto3" json:"personalised,omitempty"`
 	// The region that decided.
-	Region        string `protobuf:"bytes,8,opt,name=region,proto3" json:"region,omitempty"`
+	Region string `protobuf:"bytes,8,opt,name=region,proto3" json:"region,omitempty"`
+	// As in Drop.
+	DeliveryKeys  [][]byte `protobuf:"bytes,9,rep,name=delivery_keys,json=deliveryKeys,proto3" json:"delivery_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -335,6 +337,13 @@ func (x *Offer) GetRegion() string {
 		return x.Region
 	}
 	return ""
+}
+
+func (x *Offer) GetDeliveryKeys() [][]byte {
+	if x != nil {
+		return x.DeliveryKeys
+	}
+	return nil
 }
 
 // An offer was made.
@@ -519,7 +528,7 @@ const file_rimlight_offer_v1_offer_proto_rawDesc = "" +
 	"\n" +
 	"tcf_string\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\ttcfString\x12'\n" +
 	"\n" +
-	"gpp_string\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tgppString\"\x96\x02\n" +
+	"gpp_string\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tgppString\"\xbb\x02\n" +
 	"\x05Offer\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12#\n" +
 	"\roffer_version\x18\x02 \x01(\x03R\fofferVersion\x12\x14\n" +
@@ -529,7 +538,8 @@ const file_rimlight_offer_v1_offer_proto_rawDesc = "" +
 	"expireTime\x12\x10\n" +
 	"\x03arm\x18\x06 \x01(\tR\x03arm\x12\"\n" +
 	"\fpersonalised\x18\a \x01(\bR\fpersonalised\x12\x16\n" +
-	"\x06region\x18\b \x01(\tR\x06region\"_\n" +
+	"\x06region\x18\b \x01(\tR\x06region\x12#\n" +
+	"\rdelivery_keys\x18\t \x03(\fR\fdeliveryKeys\"_\n" +
 	"\fOfferGranted\x12.\n" +
 	"\x05offer\x18\x01 \x01(\v2\x18.rimlight.offer.v1.OfferR\x05offer\x12\x1f\n" +
 	"\voffer_token\x18\x02 \x01(\tR\n" +

@@ -499,7 +499,7 @@ type RedeemOfferRequest struct {
 	ViewerSessionId []byte `protobuf:"bytes,3,opt,name=viewer_session_id,json=viewerSessionId,proto3" json:"viewer_session_id,omitempty"`
 	// An opaque reference to a payment that the viewer authorised; never a card number.
 	PaymentReference string `protobuf:"bytes,4,opt,name=payment_reference,json=paymentReference,proto3" json:"payment_reference,omitempty"`
-	// Opaque; needs consent for delivery.
+	// Where a physical good goes: a rimlight.offer.v1.SealedDetails, encoded. Needs consent for delivery.
 	DeliveryDetails []byte `protobuf:"bytes,5,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// What the viewer agreed to.
 	Consent *Consent `protobuf:"bytes,6,opt,name=consent,proto3" json:"consent,omitempty"`
@@ -675,7 +675,7 @@ type ClaimOfferRequest struct {
 	MediaTime *durationpb.Duration `protobuf:"bytes,4,opt,name=media_time,json=mediaTime,proto3" json:"media_time,omitempty"`
 	// An opaque reference to a payment that the viewer authorised; never a card number.
 	PaymentReference string `protobuf:"bytes,5,opt,name=payment_reference,json=paymentReference,proto3" json:"payment_reference,omitempty"`
-	// Opaque; needs consent for delivery.
+	// As in RedeemOfferRequest.
 	DeliveryDetails []byte `protobuf:"bytes,6,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// The most that the viewer agreed to pay: a higher price is refused, not charged.
 	MaxPrice *Money `protobuf:"bytes,7,opt,name=max_price,json=maxPrice,proto3" json:"max_price,omitempty"`
@@ -1564,7 +1564,7 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"offerToken\x123\n" +
 	"\x11viewer_session_id\x18\x03 \x01(\fB\a\xbaH\x04z\x02h\x10R\x0fviewerSessionId\x12L\n" +
 	"\x11payment_reference\x18\x04 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x012\x13^[A-Za-z0-9_.:/-]+$R\x10paymentReference\x123\n" +
-	"\x10delivery_details\x18\x05 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\x0fdeliveryDetails\x124\n" +
+	"\x10delivery_details\x18\x05 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x18R\x0fdeliveryDetails\x124\n" +
 	"\aconsent\x18\x06 \x01(\v2\x1a.rimlight.offer.v1.ConsentR\aconsent\x12\"\n" +
 	"\avoucher\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\avoucher\"\xa5\x01\n" +
 	"\x13RedeemOfferResponse\x12\x18\n" +
@@ -1582,7 +1582,7 @@ const file_rimlight_offer_v1_offer_service_proto_rawDesc = "" +
 	"\n" +
 	"media_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmediaTime\x12L\n" +
 	"\x11payment_reference\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x012\x13^[A-Za-z0-9_.:/-]+$R\x10paymentReference\x123\n" +
-	"\x10delivery_details\x18\x06 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x10R\x0fdeliveryDetails\x12=\n" +
+	"\x10delivery_details\x18\x06 \x01(\fB\b\xbaH\x05z\x03\x18\x80\x18R\x0fdeliveryDetails\x12=\n" +
 	"\tmax_price\x18\a \x01(\v2\x18.rimlight.offer.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\bmaxPrice\x127\n" +
 	"\x12session_credential\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x11sessionCredential\x12\"\n" +
 	"\avoucher\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\avoucher\"\xda\x01\n" +

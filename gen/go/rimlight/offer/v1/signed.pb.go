@@ -221,7 +221,7 @@ type Receipt struct {
 	AcceptTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=accept_time,json=acceptTime,proto3" json:"accept_time,omitempty"`
 	// Opaque reference to the payment that the viewer authorised.
 	PaymentReference string `protobuf:"bytes,9,opt,name=payment_reference,json=paymentReference,proto3" json:"payment_reference,omitempty"`
-	// Opaque, at most 2 KiB; only with consent for delivery.
+	// A rimlight.offer.v1.SealedDetails, at most 3 KiB; only with consent for delivery.
 	DeliveryDetails []byte `protobuf:"bytes,10,opt,name=delivery_details,json=deliveryDetails,proto3" json:"delivery_details,omitempty"`
 	// SHA-256 of this node's previous receipt; empty for its first.
 	PreviousReceiptHash []byte `protobuf:"bytes,11,opt,name=previous_receipt_hash,json=previousReceiptHash,proto3" json:"previous_receipt_hash,omitempty"`

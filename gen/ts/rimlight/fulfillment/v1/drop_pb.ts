@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/drop.proto.
  */
 export const file_rimlight_fulfillment_v1_drop: GenFile = /*@__PURE__*/
-  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24itwIKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMEjYKCnN0b2NrX2tpbmQYByABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0tpbmQSCwoDc2t1GAggASgJEhoKEnBlcl9pbnN0cnVtZW50X2NhcBgJIAEoDSpYCglHb29kc0tpbmQSGgoWR09PRFNfS0lORF9VTlNQRUNJRklFRBAAEhYKEkdPT0RTX0tJTkRfRElHSVRBTBABEhcKE0dPT0RTX0tJTkRfUEhZU0lDQUwQAkJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_duration, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop]);
+  fileDesc("CiJyaW1saWdodC9mdWxmaWxsbWVudC92MS9kcm9wLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSJWCghPZmZlckFybRIMCgRuYW1lGAEgASgJEg4KBndlaWdodBgCIAEoDRIsCgl0b2tlbl90dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24i5wIKC0NhdGFsb2dEcm9wEiUKBGRyb3AYASABKAsyFy5yaW1saWdodC5vZmZlci52MS5Ecm9wEg0KBXVuaXRzGAIgASgNEjYKCmdvb2RzX2tpbmQYAyABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Hb29kc0tpbmQSFgoObWF4X3Blcl92aWV3ZXIYBCABKA0SLwoEYXJtcxgFIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9mZmVyQXJtEhAKCGFybV9zYWx0GAYgASgMEjYKCnN0b2NrX2tpbmQYByABKA4yIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TdG9ja0tpbmQSCwoDc2t1GAggASgJEhoKEnBlcl9pbnN0cnVtZW50X2NhcBgJIAEoDRIuCgZkZXBvdHMYCiADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5EZXBvdCIqCgVEZXBvdBISCgpwdWJsaWNfa2V5GAEgASgMEg0KBXpvbmVzGAIgAygJKlgKCUdvb2RzS2luZBIaChZHT09EU19LSU5EX1VOU1BFQ0lGSUVEEAASFgoSR09PRFNfS0lORF9ESUdJVEFMEAESFwoTR09PRFNfS0lORF9QSFlTSUNBTBACQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_drop]);
 
 /**
  * One arm of the experiment on how long an offer stands.
@@ -121,6 +121,14 @@ export type CatalogDrop = Message<"rimlight.fulfillment.v1.CatalogDrop"> & {
    * @generated from field: uint32 per_instrument_cap = 9;
    */
   perInstrumentCap: number;
+
+  /**
+   * The microfulfillment nodes that have it, by fulfillment's word: those that greeted within a week, latest first greeting
+   * first, at most 64.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.Depot depots = 10;
+   */
+  depots: Depot[];
 };
 
 /**
@@ -129,6 +137,34 @@ export type CatalogDrop = Message<"rimlight.fulfillment.v1.CatalogDrop"> & {
  */
 export const CatalogDropSchema: GenMessage<CatalogDrop> = /*@__PURE__*/
   messageDesc(file_rimlight_fulfillment_v1_drop, 1);
+
+/**
+ * What others know of a microfulfillment node that can open delivery details.
+ *
+ * @generated from message rimlight.fulfillment.v1.Depot
+ */
+export type Depot = Message<"rimlight.fulfillment.v1.Depot"> & {
+  /**
+   * Its current public key, X25519, 32 bytes.
+   *
+   * @generated from field: bytes public_key = 1;
+   */
+  publicKey: Uint8Array;
+
+  /**
+   * The regions that it delivers for: names, or first parts of names ("europe" is europe-west3, too). Empty: all.
+   *
+   * @generated from field: repeated string zones = 2;
+   */
+  zones: string[];
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.Depot.
+ * Use `create(DepotSchema)` to create a new message.
+ */
+export const DepotSchema: GenMessage<Depot> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_drop, 2);
 
 /**
  * What an order of the drop is.

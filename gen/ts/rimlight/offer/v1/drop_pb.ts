@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/offer/v1/drop.proto.
  */
 export const file_rimlight_offer_v1_drop: GenFile = /*@__PURE__*/
-  fileDesc("ChxyaW1saWdodC9vZmZlci92MS9kcm9wLnByb3RvEhFyaW1saWdodC5vZmZlci52MSKDAwoERHJvcBIPCgdkcm9wX2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSKwoFc3RhdGUYBCABKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAggASgDEjUKDGF2YWlsYWJpbGl0eRgJIAEoDjIfLnJpbWxpZ2h0Lm9mZmVyLnYxLkF2YWlsYWJpbGl0eRI2ChJwbGFubmVkX2Nsb3NlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRpbWVfYmFjaxgLIAEoCSrJAQoJRHJvcFN0YXRlEhoKFkRST1BfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJEUk9QX1NUQVRFX1BMQU5ORUQQARIUChBEUk9QX1NUQVRFX0FSTUVEEAISEwoPRFJPUF9TVEFURV9PUEVOEAMSFQoRRFJPUF9TVEFURV9QQVVTRUQQBBIXChNEUk9QX1NUQVRFX0RSQUlOSU5HEAUSFQoRRFJPUF9TVEFURV9DTE9TRUQQBhIWChJEUk9QX1NUQVRFX1NFVFRMRUQQBypjCgxBdmFpbGFiaWxpdHkSHAoYQVZBSUxBQklMSVRZX1VOU1BFQ0lGSUVEEAASGgoWQVZBSUxBQklMSVRZX0FWQUlMQUJMRRABEhkKFUFWQUlMQUJJTElUWV9TT0xEX09VVBACQj9aPWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L29mZmVyL3YxO29mZmVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_offer_v1_money]);
+  fileDesc("ChxyaW1saWdodC9vZmZlci92MS9kcm9wLnByb3RvEhFyaW1saWdodC5vZmZlci52MSKsAwoERHJvcBIPCgdkcm9wX2lkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSDQoFdGl0bGUYAyABKAkSKwoFc3RhdGUYBCABKA4yHC5yaW1saWdodC5vZmZlci52MS5Ecm9wU3RhdGUSJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRItCglvcGVuX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAggASgDEjUKDGF2YWlsYWJpbGl0eRgJIAEoDjIfLnJpbWxpZ2h0Lm9mZmVyLnYxLkF2YWlsYWJpbGl0eRI2ChJwbGFubmVkX2Nsb3NlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRpbWVfYmFjaxgLIAEoCRIQCghwaHlzaWNhbBgMIAEoCBIVCg1kZWxpdmVyeV9rZXlzGA0gAygMKskBCglEcm9wU3RhdGUSGgoWRFJPUF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkRST1BfU1RBVEVfUExBTk5FRBABEhQKEERST1BfU1RBVEVfQVJNRUQQAhITCg9EUk9QX1NUQVRFX09QRU4QAxIVChFEUk9QX1NUQVRFX1BBVVNFRBAEEhcKE0RST1BfU1RBVEVfRFJBSU5JTkcQBRIVChFEUk9QX1NUQVRFX0NMT1NFRBAGEhYKEkRST1BfU1RBVEVfU0VUVExFRBAHKmMKDEF2YWlsYWJpbGl0eRIcChhBVkFJTEFCSUxJVFlfVU5TUEVDSUZJRUQQABIaChZBVkFJTEFCSUxJVFlfQVZBSUxBQkxFEAESGQoVQVZBSUxBQklMSVRZX1NPTERfT1VUEAJCP1o9Z2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvb2ZmZXIvdjE7b2ZmZXJ2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_rimlight_offer_v1_money]);
 
 /**
  * A sale of some units of one thing, at one price, in one window of time, as viewers see it.
@@ -98,6 +98,21 @@ export type Drop = Message<"rimlight.offer.v1.Drop"> & {
    * @generated from field: string time_back = 11;
    */
   timeBack: string;
+
+  /**
+   * It is a thing that is sent: buying it takes delivery details.
+   *
+   * @generated from field: bool physical = 12;
+   */
+  physical: boolean;
+
+  /**
+   * To whom those are sealed (rimlight.offer.v1.SealedDetails): the public keys, X25519, of microfulfillment nodes that send
+   * it. At most 8, those that deliver for the answering region first.
+   *
+   * @generated from field: repeated bytes delivery_keys = 13;
+   */
+  deliveryKeys: Uint8Array[];
 };
 
 /**

@@ -290,7 +290,7 @@ export type RedeemOfferRequest = Message<"rimlight.offer.v1.RedeemOfferRequest">
   paymentReference: string;
 
   /**
-   * Opaque; needs consent for delivery.
+   * Where a physical good goes: a rimlight.offer.v1.SealedDetails, encoded. Needs consent for delivery.
    *
    * @generated from field: bytes delivery_details = 5;
    */
@@ -403,7 +403,7 @@ export type ClaimOfferRequest = Message<"rimlight.offer.v1.ClaimOfferRequest"> &
   paymentReference: string;
 
   /**
-   * Opaque; needs consent for delivery.
+   * As in RedeemOfferRequest.
    *
    * @generated from field: bytes delivery_details = 6;
    */

@@ -169,7 +169,7 @@ export type Receipt = Message<"rimlight.offer.v1.Receipt"> & {
   paymentReference: string;
 
   /**
-   * Opaque, at most 2 KiB; only with consent for delivery.
+   * A rimlight.offer.v1.SealedDetails, at most 3 KiB; only with consent for delivery.
    *
    * @generated from field: bytes delivery_details = 10;
    */

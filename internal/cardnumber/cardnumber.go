@@ -1,15 +1,19 @@
-package decide
+// Package cardnumber finds what could be payment card numbers: card data never enters the platform. Clients look into
+// delivery details before they seal them, regions into payment references.
+//
+// It is pure, and says nothing about whether a card exists.
+package cardnumber
 
 import "unicode/utf8"
 
 // A payment card number has 13 to 19 digits (ISO/IEC 7812-1).
 const minCard, maxCard = 13, 19
 
-// LooksLikeCard tells whether text holds what could be a payment card number: 13 to 19 digits in groups that at most one
+// In tells whether text holds what could be a payment card number: 13 to 19 digits in groups that at most one
 // separator divides, ending in the right check digit (Luhn, ISO/IEC 7812-1 annex B). Any row of whole groups counts,
 // so a house number before it hides nothing. One digit run in ten passes by chance: references should not be long
-// plain numbers. Bytes that are no UTF-8 are sealed, and not looked into.
-func LooksLikeCard[T ~string | ~[]byte](text T) bool {
+// plain numbers. Bytes that are no UTF-8 are not looked into.
+func In[T ~string | ~[]byte](text T) bool {
 	if !utf8.Valid([]byte(text)) {
 		return false
 	}
