@@ -39,7 +39,9 @@ type JoinNodeRequest struct {
 	// How many process lives the data directory has had, this one included: counted in the journal.
 	Life int64 `protobuf:"varint,5,opt,name=life,proto3" json:"life,omitempty"`
 	// Random, of this process life. The older of two lives on copies of one directory is fenced.
-	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	BootId string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// The epoch in its journal; 0: none on this disk. A fulfillment that was restored and does not know the disk goes on from it.
+	Epoch         int64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -114,6 +116,13 @@ func (x *JoinNodeRequest) GetBootId() string {
 		return x.BootId
 	}
 	return ""
+}
+
+func (x *JoinNodeRequest) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 // The response of JoinNode.
@@ -1573,11 +1582,276 @@ func (x *ListNodeKeysResponse) GetNextPageToken() string {
 	return ""
 }
 
+// The request of ReportHoldings: one of several, if they are many.
+type ReportHoldingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who reports: everything that a Join says, with the epoch in its journal.
+	Node *JoinNodeRequest `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Leases of drops that are not settled, of every epoch.
+	Leases []*HeldSerials `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
+	// Drops as it serves them.
+	Drops []*CatalogDrop `protobuf:"bytes,3,rep,name=drops,proto3" json:"drops,omitempty"`
+	// This is the last one.
+	Complete      bool `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHoldingsRequest) Reset() {
+	*x = ReportHoldingsRequest{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHoldingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHoldingsRequest) ProtoMessage() {}
+
+func (x *ReportHoldingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHoldingsRequest.ProtoReflect.Descriptor instead.
+func (*ReportHoldingsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReportHoldingsRequest) GetNode() *JoinNodeRequest {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *ReportHoldingsRequest) GetLeases() []*HeldSerials {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *ReportHoldingsRequest) GetDrops() []*CatalogDrop {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *ReportHoldingsRequest) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+// The response of ReportHoldings.
+type ReportHoldingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHoldingsResponse) Reset() {
+	*x = ReportHoldingsResponse{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHoldingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHoldingsResponse) ProtoMessage() {}
+
+func (x *ReportHoldingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHoldingsResponse.ProtoReflect.Descriptor instead.
+func (*ReportHoldingsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{26}
+}
+
+// The request of RestoreUnits.
+type RestoreUnitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which restore this is about, from the last response; 0 only asks.
+	RestoreId int64 `protobuf:"varint,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// At most 500.
+	Facts []*UnitFact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	// Where the next page goes on: everything up to this token id has been told.
+	AfterTokenId []byte `protobuf:"bytes,3,opt,name=after_token_id,json=afterTokenId,proto3" json:"after_token_id,omitempty"`
+	// This is the last page.
+	Complete bool `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	// With the last page: the keys of all nodes that the verifier ever heard of.
+	Keys []*v1.SigningKey `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	// With the last page: every seal of a journal that it has all of.
+	Seals         []*SealedEpoch `protobuf:"bytes,6,rep,name=seals,proto3" json:"seals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreUnitsRequest) Reset() {
+	*x = RestoreUnitsRequest{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUnitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUnitsRequest) ProtoMessage() {}
+
+func (x *RestoreUnitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUnitsRequest.ProtoReflect.Descriptor instead.
+func (*RestoreUnitsRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RestoreUnitsRequest) GetRestoreId() int64 {
+	if x != nil {
+		return x.RestoreId
+	}
+	return 0
+}
+
+func (x *RestoreUnitsRequest) GetFacts() []*UnitFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *RestoreUnitsRequest) GetAfterTokenId() []byte {
+	if x != nil {
+		return x.AfterTokenId
+	}
+	return nil
+}
+
+func (x *RestoreUnitsRequest) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *RestoreUnitsRequest) GetKeys() []*v1.SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RestoreUnitsRequest) GetSeals() []*SealedEpoch {
+	if x != nil {
+		return x.Seals
+	}
+	return nil
+}
+
+// The response of RestoreUnits.
+type RestoreUnitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Fulfillment recovers from this restore; 0: from none.
+	RestoreId int64 `protobuf:"varint,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// It has everything up to this token id; empty: nothing yet.
+	AfterTokenId []byte `protobuf:"bytes,2,opt,name=after_token_id,json=afterTokenId,proto3" json:"after_token_id,omitempty"`
+	// It has all pages.
+	Complete      bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreUnitsResponse) Reset() {
+	*x = RestoreUnitsResponse{}
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUnitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUnitsResponse) ProtoMessage() {}
+
+func (x *RestoreUnitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_stock_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUnitsResponse.ProtoReflect.Descriptor instead.
+func (*RestoreUnitsResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RestoreUnitsResponse) GetRestoreId() int64 {
+	if x != nil {
+		return x.RestoreId
+	}
+	return 0
+}
+
+func (x *RestoreUnitsResponse) GetAfterTokenId() []byte {
+	if x != nil {
+		return x.AfterTokenId
+	}
+	return nil
+}
+
+func (x *RestoreUnitsResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
 var File_rimlight_fulfillment_v1_stock_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\n" +
-	"+rimlight/fulfillment/v1/stock_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1erimlight/offer/v1/signed.proto\"\x83\x02\n" +
+	"+rimlight/fulfillment/v1/stock_service.proto\x12\x17rimlight.fulfillment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\"rimlight/fulfillment/v1/drop.proto\x1a%rimlight/fulfillment/v1/restore.proto\x1a#rimlight/fulfillment/v1/stock.proto\x1a\x1erimlight/offer/v1/signed.proto\"\xa2\x02\n" +
 	"\x0fJoinNodeRequest\x12!\n" +
 	"\anode_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12#\n" +
 	"\adisk_id\x18\x02 \x01(\tB\n" +
@@ -1586,7 +1860,8 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\vsigning_key\x18\x04 \x01(\v2\x1d.rimlight.offer.v1.SigningKeyB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"signingKey\x12\x1b\n" +
 	"\x04life\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04life\x12 \n" +
-	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\"[\n" +
+	"\aboot_id\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06bootId\x12\x1d\n" +
+	"\x05epoch\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05epoch\"[\n" +
 	"\x10JoinNodeResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x121\n" +
 	"\x04keys\x18\x02 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\"\xe9\x01\n" +
@@ -1684,7 +1959,27 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"q\n" +
 	"\x14ListNodeKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xf1\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x89\x02\n" +
+	"\x15ReportHoldingsRequest\x12D\n" +
+	"\x04node\x18\x01 \x01(\v2(.rimlight.fulfillment.v1.JoinNodeRequestB\x06\xbaH\x03\xc8\x01\x01R\x04node\x12G\n" +
+	"\x06leases\x18\x02 \x03(\v2$.rimlight.fulfillment.v1.HeldSerialsB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06leases\x12E\n" +
+	"\x05drops\x18\x03 \x03(\v2$.rimlight.fulfillment.v1.CatalogDropB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05drops\x12\x1a\n" +
+	"\bcomplete\x18\x04 \x01(\bR\bcomplete\"\x18\n" +
+	"\x16ReportHoldingsResponse\"\xc8\x02\n" +
+	"\x13RestoreUnitsRequest\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\x03R\trestoreId\x12B\n" +
+	"\x05facts\x18\x02 \x03(\v2!.rimlight.fulfillment.v1.UnitFactB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x05facts\x12-\n" +
+	"\x0eafter_token_id\x18\x03 \x01(\fB\a\xbaH\x04z\x02\x18\x10R\fafterTokenId\x12\x1a\n" +
+	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12<\n" +
+	"\x04keys\x18\x05 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x04keys\x12E\n" +
+	"\x05seals\x18\x06 \x03(\v2$.rimlight.fulfillment.v1.SealedEpochB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x05seals\"w\n" +
+	"\x14RestoreUnitsResponse\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\x03R\trestoreId\x12$\n" +
+	"\x0eafter_token_id\x18\x02 \x01(\fR\fafterTokenId\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete2\xdb\n" +
+	"\n" +
 	"\fStockService\x12d\n" +
 	"\bJoinNode\x12(.rimlight.fulfillment.v1.JoinNodeRequest\x1a).rimlight.fulfillment.v1.JoinNodeResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
@@ -1697,7 +1992,9 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\n" +
 	"CloseLease\x12*.rimlight.fulfillment.v1.CloseLeaseRequest\x1a+.rimlight.fulfillment.v1.CloseLeaseResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\n" +
-	"RetireNode\x12*.rimlight.fulfillment.v1.RetireNodeRequest\x1a+.rimlight.fulfillment.v1.RetireNodeResponse\"\x03\x90\x02\x02\x12p\n" +
+	"RetireNode\x12*.rimlight.fulfillment.v1.RetireNodeRequest\x1a+.rimlight.fulfillment.v1.RetireNodeResponse\"\x03\x90\x02\x02\x12v\n" +
+	"\x0eReportHoldings\x12..rimlight.fulfillment.v1.ReportHoldingsRequest\x1a/.rimlight.fulfillment.v1.ReportHoldingsResponse\"\x03\x90\x02\x02\x12p\n" +
+	"\fRestoreUnits\x12,.rimlight.fulfillment.v1.RestoreUnitsRequest\x1a-.rimlight.fulfillment.v1.RestoreUnitsResponse\"\x03\x90\x02\x02\x12p\n" +
 	"\fListNodeKeys\x12,.rimlight.fulfillment.v1.ListNodeKeysRequest\x1a-.rimlight.fulfillment.v1.ListNodeKeysResponse\"\x03\x90\x02\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
@@ -1712,7 +2009,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_rawDescGZIP() []byte {
 	return file_rimlight_fulfillment_v1_stock_service_proto_rawDescData
 }
 
-var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_rimlight_fulfillment_v1_stock_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*JoinNodeRequest)(nil),               // 0: rimlight.fulfillment.v1.JoinNodeRequest
 	(*JoinNodeResponse)(nil),              // 1: rimlight.fulfillment.v1.JoinNodeResponse
@@ -1739,53 +2036,71 @@ var file_rimlight_fulfillment_v1_stock_service_proto_goTypes = []any{
 	(*RetireNodeResponse)(nil),            // 22: rimlight.fulfillment.v1.RetireNodeResponse
 	(*ListNodeKeysRequest)(nil),           // 23: rimlight.fulfillment.v1.ListNodeKeysRequest
 	(*ListNodeKeysResponse)(nil),          // 24: rimlight.fulfillment.v1.ListNodeKeysResponse
-	(*v1.SigningKey)(nil),                 // 25: rimlight.offer.v1.SigningKey
-	(*Lease)(nil),                         // 26: rimlight.fulfillment.v1.Lease
-	(*durationpb.Duration)(nil),           // 27: google.protobuf.Duration
-	(v11.Reason)(0),                       // 28: rimlight.errors.v1.Reason
-	(*QuarantinedLease)(nil),              // 29: rimlight.fulfillment.v1.QuarantinedLease
+	(*ReportHoldingsRequest)(nil),         // 25: rimlight.fulfillment.v1.ReportHoldingsRequest
+	(*ReportHoldingsResponse)(nil),        // 26: rimlight.fulfillment.v1.ReportHoldingsResponse
+	(*RestoreUnitsRequest)(nil),           // 27: rimlight.fulfillment.v1.RestoreUnitsRequest
+	(*RestoreUnitsResponse)(nil),          // 28: rimlight.fulfillment.v1.RestoreUnitsResponse
+	(*v1.SigningKey)(nil),                 // 29: rimlight.offer.v1.SigningKey
+	(*Lease)(nil),                         // 30: rimlight.fulfillment.v1.Lease
+	(*durationpb.Duration)(nil),           // 31: google.protobuf.Duration
+	(v11.Reason)(0),                       // 32: rimlight.errors.v1.Reason
+	(*QuarantinedLease)(nil),              // 33: rimlight.fulfillment.v1.QuarantinedLease
+	(*HeldSerials)(nil),                   // 34: rimlight.fulfillment.v1.HeldSerials
+	(*CatalogDrop)(nil),                   // 35: rimlight.fulfillment.v1.CatalogDrop
+	(*UnitFact)(nil),                      // 36: rimlight.fulfillment.v1.UnitFact
+	(*SealedEpoch)(nil),                   // 37: rimlight.fulfillment.v1.SealedEpoch
 }
 var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
-	25, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
-	25, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	26, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
+	29, // 0: rimlight.fulfillment.v1.JoinNodeRequest.signing_key:type_name -> rimlight.offer.v1.SigningKey
+	29, // 1: rimlight.fulfillment.v1.JoinNodeResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	30, // 2: rimlight.fulfillment.v1.GrantLeaseResponse.lease:type_name -> rimlight.fulfillment.v1.Lease
 	6,  // 3: rimlight.fulfillment.v1.HeartbeatRequest.held:type_name -> rimlight.fulfillment.v1.HeldLease
 	8,  // 4: rimlight.fulfillment.v1.HeartbeatRequest.offers:type_name -> rimlight.fulfillment.v1.OffersMade
-	26, // 5: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
+	30, // 5: rimlight.fulfillment.v1.HeartbeatResponse.missing:type_name -> rimlight.fulfillment.v1.Lease
 	9,  // 6: rimlight.fulfillment.v1.HeartbeatResponse.recalls:type_name -> rimlight.fulfillment.v1.Recall
-	25, // 7: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	27, // 8: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
+	29, // 7: rimlight.fulfillment.v1.HeartbeatResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	31, // 8: rimlight.fulfillment.v1.HeartbeatResponse.next_in:type_name -> google.protobuf.Duration
 	11, // 9: rimlight.fulfillment.v1.SettleUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	28, // 10: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
+	32, // 10: rimlight.fulfillment.v1.SettleResult.reason:type_name -> rimlight.errors.v1.Reason
 	13, // 11: rimlight.fulfillment.v1.SettleUnitsResponse.results:type_name -> rimlight.fulfillment.v1.SettleResult
 	11, // 12: rimlight.fulfillment.v1.ReleaseUnitsRequest.claims:type_name -> rimlight.fulfillment.v1.UnitClaim
-	29, // 13: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
-	25, // 14: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
-	0,  // 15: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
-	2,  // 16: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
-	4,  // 17: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
-	7,  // 18: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
-	12, // 19: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
-	15, // 20: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
-	17, // 21: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
-	19, // 22: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
-	21, // 23: rimlight.fulfillment.v1.StockService.RetireNode:input_type -> rimlight.fulfillment.v1.RetireNodeRequest
-	23, // 24: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
-	1,  // 25: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
-	3,  // 26: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
-	5,  // 27: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
-	10, // 28: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
-	14, // 29: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
-	16, // 30: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
-	18, // 31: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
-	20, // 32: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
-	22, // 33: rimlight.fulfillment.v1.StockService.RetireNode:output_type -> rimlight.fulfillment.v1.RetireNodeResponse
-	24, // 34: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	33, // 13: rimlight.fulfillment.v1.ListQuarantinedLeasesResponse.leases:type_name -> rimlight.fulfillment.v1.QuarantinedLease
+	29, // 14: rimlight.fulfillment.v1.ListNodeKeysResponse.keys:type_name -> rimlight.offer.v1.SigningKey
+	0,  // 15: rimlight.fulfillment.v1.ReportHoldingsRequest.node:type_name -> rimlight.fulfillment.v1.JoinNodeRequest
+	34, // 16: rimlight.fulfillment.v1.ReportHoldingsRequest.leases:type_name -> rimlight.fulfillment.v1.HeldSerials
+	35, // 17: rimlight.fulfillment.v1.ReportHoldingsRequest.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	36, // 18: rimlight.fulfillment.v1.RestoreUnitsRequest.facts:type_name -> rimlight.fulfillment.v1.UnitFact
+	29, // 19: rimlight.fulfillment.v1.RestoreUnitsRequest.keys:type_name -> rimlight.offer.v1.SigningKey
+	37, // 20: rimlight.fulfillment.v1.RestoreUnitsRequest.seals:type_name -> rimlight.fulfillment.v1.SealedEpoch
+	0,  // 21: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
+	2,  // 22: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
+	4,  // 23: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
+	7,  // 24: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
+	12, // 25: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
+	15, // 26: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
+	17, // 27: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	19, // 28: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
+	21, // 29: rimlight.fulfillment.v1.StockService.RetireNode:input_type -> rimlight.fulfillment.v1.RetireNodeRequest
+	25, // 30: rimlight.fulfillment.v1.StockService.ReportHoldings:input_type -> rimlight.fulfillment.v1.ReportHoldingsRequest
+	27, // 31: rimlight.fulfillment.v1.StockService.RestoreUnits:input_type -> rimlight.fulfillment.v1.RestoreUnitsRequest
+	23, // 32: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
+	1,  // 33: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
+	3,  // 34: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
+	5,  // 35: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
+	10, // 36: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
+	14, // 37: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
+	16, // 38: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
+	18, // 39: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	20, // 40: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
+	22, // 41: rimlight.fulfillment.v1.StockService.RetireNode:output_type -> rimlight.fulfillment.v1.RetireNodeResponse
+	26, // 42: rimlight.fulfillment.v1.StockService.ReportHoldings:output_type -> rimlight.fulfillment.v1.ReportHoldingsResponse
+	28, // 43: rimlight.fulfillment.v1.StockService.RestoreUnits:output_type -> rimlight.fulfillment.v1.RestoreUnitsResponse
+	24, // 44: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
+	33, // [33:45] is the sub-list for method output_type
+	21, // [21:33] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_stock_service_proto_init() }
@@ -1793,6 +2108,8 @@ func file_rimlight_fulfillment_v1_stock_service_proto_init() {
 	if File_rimlight_fulfillment_v1_stock_service_proto != nil {
 		return
 	}
+	file_rimlight_fulfillment_v1_drop_proto_init()
+	file_rimlight_fulfillment_v1_restore_proto_init()
 	file_rimlight_fulfillment_v1_stock_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1800,7 +2117,7 @@ func file_rimlight_fulfillment_v1_stock_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_stock_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	StockService_ListQuarantinedLeases_FullMethodName = "/rimlight.fulfillment.v1.StockService/ListQuarantinedLeases"
 	StockService_CloseLease_FullMethodName            = "/rimlight.fulfillment.v1.StockService/CloseLease"
 	StockService_RetireNode_FullMethodName            = "/rimlight.fulfillment.v1.StockService/RetireNode"
+	StockService_ReportHoldings_FullMethodName        = "/rimlight.fulfillment.v1.StockService/ReportHoldings"
+	StockService_RestoreUnits_FullMethodName          = "/rimlight.fulfillment.v1.StockService/RestoreUnits"
 	StockService_ListNodeKeys_FullMethodName          = "/rimlight.fulfillment.v1.StockService/ListNodeKeys"
 )
 
@@ -58,6 +60,10 @@ type StockServiceClient interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(ctx context.Context, in *RetireNodeRequest, opts ...grpc.CallOption) (*RetireNodeResponse, error)
+	// After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+	ReportHoldings(ctx context.Context, in *ReportHoldingsRequest, opts ...grpc.CallOption) (*ReportHoldingsResponse, error)
+	// After a restore from a backup, the verifier tells what became of every unit that it knows of, page by page.
+	RestoreUnits(ctx context.Context, in *RestoreUnitsRequest, opts ...grpc.CallOption) (*RestoreUnitsResponse, error)
 	// The public keys of all nodes that ever joined, and fulfillment's own.
 	ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error)
 }
@@ -160,6 +166,26 @@ func (c *stockServiceClient) RetireNode(ctx context.Context, in *RetireNodeReque
 	return out, nil
 }
 
+func (c *stockServiceClient) ReportHoldings(ctx context.Context, in *ReportHoldingsRequest, opts ...grpc.CallOption) (*ReportHoldingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportHoldingsResponse)
+	err := c.cc.Invoke(ctx, StockService_ReportHoldings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stockServiceClient) RestoreUnits(ctx context.Context, in *RestoreUnitsRequest, opts ...grpc.CallOption) (*RestoreUnitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreUnitsResponse)
+	err := c.cc.Invoke(ctx, StockService_RestoreUnits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *stockServiceClient) ListNodeKeys(ctx context.Context, in *ListNodeKeysRequest, opts ...grpc.CallOption) (*ListNodeKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNodeKeysResponse)
@@ -197,6 +223,10 @@ type StockServiceServer interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error)
+	// After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+	ReportHoldings(context.Context, *ReportHoldingsRequest) (*ReportHoldingsResponse, error)
+	// After a restore from a backup, the verifier tells what became of every unit that it knows of, page by page.
+	RestoreUnits(context.Context, *RestoreUnitsRequest) (*RestoreUnitsResponse, error)
 	// The public keys of all nodes that ever joined, and fulfillment's own.
 	ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error)
 	mustEmbedUnimplementedStockServiceServer()
@@ -235,6 +265,12 @@ func (UnimplementedStockServiceServer) CloseLease(context.Context, *CloseLeaseRe
 }
 func (UnimplementedStockServiceServer) RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetireNode not implemented")
+}
+func (UnimplementedStockServiceServer) ReportHoldings(context.Context, *ReportHoldingsRequest) (*ReportHoldingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportHoldings not implemented")
+}
+func (UnimplementedStockServiceServer) RestoreUnits(context.Context, *RestoreUnitsRequest) (*RestoreUnitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreUnits not implemented")
 }
 func (UnimplementedStockServiceServer) ListNodeKeys(context.Context, *ListNodeKeysRequest) (*ListNodeKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodeKeys not implemented")
@@ -422,6 +458,42 @@ func _StockService_RetireNode_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StockService_ReportHoldings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportHoldingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServiceServer).ReportHoldings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StockService_ReportHoldings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServiceServer).ReportHoldings(ctx, req.(*ReportHoldingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StockService_RestoreUnits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreUnitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServiceServer).RestoreUnits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StockService_RestoreUnits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServiceServer).RestoreUnits(ctx, req.(*RestoreUnitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StockService_ListNodeKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNodeKeysRequest)
 	if err := dec(in); err != nil {
@@ -482,6 +554,14 @@ var StockService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RetireNode",
 			Handler:    _StockService_RetireNode_Handler,
+		},
+		{
+			MethodName: "ReportHoldings",
+			Handler:    _StockService_ReportHoldings_Handler,
+		},
+		{
+			MethodName: "RestoreUnits",
+			Handler:    _StockService_RestoreUnits_Handler,
 		},
 		{
 			MethodName: "ListNodeKeys",

@@ -8,6 +8,10 @@ import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Reason } from "../../errors/v1/reason_pb.js";
 import { file_rimlight_errors_v1_reason } from "../../errors/v1/reason_pb.js";
+import type { CatalogDrop } from "./drop_pb.js";
+import { file_rimlight_fulfillment_v1_drop } from "./drop_pb.js";
+import type { HeldSerials, SealedEpoch, UnitFact } from "./restore_pb.js";
+import { file_rimlight_fulfillment_v1_restore } from "./restore_pb.js";
 import type { Lease, QuarantinedLease } from "./stock_pb.js";
 import { file_rimlight_fulfillment_v1_stock } from "./stock_pb.js";
 import type { SigningKey } from "../../offer/v1/signed_pb.js";
@@ -18,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/stock_service.proto.
  */
 export const file_rimlight_fulfillment_v1_stock_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKWAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCSJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSLXAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCRIzCgZvZmZlcnMYByADKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlcnNNYWRlIi0KCk9mZmVyc01hZGUSDwoHZHJvcF9pZBgBIAEoCRIOCgZvZmZlcnMYAiABKAMiKAoGUmVjYWxsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0irwIKEUhlYXJ0YmVhdFJlc3BvbnNlEi8KB21pc3NpbmcYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZRIwCgdyZWNhbGxzGAIgAygLMh8ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVjYWxsEhkKEXNvbGRfb3V0X2Ryb3BfaWRzGAMgAygJEhoKEmF2YWlsYWJsZV9kcm9wX2lkcxgEIAMoCRIrCgRrZXlzGAUgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIqCgduZXh0X2luGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWVwb2NoGAcgASgDEhgKEGZlbmNlZF9sZWFzZV9pZHMYCCADKAkiUAoJVW5pdENsYWltEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAkSDgoGc2VyaWFsGAMgASgNEhAKCGxlYXNlX2lkGAQgASgJIkgKElNldHRsZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iSwoMU2V0dGxlUmVzdWx0Eg8KB3NldHRsZWQYASABKAgSKgoGcmVhc29uGAIgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbiJNChNTZXR0bGVVbml0c1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVSZXN1bHQiSQoTUmVsZWFzZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iJQoUUmVsZWFzZVVuaXRzUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRQocTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJzCh1MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZRI5CgZsZWFzZXMYASADKAsyKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5RdWFyYW50aW5lZExlYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9ChFDbG9zZUxlYXNlUmVxdWVzdBIQCghsZWFzZV9pZBgBIAEoCRIWCg5qb3VybmFsX3NlYWxlZBgCIAEoCCIjChJDbG9zZUxlYXNlUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRAoRUmV0aXJlTm9kZVJlcXVlc3QSDwoHbm9kZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoAxIPCgdib290X2lkGAMgASgJIiQKElJldGlyZU5vZGVSZXNwb25zZRIOCgZsZWFzZXMYASABKA0iPAoTTGlzdE5vZGVLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChRMaXN0Tm9kZUtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAky8QgKDFN0b2NrU2VydmljZRJkCghKb2luTm9kZRIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkpvaW5Ob2RlUmVzcG9uc2UiA5ACAhJqCgpHcmFudExlYXNlEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5HcmFudExlYXNlUmVzcG9uc2UiA5ACAhJtCgtSZXR1cm5Vbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldHVyblVuaXRzUmVzcG9uc2UiA5ACAhJnCglIZWFydGJlYXQSKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWFydGJlYXRSZXF1ZXN0GioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVzcG9uc2UiA5ACAhJtCgtTZXR0bGVVbml0cxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlNldHRsZVVuaXRzUmVzcG9uc2UiA5ACAhJwCgxSZWxlYXNlVW5pdHMSLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWxlYXNlVW5pdHNSZXF1ZXN0Gi0ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVzcG9uc2UiA5ACAhKLAQoVTGlzdFF1YXJhbnRpbmVkTGVhc2VzEjUucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBo2LnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RRdWFyYW50aW5lZExlYXNlc1Jlc3BvbnNlIgOQAgESagoKQ2xvc2VMZWFzZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNsb3NlTGVhc2VSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2xvc2VMZWFzZVJlc3BvbnNlIgOQAgISagoKUmV0aXJlTm9kZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldGlyZU5vZGVSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmV0aXJlTm9kZVJlc3BvbnNlIgOQAgIScAoMTGlzdE5vZGVLZXlzEiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE5vZGVLZXlzUmVxdWVzdBotLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3ROb2RlS2V5c1Jlc3BvbnNlIgOQAgFCS1pJZ2l0aHViLmNvbS9yaW1saWdodC9yaW1saWdodC9nZW4vZ28vcmltbGlnaHQvZnVsZmlsbG1lbnQvdjE7ZnVsZmlsbG1lbnR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
+  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9zdG9ja19zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSKlAQoPSm9pbk5vZGVSZXF1ZXN0Eg8KB25vZGVfaWQYASABKAkSDwoHZGlza19pZBgCIAEoCRIOCgZyZWdpb24YAyABKAkSMgoLc2lnbmluZ19rZXkYBCABKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5EgwKBGxpZmUYBSABKAMSDwoHYm9vdF9pZBgGIAEoCRINCgVlcG9jaBgHIAEoAyJOChBKb2luTm9kZVJlc3BvbnNlEg0KBWVwb2NoGAEgASgDEisKBGtleXMYAiADKAsyHS5yaW1saWdodC5vZmZlci52MS5TaWduaW5nS2V5In8KEUdyYW50TGVhc2VSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHbm9kZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoAxIPCgdkcm9wX2lkGAQgASgJEhQKDHdhbnRlZF91bml0cxgFIAEoDRIPCgdib290X2lkGAYgASgJIlUKEkdyYW50TGVhc2VSZXNwb25zZRItCgVsZWFzZRgBIAEoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxlYXNlEhAKCHNvbGRfb3V0GAIgASgIImgKElJldHVyblVuaXRzUmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEhAKCGxlYXNlX2lkGAMgASgJEg8KB3NlcmlhbHMYBCADKA0SDwoHYm9vdF9pZBgFIAEoCSIkChNSZXR1cm5Vbml0c1Jlc3BvbnNlEg0KBWZyZWVkGAEgASgNIkEKCUhlbGRMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIPCgdkcm9wX2lkGAIgASgJEhEKCXVudG91Y2hlZBgDIAEoDSLXAQoQSGVhcnRiZWF0UmVxdWVzdBIPCgdub2RlX2lkGAEgASgJEg0KBWVwb2NoGAIgASgDEjAKBGhlbGQYAyADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5IZWxkTGVhc2USFwoPaHVuZ3J5X2Ryb3BfaWRzGAQgAygJEhIKCmtub3duX2tleXMYBSABKAUSDwoHYm9vdF9pZBgGIAEoCRIzCgZvZmZlcnMYByADKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PZmZlcnNNYWRlIi0KCk9mZmVyc01hZGUSDwoHZHJvcF9pZBgBIAEoCRIOCgZvZmZlcnMYAiABKAMiKAoGUmVjYWxsEg8KB2Ryb3BfaWQYASABKAkSDQoFdW5pdHMYAiABKA0irwIKEUhlYXJ0YmVhdFJlc3BvbnNlEi8KB21pc3NpbmcYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MZWFzZRIwCgdyZWNhbGxzGAIgAygLMh8ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVjYWxsEhkKEXNvbGRfb3V0X2Ryb3BfaWRzGAMgAygJEhoKEmF2YWlsYWJsZV9kcm9wX2lkcxgEIAMoCRIrCgRrZXlzGAUgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIqCgduZXh0X2luGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWVwb2NoGAcgASgDEhgKEGZlbmNlZF9sZWFzZV9pZHMYCCADKAkiUAoJVW5pdENsYWltEhAKCHRva2VuX2lkGAEgASgMEg8KB2Ryb3BfaWQYAiABKAkSDgoGc2VyaWFsGAMgASgNEhAKCGxlYXNlX2lkGAQgASgJIkgKElNldHRsZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iSwoMU2V0dGxlUmVzdWx0Eg8KB3NldHRsZWQYASABKAgSKgoGcmVhc29uGAIgASgOMhoucmltbGlnaHQuZXJyb3JzLnYxLlJlYXNvbiJNChNTZXR0bGVVbml0c1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVSZXN1bHQiSQoTUmVsZWFzZVVuaXRzUmVxdWVzdBIyCgZjbGFpbXMYASADKAsyIi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Vbml0Q2xhaW0iJQoUUmVsZWFzZVVuaXRzUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRQocTGlzdFF1YXJhbnRpbmVkTGVhc2VzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJzCh1MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZRI5CgZsZWFzZXMYASADKAsyKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5RdWFyYW50aW5lZExlYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9ChFDbG9zZUxlYXNlUmVxdWVzdBIQCghsZWFzZV9pZBgBIAEoCRIWCg5qb3VybmFsX3NlYWxlZBgCIAEoCCIjChJDbG9zZUxlYXNlUmVzcG9uc2USDQoFZnJlZWQYASABKA0iRAoRUmV0aXJlTm9kZVJlcXVlc3QSDwoHbm9kZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoAxIPCgdib290X2lkGAMgASgJIiQKElJldGlyZU5vZGVSZXNwb25zZRIOCgZsZWFzZXMYASABKA0iPAoTTGlzdE5vZGVLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChRMaXN0Tm9kZUtleXNSZXNwb25zZRIrCgRrZXlzGAEgAygLMh0ucmltbGlnaHQub2ZmZXIudjEuU2lnbmluZ0tleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkizAEKFVJlcG9ydEhvbGRpbmdzUmVxdWVzdBI2CgRub2RlGAEgASgLMigucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSm9pbk5vZGVSZXF1ZXN0EjQKBmxlYXNlcxgCIAMoCzIkLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkhlbGRTZXJpYWxzEjMKBWRyb3BzGAMgAygLMiQucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuQ2F0YWxvZ0Ryb3ASEAoIY29tcGxldGUYBCABKAgiGAoWUmVwb3J0SG9sZGluZ3NSZXNwb25zZSLnAQoTUmVzdG9yZVVuaXRzUmVxdWVzdBISCgpyZXN0b3JlX2lkGAEgASgDEjAKBWZhY3RzGAIgAygLMiEucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuVW5pdEZhY3QSFgoOYWZ0ZXJfdG9rZW5faWQYAyABKAwSEAoIY29tcGxldGUYBCABKAgSKwoEa2V5cxgFIAMoCzIdLnJpbWxpZ2h0Lm9mZmVyLnYxLlNpZ25pbmdLZXkSMwoFc2VhbHMYBiADKAsyJC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZWFsZWRFcG9jaCJUChRSZXN0b3JlVW5pdHNSZXNwb25zZRISCgpyZXN0b3JlX2lkGAEgASgDEhYKDmFmdGVyX3Rva2VuX2lkGAIgASgMEhAKCGNvbXBsZXRlGAMgASgIMtsKCgxTdG9ja1NlcnZpY2USZAoISm9pbk5vZGUSKC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Kb2luTm9kZVJlcXVlc3QaKS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Kb2luTm9kZVJlc3BvbnNlIgOQAgISagoKR3JhbnRMZWFzZRIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdyYW50TGVhc2VSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR3JhbnRMZWFzZVJlc3BvbnNlIgOQAgISbQoLUmV0dXJuVW5pdHMSKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXR1cm5Vbml0c1JlcXVlc3QaLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXR1cm5Vbml0c1Jlc3BvbnNlIgOQAgISZwoJSGVhcnRiZWF0EikucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuSGVhcnRiZWF0UmVxdWVzdBoqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkhlYXJ0YmVhdFJlc3BvbnNlIgOQAgISbQoLU2V0dGxlVW5pdHMSKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVVbml0c1JlcXVlc3QaLC5yaW1saWdodC5mdWxmaWxsbWVudC52MS5TZXR0bGVVbml0c1Jlc3BvbnNlIgOQAgIScAoMUmVsZWFzZVVuaXRzEiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVsZWFzZVVuaXRzUmVxdWVzdBotLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlbGVhc2VVbml0c1Jlc3BvbnNlIgOQAgISiwEKFUxpc3RRdWFyYW50aW5lZExlYXNlcxI1LnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RRdWFyYW50aW5lZExlYXNlc1JlcXVlc3QaNi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0UXVhcmFudGluZWRMZWFzZXNSZXNwb25zZSIDkAIBEmoKCkNsb3NlTGVhc2USKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5DbG9zZUxlYXNlUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkNsb3NlTGVhc2VSZXNwb25zZSIDkAICEmoKClJldGlyZU5vZGUSKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXRpcmVOb2RlUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJldGlyZU5vZGVSZXNwb25zZSIDkAICEnYKDlJlcG9ydEhvbGRpbmdzEi4ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVwb3J0SG9sZGluZ3NSZXF1ZXN0Gi8ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUmVwb3J0SG9sZGluZ3NSZXNwb25zZSIDkAICEnAKDFJlc3RvcmVVbml0cxIsLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlc3RvcmVVbml0c1JlcXVlc3QaLS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXN0b3JlVW5pdHNSZXNwb25zZSIDkAICEnAKDExpc3ROb2RlS2V5cxIsLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3ROb2RlS2V5c1JlcXVlc3QaLS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0Tm9kZUtleXNSZXNwb25zZSIDkAIBQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_duration, file_rimlight_errors_v1_reason, file_rimlight_fulfillment_v1_drop, file_rimlight_fulfillment_v1_restore, file_rimlight_fulfillment_v1_stock, file_rimlight_offer_v1_signed]);
 
 /**
  * The request of JoinNode.
@@ -67,6 +71,13 @@ export type JoinNodeRequest = Message<"rimlight.fulfillment.v1.JoinNodeRequest">
    * @generated from field: string boot_id = 6;
    */
   bootId: string;
+
+  /**
+   * The epoch in its journal; 0: none on this disk. A fulfillment that was restored and does not know the disk goes on from it.
+   *
+   * @generated from field: int64 epoch = 7;
+   */
+  epoch: bigint;
 };
 
 /**
@@ -856,6 +867,154 @@ export const ListNodeKeysResponseSchema: GenMessage<ListNodeKeysResponse> = /*@_
   messageDesc(file_rimlight_fulfillment_v1_stock_service, 24);
 
 /**
+ * The request of ReportHoldings: one of several, if they are many.
+ *
+ * @generated from message rimlight.fulfillment.v1.ReportHoldingsRequest
+ */
+export type ReportHoldingsRequest = Message<"rimlight.fulfillment.v1.ReportHoldingsRequest"> & {
+  /**
+   * Who reports: everything that a Join says, with the epoch in its journal.
+   *
+   * @generated from field: rimlight.fulfillment.v1.JoinNodeRequest node = 1;
+   */
+  node?: JoinNodeRequest | undefined;
+
+  /**
+   * Leases of drops that are not settled, of every epoch.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.HeldSerials leases = 2;
+   */
+  leases: HeldSerials[];
+
+  /**
+   * Drops as it serves them.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.CatalogDrop drops = 3;
+   */
+  drops: CatalogDrop[];
+
+  /**
+   * This is the last one.
+   *
+   * @generated from field: bool complete = 4;
+   */
+  complete: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ReportHoldingsRequest.
+ * Use `create(ReportHoldingsRequestSchema)` to create a new message.
+ */
+export const ReportHoldingsRequestSchema: GenMessage<ReportHoldingsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 25);
+
+/**
+ * The response of ReportHoldings.
+ *
+ * @generated from message rimlight.fulfillment.v1.ReportHoldingsResponse
+ */
+export type ReportHoldingsResponse = Message<"rimlight.fulfillment.v1.ReportHoldingsResponse"> & {
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.ReportHoldingsResponse.
+ * Use `create(ReportHoldingsResponseSchema)` to create a new message.
+ */
+export const ReportHoldingsResponseSchema: GenMessage<ReportHoldingsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 26);
+
+/**
+ * The request of RestoreUnits.
+ *
+ * @generated from message rimlight.fulfillment.v1.RestoreUnitsRequest
+ */
+export type RestoreUnitsRequest = Message<"rimlight.fulfillment.v1.RestoreUnitsRequest"> & {
+  /**
+   * Which restore this is about, from the last response; 0 only asks.
+   *
+   * @generated from field: int64 restore_id = 1;
+   */
+  restoreId: bigint;
+
+  /**
+   * At most 500.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.UnitFact facts = 2;
+   */
+  facts: UnitFact[];
+
+  /**
+   * Where the next page goes on: everything up to this token id has been told.
+   *
+   * @generated from field: bytes after_token_id = 3;
+   */
+  afterTokenId: Uint8Array;
+
+  /**
+   * This is the last page.
+   *
+   * @generated from field: bool complete = 4;
+   */
+  complete: boolean;
+
+  /**
+   * With the last page: the keys of all nodes that the verifier ever heard of.
+   *
+   * @generated from field: repeated rimlight.offer.v1.SigningKey keys = 5;
+   */
+  keys: SigningKey[];
+
+  /**
+   * With the last page: every seal of a journal that it has all of.
+   *
+   * @generated from field: repeated rimlight.fulfillment.v1.SealedEpoch seals = 6;
+   */
+  seals: SealedEpoch[];
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.RestoreUnitsRequest.
+ * Use `create(RestoreUnitsRequestSchema)` to create a new message.
+ */
+export const RestoreUnitsRequestSchema: GenMessage<RestoreUnitsRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 27);
+
+/**
+ * The response of RestoreUnits.
+ *
+ * @generated from message rimlight.fulfillment.v1.RestoreUnitsResponse
+ */
+export type RestoreUnitsResponse = Message<"rimlight.fulfillment.v1.RestoreUnitsResponse"> & {
+  /**
+   * Fulfillment recovers from this restore; 0: from none.
+   *
+   * @generated from field: int64 restore_id = 1;
+   */
+  restoreId: bigint;
+
+  /**
+   * It has everything up to this token id; empty: nothing yet.
+   *
+   * @generated from field: bytes after_token_id = 2;
+   */
+  afterTokenId: Uint8Array;
+
+  /**
+   * It has all pages.
+   *
+   * @generated from field: bool complete = 3;
+   */
+  complete: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.RestoreUnitsResponse.
+ * Use `create(RestoreUnitsResponseSchema)` to create a new message.
+ */
+export const RestoreUnitsResponseSchema: GenMessage<RestoreUnitsResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_stock_service, 28);
+
+/**
  * The escrow of serial-numbered stock: docs/settlement.md, section 2. Called by nodes and the verifier only (role: service).
  *
  * @generated from service rimlight.fulfillment.v1.StockService
@@ -953,6 +1112,26 @@ export const StockService: GenService<{
     methodKind: "unary";
     input: typeof RetireNodeRequestSchema;
     output: typeof RetireNodeResponseSchema;
+  },
+  /**
+   * After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.StockService.ReportHoldings
+   */
+  reportHoldings: {
+    methodKind: "unary";
+    input: typeof ReportHoldingsRequestSchema;
+    output: typeof ReportHoldingsResponseSchema;
+  },
+  /**
+   * After a restore from a backup, the verifier tells what became of every unit that it knows of, page by page.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.StockService.RestoreUnits
+   */
+  restoreUnits: {
+    methodKind: "unary";
+    input: typeof RestoreUnitsRequestSchema;
+    output: typeof RestoreUnitsResponseSchema;
   },
   /**
    * The public keys of all nodes that ever joined, and fulfillment's own.
