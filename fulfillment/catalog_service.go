@@ -2,6 +2,7 @@ package fulfillment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -35,6 +36,9 @@ func (s *catalogServer) CreateDrop(ctx context.Context, req *fulfillmentv1.Creat
 }
 
 func (s *catalogServer) createDrop(ctx context.Context, req *fulfillmentv1.CreateDropRequest) (store.Drop, error) {
+	if err := s.ready(ctx); err != nil {
+		return store.Drop{}, err
+	}
 	now := s.now()
 	salt := make([]byte, 16)
 	if _, err := io.ReadFull(s.random, salt); err != nil {
@@ -80,6 +84,9 @@ func (s *catalogServer) getDrop(ctx context.Context, req *fulfillmentv1.GetDropR
 		return nil, err
 	}
 	d, err := s.store.GetDrop(ctx, id)
+	if missing := (*store.DropNotFoundError)(nil); errors.As(err, &missing) && s.recovering.Load() {
+		return nil, errRecovering
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +133,9 @@ func (s *catalogServer) listDrops(ctx context.Context, req *fulfillmentv1.ListDr
 // then what changes. A revision from the future means that this store is younger than the node's word: start over.
 func (s *catalogServer) WatchCatalog(req *fulfillmentv1.WatchCatalogRequest, stream grpc.ServerStreamingServer[fulfillmentv1.WatchCatalogResponse]) error {
 	ctx := stream.Context()
+	if err := s.ready(ctx); err != nil { // a node would take drops for settled that are not here yet
+		return s.toStatus(ctx, err)
+	}
 	start, err := s.store.Revision(ctx)
 	if err != nil {
 		return s.toStatus(ctx, err)
@@ -174,6 +184,9 @@ func (s *catalogServer) SettleDrop(ctx context.Context, req *fulfillmentv1.Settl
 }
 
 func (s *catalogServer) settleDrop(ctx context.Context, req *fulfillmentv1.SettleDropRequest) (*fulfillmentv1.DropStatus, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	id, err := parseID("drop_id", req.GetDropId())
 	if err != nil {
 		return nil, err

@@ -30,6 +30,9 @@ func (s *catalogServer) ChangeDrop(ctx context.Context, req *fulfillmentv1.Chang
 }
 
 func (s *catalogServer) changeDrop(ctx context.Context, req *fulfillmentv1.ChangeDropRequest) (*fulfillmentv1.ChangeDropResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	id, err := parseID("drop_id", req.GetDropId())
 	if err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ func (s *fenceServer) FenceNode(ctx context.Context, req *fulfillmentv1.FenceNod
 }
 
 func (s *fenceServer) fenceNode(ctx context.Context, req *fulfillmentv1.FenceNodeRequest) (*fulfillmentv1.FenceNodeResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	fence := store.Fence{Role: string(auth.FromContext(ctx)), Request: req}
 	var err error
 	if fence.NodeID, err = parseID("node_id", req.GetNodeId()); err != nil {
@@ -97,6 +100,9 @@ func (s *stockServer) RetireNode(ctx context.Context, req *fulfillmentv1.RetireN
 }
 
 func (s *stockServer) retireNode(ctx context.Context, req *fulfillmentv1.RetireNodeRequest) (*fulfillmentv1.RetireNodeResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	node, err := parseID("node_id", req.GetNodeId())
 	if err != nil {
 		return nil, err

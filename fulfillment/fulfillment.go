@@ -66,6 +66,9 @@ type Config struct {
 	TimeBack time.Duration
 	// Claims are how long late receipts for a lost node's units are waited for.
 	Claims ClaimsWindows
+	// RecoverWithout are nodes (UUIDs) that are gone for good: after a restore nobody waits for their reports. What they may
+	// have been lent is out of sale for the claims window.
+	RecoverWithout []string
 }
 
 // Validate reports all that is wrong with it.
@@ -92,7 +95,8 @@ func (c Config) Validate() error {
 	if c.TimeBack > dropclock.LongestBack {
 		problems = append(problems, fmt.Errorf("TimeBack is %v, need %v at most", c.TimeBack, dropclock.LongestBack))
 	}
-	problems = append(problems, c.Claims.validate())
+	_, err := c.withoutIDs()
+	problems = append(problems, c.Claims.validate(), err)
 	return errors.Join(problems...)
 }
 
@@ -132,6 +136,9 @@ type Service struct {
 
 	timeBack time.Duration                // the most that is given back; not positive: nothing
 	signer   atomic.Pointer[token.Signer] // ownSigner's
+
+	recovering atomic.Bool // restored, and what was lost is not rebuilt yet
+	without    []store.ID  // nobody waits for these then
 
 	claims  ClaimsWindows
 	board   board // what nodes last reported
@@ -179,7 +186,11 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("registering fulfillment's metrics: %w", err)
 	}
 	random := &lockedReader{r: deps.Random}
-	return &Service{
+	without, err := cfg.withoutIDs()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
 		store:    store.New(deps.DB),
 		now:      deps.Now,
 		random:   random,
@@ -190,8 +201,14 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		timeBack: cmp.Or(cfg.TimeBack, dropclock.LongestBack), claims: cfg.Claims.withDefaults(),
 		worker: ids.NewV7(deps.Now(), random), tracer: deps.Traces,
 
-		stopping: make(chan struct{}),
-	}, nil
+		without: without, stopping: make(chan struct{}),
+	}
+	restore, err := s.store.Restore(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("fulfillment: %w", err)
+	}
+	s.recovering.Store(restore.Recovering())
+	return s, nil
 }
 
 // Register adds CatalogService, StockService, FenceService and OrderService.
@@ -206,6 +223,9 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 // store is broken and the process must stop. Call it once.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.stop.Do(func() { close(s.stopping) })
+	if rebuilt, err := s.rebuild(ctx); err != nil || !rebuilt {
+		return err
+	}
 	loops, ctx := errgroup.WithContext(ctx)
 	if s.store.Shared() {
 		loops.Go(func() error { s.follow(ctx); return nil })
@@ -224,17 +244,19 @@ func Rules() auth.Rules {
 		fulfillmentv1.CatalogService_ChangeDrop_FullMethodName: {auth.Producer},
 		fulfillmentv1.CatalogService_SettleDrop_FullMethodName: service,
 
-		fulfillmentv1.CatalogService_ReportDelay_FullMethodName: service,
-		fulfillmentv1.StockService_JoinNode_FullMethodName:      service,
-		fulfillmentv1.StockService_GrantLease_FullMethodName:    service,
-		fulfillmentv1.StockService_ReturnUnits_FullMethodName:   service,
-		fulfillmentv1.StockService_Heartbeat_FullMethodName:     service,
-		fulfillmentv1.StockService_SettleUnits_FullMethodName:   service,
-		fulfillmentv1.StockService_ReleaseUnits_FullMethodName:  service,
-		fulfillmentv1.StockService_ListNodeKeys_FullMethodName:  service,
-		fulfillmentv1.StockService_CloseLease_FullMethodName:    service,
-		fulfillmentv1.StockService_RetireNode_FullMethodName:    service,
-		fulfillmentv1.FenceService_FenceNode_FullMethodName:     {auth.SRE},
+		fulfillmentv1.CatalogService_ReportDelay_FullMethodName:  service,
+		fulfillmentv1.StockService_JoinNode_FullMethodName:       service,
+		fulfillmentv1.StockService_GrantLease_FullMethodName:     service,
+		fulfillmentv1.StockService_ReturnUnits_FullMethodName:    service,
+		fulfillmentv1.StockService_Heartbeat_FullMethodName:      service,
+		fulfillmentv1.StockService_SettleUnits_FullMethodName:    service,
+		fulfillmentv1.StockService_ReleaseUnits_FullMethodName:   service,
+		fulfillmentv1.StockService_ListNodeKeys_FullMethodName:   service,
+		fulfillmentv1.StockService_CloseLease_FullMethodName:     service,
+		fulfillmentv1.StockService_RetireNode_FullMethodName:     service,
+		fulfillmentv1.FenceService_FenceNode_FullMethodName:      {auth.SRE},
+		fulfillmentv1.StockService_RestoreUnits_FullMethodName:   service,
+		fulfillmentv1.StockService_ReportHoldings_FullMethodName: service,
 
 		fulfillmentv1.StockService_ListQuarantinedLeases_FullMethodName: service,
 		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,

@@ -27,6 +27,9 @@ func (s *orderServer) PlaceOrders(ctx context.Context, req *fulfillmentv1.PlaceO
 }
 
 func (s *orderServer) placeOrders(ctx context.Context, req *fulfillmentv1.PlaceOrdersRequest) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	placed := make([]store.Placement, len(req.GetOrders()))
 	at := map[store.ID]int{}
 	for i, o := range req.GetOrders() {
@@ -121,6 +124,9 @@ func (s *orderServer) listOrders(ctx context.Context, req *fulfillmentv1.ListOrd
 // younger than the verifier's word: it begins at the beginning, as "at least once" allows.
 func (s *orderServer) WatchOrders(req *fulfillmentv1.WatchOrdersRequest, stream grpc.ServerStreamingServer[fulfillmentv1.WatchOrdersResponse]) error {
 	ctx := stream.Context()
+	if err := s.ready(ctx); err != nil {
+		return s.toStatus(ctx, err)
+	}
 	last, err := s.store.LastEvent(ctx)
 	if err != nil {
 		return s.toStatus(ctx, err)

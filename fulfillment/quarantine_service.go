@@ -75,6 +75,9 @@ func (s *stockServer) ListQuarantinedLeases(ctx context.Context, req *fulfillmen
 }
 
 func (s *stockServer) listQuarantined(ctx context.Context, req *fulfillmentv1.ListQuarantinedLeasesRequest) (*fulfillmentv1.ListQuarantinedLeasesResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	var since time.Time
 	var after store.ID
 	if req.GetPageToken() != "" {
@@ -110,6 +113,9 @@ func (s *stockServer) CloseLease(ctx context.Context, req *fulfillmentv1.CloseLe
 }
 
 func (s *stockServer) closeLease(ctx context.Context, req *fulfillmentv1.CloseLeaseRequest) (*fulfillmentv1.CloseLeaseResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	id, err := parseID("lease_id", req.GetLeaseId())
 	if err != nil {
 		return nil, err

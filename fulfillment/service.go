@@ -119,6 +119,10 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return requestStatus(invalid("signing_key.key_id", "The key belongs to another node."))
 	case errors.Is(err, errReplaced):
 		return rpcerr.New(codes.FailedPrecondition, errorsv1.Reason_REASON_NODE_SUPERSEDED, "The node has another stream.")
+	case errors.Is(err, errRecovering):
+		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_RECOVERING,
+			"Fulfillment was restored and waits for the nodes and the verifier to tell what it lent and sold; its log names those it waits for. Try again.",
+			rpcerr.RetryAfter(rebuildEvery))
 	case errors.Is(err, errStopping):
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_DRAINING, "Fulfillment is shutting down.")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -46,19 +46,17 @@ func (s *stockServer) JoinNode(ctx context.Context, req *fulfillmentv1.JoinNodeR
 }
 
 func (s *stockServer) joinNode(ctx context.Context, req *fulfillmentv1.JoinNodeRequest) (*fulfillmentv1.JoinNodeResponse, error) {
-	node, err := parseID("node_id", req.GetNodeId())
-	if err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
-	if err := checkKey(req); err != nil {
+	node, err := parseNode(req)
+	if err != nil {
 		return nil, err
 	}
 	if _, err := s.ownSigner(ctx); err != nil { // whoever joins hears of its key
 		return nil, err
 	}
-	joined, err := s.store.Join(ctx, store.Node{
-		ID: node, DiskID: req.GetDiskId(), Region: req.GetRegion(), Key: req.GetSigningKey(), Life: req.GetLife(), BootID: req.GetBootId(),
-	}, s.now())
+	joined, err := s.store.Join(ctx, node, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -66,13 +64,23 @@ func (s *stockServer) joinNode(ctx context.Context, req *fulfillmentv1.JoinNodeR
 	if err != nil {
 		return nil, err
 	}
-	s.log.InfoContext(ctx, "a node joined", "node_id", node.String(), "region", req.GetRegion(), "epoch", joined.Epoch)
+	s.log.InfoContext(ctx, "a node joined", "node_id", req.GetNodeId(), "region", req.GetRegion(), "epoch", joined.Epoch)
 	if joined.Quarantined > 0 {
 		s.metrics.quarantined.Add(float64(joined.Quarantined))
 		s.log.WarnContext(ctx, "a node came back with a new disk; the leases of the lost one are quarantined",
-			"node_id", node.String(), "leases", joined.Quarantined)
+			"node_id", req.GetNodeId(), "leases", joined.Quarantined)
 	}
 	return &fulfillmentv1.JoinNodeResponse{Epoch: joined.Epoch, Keys: keys}, nil
+}
+
+func parseNode(req *fulfillmentv1.JoinNodeRequest) (store.Node, error) {
+	id, err := parseID("node_id", req.GetNodeId())
+	if err != nil {
+		return store.Node{}, err
+	}
+	return store.Node{
+		ID: id, DiskID: req.GetDiskId(), Region: req.GetRegion(), Key: req.GetSigningKey(), Life: req.GetLife(), BootID: req.GetBootId(), Epoch: req.GetEpoch(),
+	}, checkKey(req)
 }
 
 // checkKey refuses a key that no verifier of signatures would take later: its id must be its own, and its owner the node.
@@ -96,6 +104,9 @@ func (s *stockServer) GrantLease(ctx context.Context, req *fulfillmentv1.GrantLe
 }
 
 func (s *stockServer) grantLease(ctx context.Context, req *fulfillmentv1.GrantLeaseRequest) (*fulfillmentv1.GrantLeaseResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	ask := store.GrantRequest{Epoch: req.GetEpoch(), BootID: req.GetBootId(), Wanted: int(req.GetWantedUnits())}
 	var err error
 	if ask.RequestID, err = parseID("request_id", req.GetRequestId()); err != nil {
@@ -136,6 +147,9 @@ func (s *stockServer) ReturnUnits(ctx context.Context, req *fulfillmentv1.Return
 }
 
 func (s *stockServer) returnUnits(ctx context.Context, req *fulfillmentv1.ReturnUnitsRequest) (*fulfillmentv1.ReturnUnitsResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	node, err := parseID("node_id", req.GetNodeId())
 	if err != nil {
 		return nil, err
@@ -158,6 +172,9 @@ func (s *stockServer) Heartbeat(ctx context.Context, req *fulfillmentv1.Heartbea
 }
 
 func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.HeartbeatRequest) (*fulfillmentv1.HeartbeatResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	node, err := parseID("node_id", req.GetNodeId())
 	if err != nil {
 		return nil, err
@@ -285,6 +302,9 @@ func (s *stockServer) SettleUnits(ctx context.Context, req *fulfillmentv1.Settle
 }
 
 func (s *stockServer) settleUnits(ctx context.Context, req *fulfillmentv1.SettleUnitsRequest) (*fulfillmentv1.SettleUnitsResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	claims, err := parseClaims(req.GetClaims())
 	if err != nil {
 		return nil, err
@@ -318,6 +338,9 @@ func (s *stockServer) ReleaseUnits(ctx context.Context, req *fulfillmentv1.Relea
 }
 
 func (s *stockServer) releaseUnits(ctx context.Context, req *fulfillmentv1.ReleaseUnitsRequest) (*fulfillmentv1.ReleaseUnitsResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	claims, err := parseClaims(req.GetClaims())
 	if err != nil {
 		return nil, err

@@ -26,6 +26,9 @@ func (s *catalogServer) ReportDelay(ctx context.Context, req *fulfillmentv1.Repo
 }
 
 func (s *catalogServer) reportDelay(ctx context.Context, req *fulfillmentv1.ReportDelayRequest) (*fulfillmentv1.ReportDelayResponse, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	id, err := parseID("drop_id", req.GetDropId())
 	if err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ func (s *orderServer) WorkOrders(stream workStream) error {
 }
 
 func (s *orderServer) workOrders(stream workStream) error {
+	if err := s.ready(stream.Context()); err != nil {
+		return err
+	}
 	first, err := stream.Recv()
 	if err != nil {
 		return err

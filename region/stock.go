@@ -60,6 +60,11 @@ func (n *Node) keepStock(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		err := s.turn(ctx)
+		if rpcerr.Reason(err) == errorsv1.Reason_REASON_STORE_RECOVERING && ctx.Err() == nil {
+			if failed := s.report(ctx); failed != nil {
+				err = failed
+			}
+		}
 		switch {
 		case errors.Is(err, errRetired):
 			return err
@@ -151,10 +156,7 @@ func (s *stocker) join(ctx context.Context) error {
 	}
 	call, cancel := n.callContext(ctx)
 	defer cancel()
-	answer, err := n.deps.Stock.JoinNode(call, &fulfillmentv1.JoinNodeRequest{
-		NodeId: n.deps.Identity.NodeID, DiskId: n.deps.Identity.DiskID, Region: n.cfg.Region, SigningKey: n.signer.Public(),
-		Life: n.life, BootId: n.bootID,
-	})
+	answer, err := n.deps.Stock.JoinNode(call, s.introduction())
 	if err != nil {
 		return fmt.Errorf("joining: %w", err)
 	}

@@ -16,6 +16,9 @@ import (
 func (s *Service) runCloser(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
 		err := s.closeLeases(ctx)
+		if hasReason(err, errorsv1.Reason_REASON_STORE_RECOVERING) {
+			err = s.tellFulfillment(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -22,7 +22,7 @@ func (c *backupCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type restoreCmd struct {
-	Service string `arg:"" enum:"verifier,fulfillment" help:"verifier; fulfillment is refused, with the reason."`
+	Service string `arg:"" enum:"verifier,fulfillment" help:"Whose store: verifier or fulfillment."`
 	Data    string `help:"Where the restored store goes; there must be none." placeholder:"DIR"`
 	From    string `help:"The backup." placeholder:"FILE"`
 	databaseFlags
@@ -31,14 +31,16 @@ type restoreCmd struct {
 func (c *restoreCmd) Run(ctx context.Context, s *streams) error {
 	files, database := c.Data != "" && c.From != "", c.Database != ""
 	switch {
-	case c.Service == "fulfillment":
-		return process.ErrNoRestore
 	case files == database || database && (c.Data != "" || c.From != ""):
 		return usageError{"give --data DIR and --from FILE; or, after bringing the database back to a point in time, --database URL"}
 	}
-	if err := process.RestoreVerifier(ctx, c.Data, c.postgres(), c.From); err != nil {
+	if err := process.Restore(ctx, c.Service, c.Data, c.postgres(), c.From); err != nil {
 		return err
 	}
-	fmt.Fprintln(s.err, "restored; the next verifier on it reads the nodes' journals again before it settles or takes money")
+	next := "restored; the next verifier on it reads the nodes' journals again before it settles or takes money"
+	if c.Service == "fulfillment" {
+		next = "restored; the next fulfillment on it hears from the verifier and every node what it lent and sold before it does either"
+	}
+	fmt.Fprintln(s.err, next)
 	return nil
 }

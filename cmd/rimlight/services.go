@@ -106,14 +106,17 @@ func (f *centralFlags) common(ctx context.Context, s *streams) (process.Common, 
 	return common, err
 }
 
-type fulfillmentCmd struct{ centralFlags }
+type fulfillmentCmd struct {
+	centralFlags
+	RecoverWithout []string `help:"After a restore: nodes that are gone for good, so that nobody waits for their reports; what they may hold is out of sale for the claims window. Repeatable." placeholder:"UUID"`
+}
 
 func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
 	common, err := c.common(ctx, s)
 	if err != nil {
 		return err
 	}
-	p, err := process.StartFulfillment(ctx, common)
+	p, err := process.StartFulfillment(ctx, common, c.RecoverWithout...)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ type Evidence struct {
 	Facts []Fact
 }
 
-// Rebuild is the unit as it must be now (docs/decisions/0017). Where several say that it is theirs, the lease that was
+// Rebuild is the unit as it must be now (docs/decisions/0018). Where several say that it is theirs, the lease that was
 // granted last is right, since a unit is granted again only after it came back: ids of leases are ordered by time.
 // contradicted: it stays sold to a purchase that only the backup knows.
 func Rebuild(e Evidence) (u Unit, contradicted bool) {

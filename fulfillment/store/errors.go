@@ -108,3 +108,10 @@ type ClaimsOpenError struct {
 func (e *ClaimsOpenError) Error() string {
 	return fmt.Sprintf("receipts for lease %v are waited for until %v", e.LeaseID, e.End)
 }
+
+func ignoreMissing(err error) error {
+	if missing := (*DropNotFoundError)(nil); errors.As(err, &missing) {
+		return nil
+	}
+	return err
+}

@@ -32,6 +32,8 @@ type Node struct {
 	// Life counts the node's process lives, as its journal does; BootID tells two with the same number apart.
 	Life   int64
 	BootID string
+	// Epoch is what its journal says; 0: it has not joined from this disk.
+	Epoch int64
 }
 
 // Caller is a node's process as it names itself in every call after its Join.
@@ -82,9 +84,10 @@ func (s *Store) Join(ctx context.Context, n Node, now time.Time) (Joined, error)
 func place(ctx context.Context, tx *sql.Tx, n Node, now time.Time) (Joined, error) {
 	var disk, boot string
 	var epoch, life int64
+	// A journal that was given an epoch which is not known here was restored away from: nothing that it holds is its own.
 	err := tx.QueryRowContext(ctx, `INSERT INTO nodes (node_id, disk_id, epoch, region, seen_time_us, life, boot_id)
-		VALUES ($1, $2, 1, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_time_us = excluded.seen_time_us
-		RETURNING disk_id, epoch, life, boot_id`, n.ID[:], n.DiskID, n.Region, now.UnixMicro(), n.Life, n.BootID).
+		VALUES ($1, $2, $7, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_time_us = excluded.seen_time_us
+		RETURNING disk_id, epoch, life, boot_id`, n.ID[:], n.DiskID, n.Region, now.UnixMicro(), n.Life, n.BootID, n.Epoch+1).
 		Scan(&disk, &epoch, &life, &boot)
 	switch {
 	case err != nil:
@@ -102,7 +105,14 @@ func place(ctx context.Context, tx *sql.Tx, n Node, now time.Time) (Joined, erro
 		return Joined{}, &DiskChangedError{n.ID}
 	}
 	leases, err := quarantine(ctx, tx, n.ID, nil, now)
-	return Joined{Epoch: epoch + 1, Quarantined: leases}, err
+	if err != nil {
+		return Joined{}, err
+	}
+	restore, err := restoreOf(ctx, tx)
+	if restore.Time != 0 { // a disk that the backup does not know of may have had the next one
+		epoch += lostEpochs
+	}
+	return Joined{Epoch: max(epoch, n.Epoch) + 1, Quarantined: leases}, err
 }
 
 // quarantine puts the ACTIVE leases of a node aside, those of one drop or of all, and says how many. A lease of which

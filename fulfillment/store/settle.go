@@ -19,6 +19,9 @@ func (s *Store) Settle(ctx context.Context, claims []Claim) ([]Verdict, error) {
 			return err
 		}
 		facts, err := s.settleFacts(ctx, tx, claims)
+		if err == nil {
+			err = facts.thaw(ctx, tx, claims)
+		}
 		if err != nil {
 			return err
 		}
@@ -143,6 +146,27 @@ func (s *Store) holdUnits(ctx context.Context, tx *sql.Tx, keys []unitKey) (map[
 		}
 	}
 	return units, nil
+}
+
+// thaw gives units that a restore froze to the leases that genuine receipts name and nobody here ever heard of: they were
+// granted by what was lost.
+func (f *settleFacts) thaw(ctx context.Context, tx *sql.Tx, claims []Claim) error {
+	for _, c := range claims {
+		u, known := f.units[c.key()]
+		if !known || u.state != leased || bytes.Equal(u.lease, c.LeaseID[:]) || f.leases[[2]ID{c.LeaseID, c.DropID}] || f.released[c] {
+			continue
+		}
+		n, err := affected(tx.ExecContext(ctx, `UPDATE units SET lease_id = $1 WHERE drop_id = $2 AND serial = $3 AND lease_id = $4
+			AND EXISTS (SELECT 1 FROM leases l WHERE l.lease_id = $4 AND l.epoch = $5)`, c.LeaseID[:], c.DropID[:], c.Serial, u.lease, frozenEpoch))
+		if err != nil {
+			return fmt.Errorf("taking a unit out of a frozen lease: %w", err)
+		}
+		if n > 0 {
+			u.lease = c.LeaseID[:]
+			f.units[c.key()] = u
+		}
+	}
+	return nil
 }
 
 // judge says what becomes of a claim, and whether its unit is to be sold.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rimlight/rimlight/fulfillment"
 	"github.com/rimlight/rimlight/internal/filelock"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier"
@@ -18,21 +19,22 @@ func BackUp(ctx context.Context, dataDir, service, to string) error {
 	return sqldb.Backup(ctx, filepath.Join(dataDir, service+".db"), to)
 }
 
-// ErrNoRestore means: an old copy of fulfillment's store would sell again what was sold since.
-var ErrNoRestore = errors.New("fulfillment cannot go on from an old copy: it would lend and sell units again that were sold since, " +
-	"and rebuilding who has which unit from the verifier and the nodes is not built; see docs/operations.md")
-
-// RestoreVerifier makes a verifier's store of a backup, or marks its schema in a PostgreSQL database that was brought
-// back to a point in time (from is not used then). The next verifier on it reads its nodes' journals again before it acts.
-func RestoreVerifier(ctx context.Context, dataDir string, database sqldb.PostgresConfig, from string) (err error) {
+// Restore makes a store of a backup, of service verifier or fulfillment, or marks its schema in a PostgreSQL database that was
+// brought back to a point in time (from is not used then). The next process on it asks the nodes, and fulfillment the verifier,
+// what happened since before it acts.
+func Restore(ctx context.Context, service, dataDir string, database sqldb.PostgresConfig, from string) (err error) {
+	migrate, mark := verifier.Migrate, verifier.MarkRestored
+	if service == "fulfillment" {
+		migrate, mark = fulfillment.Migrate, fulfillment.MarkRestored
+	}
 	prepare := func(db *sqldb.DB) error {
-		if err := verifier.Migrate(ctx, db); err != nil {
+		if err := migrate(ctx, db); err != nil {
 			return err
 		}
-		return verifier.MarkRestored(ctx, db, time.Now())
+		return mark(ctx, db, time.Now())
 	}
 	if database.URL != "" {
-		database.Schema = "verifier"
+		database.Schema = service
 		db, err := sqldb.OpenPostgres(ctx, database)
 		if err != nil {
 			return err
@@ -42,7 +44,7 @@ func RestoreVerifier(ctx context.Context, dataDir string, database sqldb.Postgre
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
-	path := filepath.Join(dataDir, "verifier.db")
+	path := filepath.Join(dataDir, service+".db")
 	lock, err := filelock.Acquire(path + ".lock")
 	if err != nil {
 		return err

@@ -12,8 +12,9 @@ import (
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
-// StartFulfillment opens fulfillment on DataDir/fulfillment.db, or on Database.
-func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
+// StartFulfillment opens fulfillment on DataDir/fulfillment.db, or on Database. Nodes of recoverWithout are those that a
+// restored one does not wait for.
+func StartFulfillment(ctx context.Context, c Common, recoverWithout ...string) (_ *Process, err error) {
 	p := &Process{}
 	defer func() {
 		if err != nil {
@@ -27,7 +28,7 @@ func StartFulfillment(ctx context.Context, c Common) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	svc, err := fulfillment.New(fulfillment.Config{}, fulfillment.Deps{
+	svc, err := fulfillment.New(fulfillment.Config{RecoverWithout: recoverWithout}, fulfillment.Deps{
 		DB: db, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "fulfillment"), Metrics: c.Metrics, Traces: p.tracer,
 	})
 	if err != nil {

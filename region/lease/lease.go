@@ -316,6 +316,29 @@ func (b *Book) Held() []Held {
 	return out
 }
 
+// Holding is a lease and what of it is not here any more.
+type Holding struct {
+	Lease
+	// GivenBack will never be sold here, and was not.
+	GivenBack []uint32
+}
+
+// Holdings lists every lease of every epoch, by id. The caller has made all planned returns durable.
+func (b *Book) Holdings() []Holding {
+	var out []Holding
+	for _, e := range b.leases {
+		h := Holding{Lease: e.Lease}
+		for _, s := range e.Serials {
+			if e.states[s] == returning || e.states[s] == gone {
+				h.GivenBack = append(h.GivenBack, s)
+			}
+		}
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b Holding) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
 // Forget drops all that is known of a drop that is settled: fulfillment lends nothing of it any more.
 func (b *Book) Forget(dropID string) {
 	if d := b.drops[dropID]; d != nil {

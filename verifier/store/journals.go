@@ -54,6 +54,18 @@ func (q Queries) SealedNodes(ctx context.Context) ([]ID, error) {
 		`SELECT node_id FROM journals GROUP BY node_id HAVING COUNT(*) = COUNT(sealed_epoch)`)
 }
 
+// SealedEpoch is an epoch that a node retired from: all that it sold under it is here.
+type SealedEpoch struct {
+	NodeID ID
+	Epoch  int64
+}
+
+// Seals lists all of them.
+func (q Queries) Seals(ctx context.Context) ([]SealedEpoch, error) {
+	return collect(ctx, q.q, "listing seals", func(r *sql.Rows, s *SealedEpoch) error { return r.Scan(&s.NodeID, &s.Epoch) },
+		`SELECT DISTINCT node_id, sealed_epoch FROM journals WHERE sealed_epoch IS NOT NULL`)
+}
+
 // Sealed tells whether a node retired from an epoch, and all that it sold under it is here.
 func (q Queries) Sealed(ctx context.Context, nodeID ID, epoch int64) (bool, error) {
 	var yes bool

@@ -127,6 +127,12 @@ func (q Queries) purchasesBy(ctx context.Context, column string, all []ID, id fu
 	return found, nil
 }
 
+// TokensAfter lists token ids of purchases in their order.
+func (q Queries) TokensAfter(ctx context.Context, after ID, limit int) ([]ID, error) {
+	return collect(ctx, q.q, "listing purchases", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
+		`SELECT token_id FROM purchases WHERE token_id > $1 ORDER BY token_id LIMIT CAST($2 AS BIGINT)`, after, limit)
+}
+
 // OrderID names the order of a purchase: always the same, so that placing it twice is placing it once. It is a UUIDv8
 // (RFC 9562, section 5.8) of a hash.
 func OrderID(purchaseID ID) ID {

@@ -60,7 +60,7 @@ type StockServiceClient interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(ctx context.Context, in *RetireNodeRequest, opts ...grpc.CallOption) (*RetireNodeResponse, error)
-	// After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+	// After a restore from a backup, a node tells all that it holds: docs/decisions/0018. Refused unless fulfillment recovers.
 	ReportHoldings(ctx context.Context, in *ReportHoldingsRequest, opts ...grpc.CallOption) (*ReportHoldingsResponse, error)
 	// After a restore from a backup, the verifier tells what became of every unit that it knows of, page by page.
 	RestoreUnits(ctx context.Context, in *RestoreUnitsRequest, opts ...grpc.CallOption) (*RestoreUnitsResponse, error)
@@ -223,7 +223,7 @@ type StockServiceServer interface {
 	// A node is gone for good, by its own word: its journal is sealed, and the verifier has all of it. Every lease of its
 	// epoch is put aside, and it gets no other.
 	RetireNode(context.Context, *RetireNodeRequest) (*RetireNodeResponse, error)
-	// After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+	// After a restore from a backup, a node tells all that it holds: docs/decisions/0018. Refused unless fulfillment recovers.
 	ReportHoldings(context.Context, *ReportHoldingsRequest) (*ReportHoldingsResponse, error)
 	// After a restore from a backup, the verifier tells what became of every unit that it knows of, page by page.
 	RestoreUnits(context.Context, *RestoreUnitsRequest) (*RestoreUnitsResponse, error)

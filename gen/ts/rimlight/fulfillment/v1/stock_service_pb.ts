@@ -1114,7 +1114,7 @@ export const StockService: GenService<{
     output: typeof RetireNodeResponseSchema;
   },
   /**
-   * After a restore from a backup, a node tells all that it holds: docs/decisions/0017. Refused unless fulfillment recovers.
+   * After a restore from a backup, a node tells all that it holds: docs/decisions/0018. Refused unless fulfillment recovers.
    *
    * @generated from rpc rimlight.fulfillment.v1.StockService.ReportHoldings
    */
