@@ -8,7 +8,6 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
-	"github.com/rimlight/rimlight/region/lease"
 )
 
 // isSoldOut tells the definite no that soldOutFor has to make true.
@@ -37,7 +36,7 @@ type wanted struct {
 //
 // It is the one question to the centre on a viewer's path, and only for those who get nothing.
 func (n *Node) soldOutFor(ctx context.Context, w wanted) (accepted, error) {
-	k := lease.Key(w.tokenID)
+	k := tokenID(w.tokenID)
 	t := n.till
 	t.mu.Lock()
 	known := t.cancelled[w.drop][k]
@@ -87,11 +86,11 @@ func (n *Node) acceptedElsewhere(text string, w wanted) (accepted, error) {
 }
 
 // cancel remembers a definite no, so that it stays one here should a unit come back.
-func (t *till) cancel(drop string, k lease.Key) {
+func (t *till) cancel(drop string, k tokenID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cancelled[drop] == nil {
-		t.cancelled[drop] = map[lease.Key]bool{}
+		t.cancelled[drop] = map[tokenID]bool{}
 	}
 	t.cancelled[drop][k] = true
 }

@@ -38,6 +38,10 @@ type Config struct {
 	DrainTimeout time.Duration
 	// Drills lets SetFault break viewers' calls for a while. Never where viewers pay.
 	Drills bool
+	// SnapshotRecords is after how many records the node writes a snapshot of what they mean, from which the next start
+	// goes on; it writes another when it stops. 0: 10,000, whose replay takes about a tenth of a second of one core. At half, starts
+	// after a crash are that much quicker and snapshots are more; at double, the other way round.
+	SnapshotRecords int
 	// Retire makes this the node's last life: it serves nobody, gives back what it holds, seals its journal, forwards all
 	// of it and ends by itself. It cannot be undone; a retirement that was cut short goes on at the next start.
 	Retire bool
@@ -59,6 +63,9 @@ func (c Config) Validate() error {
 	if c.Parallelism < 0 {
 		problems = append(problems, fmt.Errorf("region: Parallelism %d is negative", c.Parallelism))
 	}
+	if c.SnapshotRecords < 0 {
+		problems = append(problems, fmt.Errorf("region: SnapshotRecords %d is negative", c.SnapshotRecords))
+	}
 	if c.CallTimeout < 0 || c.DrainTimeout < 0 {
 		problems = append(problems, errors.New("region: a timeout is negative"))
 	}
@@ -68,6 +75,9 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	if c.Parallelism == 0 {
 		c.Parallelism = 4 * runtime.GOMAXPROCS(0)
+	}
+	if c.SnapshotRecords == 0 {
+		c.SnapshotRecords = 10_000
 	}
 	if c.CallTimeout == 0 {
 		c.CallTimeout = 2 * time.Second

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	offers, redemptions                  *prometheus.CounterVec
 	leased, returned                     prometheus.Counter
+	snapshots                            *prometheus.CounterVec
 	stockErrors, forwardBreaks, rejected prometheus.Counter
 }
 
@@ -27,6 +28,7 @@ func newMetrics(r prometheus.Registerer, n *Node) (*metrics, error) {
 		returned:      counter("rimlight_region_returned_units_total", "Units given back and acknowledged."),
 		stockErrors:   counter("rimlight_region_stock_call_errors_total", "Calls to fulfillment's StockService that failed."),
 		forwardBreaks: counter("rimlight_region_forward_breaks_total", "Forwarding streams that ended."),
+		snapshots:     vector("rimlight_region_snapshots_total", "Snapshots, by result: saved, failed, ignored at a start that read the whole journal instead."),
 		rejected:      counter("rimlight_region_rejected_redemptions_total", "Redemptions that the verifier called no genuine receipt."),
 	}
 	lag := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -42,7 +44,7 @@ func newMetrics(r prometheus.Registerer, n *Node) (*metrics, error) {
 	})
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.offers, m.redemptions, m.leased, m.returned, m.stockErrors, m.forwardBreaks, m.rejected, lag, full,
+		m.offers, m.redemptions, m.leased, m.returned, m.stockErrors, m.forwardBreaks, m.rejected, m.snapshots, lag, full,
 	} {
 		errs = append(errs, r.Register(c))
 	}

@@ -68,13 +68,14 @@ type Node struct {
 	endStream atomic.Pointer[context.CancelFunc] // of the stream to the verifier
 
 	// Each of one: see poke.
-	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode chan struct{}
-	offers                                                  *offersMade
+	pokeStock, pokeBoard, pokeOutbox, pokeDrained, pokeMode, pokeSnapshot chan struct{}
+	offers                                                                *offersMade
 	// offered is the newest record that the verifier can know of: the journal's last at the start, or sent since. Only
 	// New and the forwarder use it.
 	offered int64
 	// sent is the newest redemption that this process sent to the verifier. Only forward uses it.
-	sent int64
+	sent      int64
+	snapshots snapshots
 	// bootID names this process life, and life numbers it from 1; lives before it are in the journal.
 	bootID     string
 	life       int64
@@ -112,8 +113,8 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		board:     newBoard(ids.NewV7(deps.Now(), deps.Random)),
 		bootID:    ids.NewV7(deps.Now(), deps.Random),
 		pokeStock: make(chan struct{}, 1), pokeBoard: make(chan struct{}, 1), pokeOutbox: make(chan struct{}, 1), pokeDrained: make(chan struct{}, 1),
-		pokeMode: make(chan struct{}, 1),
-		failed:   make(chan struct{}), modeTurn: make(chan struct{}, 1), cancels: make(chan struct{}, mostCancels),
+		pokeMode: make(chan struct{}, 1), pokeSnapshot: make(chan struct{}, 1),
+		failed: make(chan struct{}), modeTurn: make(chan struct{}, 1), cancels: make(chan struct{}, mostCancels),
 		random: mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))),
 	}
 	n.drill, n.room = newDrill(deps.Now, n.draw), newRoom()
@@ -193,7 +194,7 @@ func (n *Node) Run(ctx context.Context) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, loops := errgroup.WithContext(loops)
-	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard, n.keepMode, n.keepRoom} {
+	for _, loop := range []func(context.Context) error{n.followCatalogue, n.keepStock, n.forward, n.keepBoard, n.keepMode, n.keepRoom, n.keepSnapshots, n.scrub} {
 		g.Go(func() error { return loop(loops) })
 	}
 	select {
@@ -211,6 +212,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-n.failed:
 		err = errors.Join(n.failure, err)
 	default:
+		n.lastSnapshot(context.WithoutCancel(ctx))
 	}
 	if errors.Is(err, errRetired) {
 		return nil
@@ -270,24 +272,32 @@ func (n *Node) draw() float64 {
 // append makes records durable, in one commit. A journal that broke stops the node; one without room does not
 // (journal.ErrNoSpace), and has nothing of them.
 func (n *Node) append(ctx context.Context, records ...*regionv1.JournalRecord) error {
+	_, err := n.appendAt(ctx, records...)
+	return err
+}
+
+// appendAt is append, and gives the first record's sequence.
+func (n *Node) appendAt(ctx context.Context, records ...*regionv1.JournalRecord) (int64, error) {
 	if len(records) == 0 {
-		return nil
+		return 0, nil
 	}
 	payloads := make([][]byte, len(records))
 	for i, r := range records {
 		var err error
 		if payloads[i], err = proto.Marshal(r); err != nil {
-			return fmt.Errorf("encoding a journal record: %w", err)
+			return 0, fmt.Errorf("encoding a journal record: %w", err)
 		}
 	}
-	_, err := journal.Append(ctx, n.deps.Journal, payloads...)
+	first, err := journal.Append(ctx, n.deps.Journal, payloads...)
 	switch {
+	case err == nil:
+		n.grown(len(records))
 	case errors.Is(err, journal.ErrBroken):
 		n.fail(err)
 	case errors.Is(err, journal.ErrNoSpace):
 		n.ranOut(err)
 	}
-	return err
+	return first, err
 }
 
 // addKeys journals public keys that are new and takes them in. Those for which there is no room come again: with a

@@ -83,7 +83,7 @@ func (n *Node) decide(ctx context.Context, w wish) (*made, *offerv1.OfferRefused
 	}
 	now := n.deps.Now()
 	bought, gone := n.till.viewer(w.drop, w.session)
-	if bought > 0 && n.till.find(token.PurchaseID(w.tokenID)) != nil {
+	if bought > 0 && n.till.knows(token.PurchaseID(w.tokenID)) {
 		bought-- // the question that led to this purchase comes again, and gets its answer again
 	}
 	decision := decide.Decide(d.terms, decide.Viewer{Session: w.session, Consent: w.consent, Bought: bought}, gone, now)

@@ -344,23 +344,34 @@ func (n *Node) takeNews(ctx context.Context, m *verifierv1.SubmitRedemptionsResp
 // for which there is no room leaves the cursor where it is, so that nothing is skipped, and is read again when there is.
 func (n *Node) takeOutcomes(ctx context.Context, m *verifierv1.OutcomeBatch) error {
 	var records []*regionv1.JournalRecord
+	var later []func(sequence int64)
 	for _, p := range m.GetPurchases() {
-		if n.till.learn(p) {
-			records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Outcome{
-				Outcome: &regionv1.OutcomeSeen{Cursor: m.GetCursor(), Purchase: p},
-			}})
+		ours, told := n.till.learn(p, unwritten)
+		if !ours {
+			continue
+		}
+		records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Outcome{
+			Outcome: &regionv1.OutcomeSeen{Cursor: m.GetCursor(), Purchase: p},
+		}})
+		if told {
+			later = append(later, func(sequence int64) { n.till.wrote(p, sequence) })
+		} else {
+			later = append(later, func(sequence int64) { n.till.learn(p, sequence) })
 		}
 	}
 	if n.room.missed.Load() {
 		return nil
 	}
-	err := n.append(ctx, records...)
+	first, err := n.appendAt(ctx, records...)
 	if errors.Is(err, journal.ErrNoSpace) {
 		n.miss()
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("journaling outcomes: %w", err)
+	}
+	for i, tell := range later {
+		tell(first + int64(i))
 	}
 	n.till.mu.Lock()
 	n.till.cursor = max(n.till.cursor, m.GetCursor())

@@ -50,19 +50,19 @@ func (n *Node) wantKeys(err error) error {
 }
 
 // own is the purchase as this node knows it; nil when the verifier must be asked. changed is closed when it changes.
-func (n *Node) own(c claimOn) (p *offerv1.Purchase, changed <-chan struct{}) {
-	s := n.till.find(token.PurchaseID(c.offer.GetTokenId()))
-	if s == nil {
-		return nil, nil
+func (n *Node) own(ctx context.Context, c claimOn) (p *offerv1.Purchase, changed <-chan struct{}, err error) {
+	s, err := n.find(ctx, token.PurchaseID(c.offer.GetTokenId()))
+	if s == nil || err != nil {
+		return nil, nil, err
 	}
 	select {
 	case <-s.done:
 	default:
-		return nil, nil // nothing was promised yet
+		return nil, nil, nil // nothing was promised yet
 	}
 	p, settled, changed := n.till.state(s)
 	if settled {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if p == nil {
 		p = &offerv1.Purchase{
@@ -70,12 +70,12 @@ func (n *Node) own(c claimOn) (p *offerv1.Purchase, changed <-chan struct{}) {
 			Price: c.offer.GetPrice(), StateTime: timestamppb.New(s.acceptTime),
 		}
 	}
-	return p, changed
+	return p, changed, nil
 }
 
 func (n *Node) getPurchase(ctx context.Context, c claimOn) (*offerv1.Purchase, error) {
-	if p, _ := n.own(c); p != nil {
-		return p, nil
+	if p, _, err := n.own(ctx, c); p != nil || err != nil {
+		return p, err
 	}
 	request := &verifierv1.GetPurchaseRequest{Credential: &verifierv1.GetPurchaseRequest_OfferToken{OfferToken: c.offerToken}}
 	if c.receipt != "" {
@@ -135,7 +135,10 @@ func (n *Node) watchPurchase(ctx context.Context, c claimOn, send func(*offerv1.
 	wait := n.newBackoff()
 	relayed := false // a token may be redeemed here after the verifier told of its redemption elsewhere: we know less
 	for {
-		p, changed := n.own(c)
+		p, changed, err := n.own(ctx, c)
+		if err != nil {
+			return err
+		}
 		if p == nil || relayed {
 			relayed = true
 			over, err := n.relayPurchase(ctx, c, wait, tell)

@@ -60,13 +60,16 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 	id, body := token.PurchaseID(o.token.GetTokenId()), bodyOf(o.paymentReference, o.voucher, o.details)
 	t := n.till
 	t.mu.Lock()
-	s, known := t.sales[id]
+	s, known, past := t.sales[id], false, t.inPast(id) != nil
 	var commit *journal.Commit
 	var err error
-	if !known {
+	if known = s != nil || past; !known {
 		s, commit, err = n.accept(ctx, id, body, o)
 	}
 	t.mu.Unlock()
+	if s == nil && past {
+		s, err = n.find(ctx, id)
+	}
 	if isSoldOut(err) {
 		return n.soldOutFor(ctx, wanted{o.token.GetTokenId(), o.drop, o.session, o.token.GetPrice(), body})
 	}
@@ -90,26 +93,27 @@ func (n *Node) redeem(ctx context.Context, o order) (accepted, error) {
 		s.sequence = first
 		t.keep(s)
 	} else {
-		s.err = n.unwritten(s, lease.Key(o.token.GetTokenId()), err)
+		s.err = n.unwritten(s, err)
 	}
 	t.mu.Unlock()
 	close(s.done)
 	if err != nil {
 		return accepted{}, s.err
 	}
+	n.grown(1)
 	n.metrics.redemptions.WithLabelValues("accepted").Inc()
 	poke(n.pokeOutbox)
 	return accepted{sale: s, receipt: receipt, first: true}, nil
 }
 
 // unwritten takes a sale back whose record did not become durable, and says what its viewer hears. Callers hold till.mu.
-func (n *Node) unwritten(s *sale, k lease.Key, err error) error {
+func (n *Node) unwritten(s *sale, err error) error {
 	t := n.till
 	delete(t.sales, s.purchaseID)
 	t.count(s.drop, s.session, -1)
 	if errors.Is(err, journal.ErrNoSpace) { // its record is nowhere, so the unit is for another viewer
 		if !mutant.On(mutant.FullUnitLeaked) {
-			t.book.Undo(s.drop, k)
+			t.book.Undo(s.unit)
 		}
 		n.ranOut(err)
 		n.metrics.redemptions.WithLabelValues("no_space").Inc()
@@ -180,12 +184,11 @@ func (n *Node) accept(ctx context.Context, id string, body [sha256.Size]byte, o 
 	if err := n.mayAccept(o, at); err != nil {
 		return nil, nil, err
 	}
-	k := lease.Key(o.token.GetTokenId())
-	if t.cancelled[o.drop][k] { // a unit may have come back since: for others
+	if t.cancelled[o.drop][tokenID(o.token.GetTokenId())] { // a unit may have come back since: for others
 		return nil, nil, soldOut(o.drop)
 	}
 	t.demand(o.drop).add(time.Now())
-	unit, ok := t.book.Take(o.drop, k)
+	unit, ok := t.book.Take(o.drop)
 	if !ok {
 		if t.soldOut(o.drop) {
 			return nil, nil, soldOut(o.drop)
@@ -198,12 +201,12 @@ func (n *Node) accept(ctx context.Context, id string, body [sha256.Size]byte, o 
 	}
 	text, commit, err := n.queue(ctx, id, o, unit, at)
 	if err != nil {
-		t.book.Undo(o.drop, k)
+		t.book.Undo(unit)
 		return nil, nil, err
 	}
 	hash := sha256.Sum256([]byte(text))
 	t.lastAccept, t.lastHash = at, hash[:]
-	s := &sale{purchaseID: id, drop: o.drop, session: o.session, body: body, acceptTime: at, receipt: text, done: make(chan struct{})}
+	s := &sale{purchaseID: id, drop: o.drop, session: o.session, unit: unit, body: body, acceptTime: at, receipt: text, done: make(chan struct{})}
 	t.sales[id] = s
 	t.waiting++
 	t.count(o.drop, o.session, 1)
@@ -264,18 +267,28 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 
 // readReceipt reads a redemption back.
 func (n *Node) readReceipt(ctx context.Context, sequence int64) (string, error) {
+	m, err := n.readRecord(ctx, sequence)
+	return m.GetRedeemed(), err
+}
+
+// readRecord reads the journal at one place. A record that is not as it was written stops the node.
+func (n *Node) readRecord(ctx context.Context, sequence int64) (*regionv1.JournalRecord, error) {
 	records, err := n.deps.Journal.ReadAfter(ctx, sequence-1, 1)
+	if err == nil && (len(records) != 1 || records[0].Sequence != sequence) {
+		err = &journal.CorruptError{Sequence: sequence, Problem: "it is missing"}
+	}
+	var corrupt *journal.CorruptError
+	if errors.As(err, &corrupt) {
+		n.fail(err)
+	}
 	if err != nil {
-		return "", fmt.Errorf("reading a receipt back: %w", err)
+		return nil, fmt.Errorf("reading the journal back: %w", err)
 	}
-	var m regionv1.JournalRecord
-	if len(records) != 1 || records[0].Sequence != sequence {
-		return "", fmt.Errorf("reading a receipt back: record %d is missing", sequence)
+	m := &regionv1.JournalRecord{}
+	if err := proto.Unmarshal(records[0].Payload, m); err != nil {
+		return nil, fmt.Errorf("reading record %d back: %w", sequence, err)
 	}
-	if err := proto.Unmarshal(records[0].Payload, &m); err != nil {
-		return "", fmt.Errorf("reading a receipt back: %w", err)
-	}
-	return m.GetRedeemed(), nil
+	return m, nil
 }
 
 func soldOut(drop string) error {

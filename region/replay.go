@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -17,11 +18,14 @@ import (
 	"github.com/rimlight/rimlight/region/lease"
 )
 
-// replay rebuilds the node from its journal. It runs before anything else does, so it takes no lock but where a method
-// does.
+// replay rebuilds the node from its journal: from the snapshots, and then from the records that follow. It runs before
+// anything else does, so it takes no lock but where a method does.
 func (n *Node) replay(ctx context.Context) error {
-	next := &catalogue{drops: map[string]*knownDrop{}}
-	err := journal.Replay(ctx, n.deps.Journal, 0, func(r journal.Record) error {
+	through, next, err := n.replaySnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	err = journal.Replay(ctx, n.deps.Journal, through, func(r journal.Record) error {
 		var m regionv1.JournalRecord
 		if err := proto.Unmarshal(r.Payload, &m); err != nil {
 			return fmt.Errorf("decoding: %w", err)
@@ -32,6 +36,8 @@ func (n *Node) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.snapshots.begin(through)
+	n.grown(int(n.offered - through))
 	n.life++
 	n.publishCatalogue(next, n.deps.Now())
 	return nil
@@ -65,7 +71,7 @@ func (n *Node) replayRecord(sequence int64, m *regionv1.JournalRecord, next *cat
 		next.revision = max(next.revision, r.Drop.GetDrop().GetRevision())
 	case *regionv1.JournalRecord_Outcome:
 		t.cursor = max(t.cursor, r.Outcome.GetCursor())
-		t.learn(r.Outcome.GetPurchase())
+		t.learn(r.Outcome.GetPurchase(), sequence)
 	case *regionv1.JournalRecord_Sealed:
 		t.sealAt(sequence)
 	case *regionv1.JournalRecord_Keys:
@@ -79,35 +85,49 @@ func (n *Node) replayRecord(sequence int64, m *regionv1.JournalRecord, next *cat
 
 func (n *Node) replaySale(sequence int64, text string) error {
 	t := n.till
-	var receipt offerv1.Receipt
-	var offer offerv1.OfferToken
-	if err := token.DecodeTrusted(text, &receipt); err != nil {
-		return fmt.Errorf("decoding a receipt: %w", err)
-	}
-	if err := token.DecodeTrusted(receipt.GetOfferToken(), &offer); err != nil {
-		return fmt.Errorf("decoding a receipt's offer token: %w", err)
-	}
-	if len(offer.GetTokenId()) != 16 || len(offer.GetViewerSessionId()) != 16 {
-		return errors.New("a receipt without a token id or a session")
+	s, err := readSale(sequence, text)
+	if err != nil {
+		return err
 	}
 	if !mutant.On(mutant.ForgetUsedSerials) {
-		unit := lease.Unit{Lease: receipt.GetLeaseId(), Serial: receipt.GetSerial()}
-		if err := t.book.Use(unit, lease.Key(offer.GetTokenId())); err != nil {
+		if err := t.book.Use(s.unit); err != nil {
 			return err
 		}
 	}
+	t.sales[s.purchaseID] = s
+	t.count(s.drop, s.session, 1)
+	t.keep(s)
+	t.chain(text, s.acceptTime)
+	return nil
+}
+
+// chain makes a receipt the one that the next one names.
+func (t *till) chain(text string, acceptTime time.Time) {
+	hash := sha256.Sum256([]byte(text))
+	t.lastHash, t.lastAccept = hash[:], acceptTime
+}
+
+// readSale makes a durable sale of its receipt.
+func readSale(sequence int64, text string) (*sale, error) {
+	var receipt offerv1.Receipt
+	var offer offerv1.OfferToken
+	if err := token.DecodeTrusted(text, &receipt); err != nil {
+		return nil, fmt.Errorf("decoding a receipt: %w", err)
+	}
+	if err := token.DecodeTrusted(receipt.GetOfferToken(), &offer); err != nil {
+		return nil, fmt.Errorf("decoding a receipt's offer token: %w", err)
+	}
+	if len(offer.GetTokenId()) != 16 || len(offer.GetViewerSessionId()) != 16 {
+		return nil, errors.New("a receipt without a token id or a session")
+	}
 	s := &sale{
 		purchaseID: token.PurchaseID(offer.GetTokenId()), drop: dropText(&offer), session: [16]byte(offer.GetViewerSessionId()),
+		unit: lease.Unit{Lease: receipt.GetLeaseId(), Serial: receipt.GetSerial()},
 		body: bodyOf(receipt.GetPaymentReference(), receipt.GetVoucher(), receipt.GetDeliveryDetails()), acceptTime: receipt.GetAcceptTime().AsTime(),
 		done: make(chan struct{}), sequence: sequence,
 	}
 	close(s.done)
-	t.sales[s.purchaseID] = s
-	t.count(s.drop, s.session, 1)
-	t.keep(s)
-	hash := sha256.Sum256([]byte(text))
-	t.lastHash, t.lastAccept = hash[:], s.acceptTime
-	return nil
+	return s, nil
 }
 
 // setEpoch makes an epoch current that is in the journal.

@@ -137,7 +137,11 @@ func (n *Node) claim(ctx context.Context, r *offerv1.ClaimOfferRequest) (accepte
 		return accepted{}, nil, nil, err
 	}
 	var a accepted
-	if s := n.till.find(token.PurchaseID(w.tokenID)); s != nil { // it came before: nothing is decided anew
+	s, err := n.find(ctx, token.PurchaseID(w.tokenID))
+	if err != nil {
+		return accepted{}, nil, nil, err
+	}
+	if s != nil { // it came before: nothing is decided anew
 		a, err = n.repeat(ctx, s, bodyOf(r.GetPaymentReference(), r.GetVoucher(), r.GetDeliveryDetails()))
 	} else {
 		m, refused, derr := n.decide(ctx, w)

@@ -11,6 +11,7 @@ import (
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/region/lease"
+	"github.com/rimlight/rimlight/region/shorthand"
 )
 
 // till is what the node holds and sold. Its mutex is never held over a blocking call: redemptions are put in order and
@@ -18,24 +19,29 @@ import (
 type till struct {
 	mu         sync.Mutex
 	book       lease.Book
-	epoch      int64 // journaled; 0 before the first join
-	sales      map[string]*sale
-	unsent     []*sale                       // durable and not acknowledged by the verifier, by sequence
-	bought     map[string]map[[16]byte]int   // live purchases by drop and viewer session
-	cancelled  map[string]map[lease.Key]bool // tokens that the verifier cancelled, by drop
-	words      map[string]stockWord          // fulfillment's, by drop
-	demands    map[string]*meter             // tries to take a unit, by drop
-	lastAccept time.Time                     // of the newest receipt in the journal's queue
-	lastHash   []byte                        // of its text
-	cursor     int64                         // the verifier's newest news of our purchases
-	lastSale   int64                         // the newest durable redemption's sequence
-	waiting    int                           // redemptions in the journal's queue whose callers have not heard
+	epoch      int64                       // journaled; 0 before the first join
+	sales      map[string]*sale            // by purchase id, those that something may still happen to
+	past       past                        // those that a snapshot stands for
+	unsent     []*sale                     // durable and not acknowledged by the verifier, by sequence
+	bought     map[string]map[[16]byte]int // live purchases by drop and viewer session
+	cancelled  map[string]map[tokenID]bool // tokens that the verifier cancelled, by drop
+	words      map[string]stockWord        // fulfillment's, by drop
+	demands    map[string]*meter           // tries to take a unit, by drop
+	lastAccept time.Time                   // of the newest receipt in the journal's queue
+	lastHash   []byte                      // of its text
+	acked      int64                       // the newest sequence that the verifier acknowledged to this process
+	cursor     int64                       // the verifier's newest news of our purchases
+	lastSale   int64                       // the newest durable redemption's sequence
+	waiting    int                         // redemptions in the journal's queue whose callers have not heard
 
 	// The seal of a node that retires: in the journal, where, and whether the verifier has read up to it.
 	sealed       bool
 	sealSequence int64
 	sealRead     bool
 }
+
+// tokenID is a K.
+type tokenID [16]byte
 
 // stockWord is what fulfillment last said about a drop's stock.
 type stockWord struct {
@@ -48,6 +54,7 @@ type sale struct {
 	purchaseID string
 	drop       string
 	session    [16]byte
+	unit       lease.Unit
 	body       [sha256.Size]byte // of what may not change under one K
 	acceptTime time.Time
 	done       chan struct{} // closed when it is durable or failed
@@ -57,14 +64,18 @@ type sale struct {
 	receipt  string            // empty once the verifier has it: then the journal is read
 	err      error             // why it failed
 	purchase *offerv1.Purchase // nil until the verifier said something; never changed, only replaced
+	news     int64             // the record that purchase is from; unwritten until it is durable
 	settled  bool              // its drop is over: the verifier is asked
 	changed  chan struct{}     // closed when purchase is replaced; nil when nobody watches
 }
 
+// unwritten is the sequence of news that are not in the journal yet.
+const unwritten = -1
+
 func newTill() *till {
 	return &till{
-		sales: map[string]*sale{}, bought: map[string]map[[16]byte]int{},
-		cancelled: map[string]map[lease.Key]bool{}, words: map[string]stockWord{}, demands: map[string]*meter{},
+		sales: map[string]*sale{}, past: newPast(), bought: map[string]map[[16]byte]int{},
+		cancelled: map[string]map[tokenID]bool{}, words: map[string]stockWord{}, demands: map[string]*meter{},
 	}
 }
 
@@ -79,10 +90,20 @@ func bodyOf(paymentReference, voucher string, details []byte) [sha256.Size]byte 
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-func (t *till) find(purchaseID string) *sale {
+// knows tells whether the K of a purchase was redeemed here.
+func (t *till) knows(purchaseID string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.sales[purchaseID]
+	return t.sales[purchaseID] != nil || t.inPast(purchaseID) != nil
+}
+
+// inPast is the sale that a snapshot stands for; nil: there is none. Callers hold mu.
+func (t *till) inPast(purchaseID string) *pastSale {
+	id, ok := shorthand.ParsePurchaseID(purchaseID)
+	if !ok {
+		return nil
+	}
+	return t.past.find(id)
 }
 
 // viewer is what decide needs to know: how much a session bought, and whether everything is sold.
@@ -131,6 +152,7 @@ func (t *till) forwarded(sequence int64) {
 		t.unsent[i].receipt = ""
 	}
 	t.unsent = slices.Delete(t.unsent, 0, i)
+	t.acked = max(t.acked, sequence)
 	t.sealRead = t.sealSequence > 0 && sequence >= t.sealSequence
 }
 
@@ -145,7 +167,7 @@ func (t *till) empty() bool {
 func (t *till) lag() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.unsent)
+	return len(t.unsent) + t.past.loadedBeyond(t.acked)
 }
 
 // final tells whether a purchase will not change any more.
@@ -165,18 +187,25 @@ func failed(s offerv1.PurchaseState) bool {
 		s == offerv1.PurchaseState_PURCHASE_STATE_REFUNDED
 }
 
-// learn takes the verifier's news of a purchase in and wakes who watches it. It tells whether the purchase is one of ours.
-func (t *till) learn(p *offerv1.Purchase) bool {
+// learn takes the verifier's news of a purchase in and wakes who watches it. sequence is the news's own record, or
+// unwritten: then news of a sale that is in the past alone waits for its record. It tells whether the purchase is one of
+// ours, and whether the news was taken in or is too late to be.
+func (t *till) learn(p *offerv1.Purchase, sequence int64) (ours, told bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.sales[p.GetPurchaseId()]
 	if s == nil {
-		return false
+		old := t.inPast(p.GetPurchaseId())
+		if old != nil && sequence != unwritten {
+			t.learnPast(old, sequence, p.GetState())
+		}
+		return old != nil, old != nil && sequence != unwritten
 	}
 	ended := s.purchase != nil && final(s.purchase.GetState())
 	if s.settled || ended && s.purchase.GetState() != p.GetState() {
-		return true
+		return true, true
 	}
+	s.news = sequence
 	s.purchase = p // of one that ended, too: the shop may have refunded something
 	if failed(p.GetState()) && !ended {
 		t.count(s.drop, s.session, -1)
@@ -185,7 +214,28 @@ func (t *till) learn(p *offerv1.Purchase) bool {
 		close(s.changed)
 		s.changed = nil
 	}
-	return true
+	return true, true
+}
+
+// learnPast is learn for a sale that nobody watches. Callers hold mu.
+func (t *till) learnPast(s *pastSale, sequence int64, state offerv1.PurchaseState) {
+	drop, ended := t.past.drops[s.drop], s.outcome > 0 && final(s.state)
+	if drop.settled || ended && s.state != state {
+		return
+	}
+	s.outcome, s.state = sequence, state
+	if failed(state) && !ended {
+		t.count(drop.id, s.session, -1)
+	}
+}
+
+// wrote tells which record the news of a purchase became.
+func (t *till) wrote(p *offerv1.Purchase, sequence int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.sales[p.GetPurchaseId()]; s != nil && s.purchase == p {
+		s.news = sequence
+	}
 }
 
 // state is a sale's purchase with a channel that is closed when it changes.
@@ -202,6 +252,7 @@ func (t *till) state(s *sale) (p *offerv1.Purchase, settled bool, changed <-chan
 func (t *till) forget(drop string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.past.settle(drop)
 	if _, known := t.words[drop]; !known && t.bought[drop] == nil && t.demands[drop] == nil {
 		t.book.Forget(drop)
 		return
@@ -211,14 +262,27 @@ func (t *till) forget(drop string) {
 	delete(t.cancelled, drop)
 	delete(t.words, drop)
 	delete(t.demands, drop)
-	for _, s := range t.sales {
+	for id, s := range t.sales {
 		if s.drop == drop {
 			s.settled, s.purchase = true, nil
+			t.retire(id)
 			if s.changed != nil {
 				close(s.changed)
 				s.changed = nil
 			}
 		}
+	}
+}
+
+// retire lets a sale be one of the past when the snapshots have all that is known of it and nobody can be waiting: else it
+// would be kept, 600 bytes long, for as long as the process lives. Callers hold mu.
+func (t *till) retire(purchaseID string) {
+	s, old := t.sales[purchaseID], t.inPast(purchaseID)
+	if s == nil || old == nil || s.sequence > t.acked {
+		return
+	}
+	if s.settled || final(s.purchase.GetState()) && s.news == old.outcome {
+		delete(t.sales, purchaseID)
 	}
 }
 

@@ -41,21 +41,24 @@ func (r *randomness) Read(b []byte) (int, error) {
 
 // world is one node between fakes, inside a bubble.
 type world struct {
-	drills   bool
-	retire   bool
-	t        *testing.T
-	random   *randomness
-	disk     *journal.Disk
-	memory   *journal.Memory
-	options  journal.MemoryOptions
-	identity journal.Identity
-	stock    *fakeStock
-	catalog  *fakeCatalog
-	verifier *fakeVerifier
-	drop     *fulfillmentv1.CatalogDrop
-	node     *region.Node
-	stop     context.CancelFunc
-	ended    chan error
+	drills bool
+	retire bool
+	// snapshotRecords is the node's, and wrap what its journal is seen through.
+	snapshotRecords int
+	wrap            func(*journal.Memory) journal.Journal
+	t               *testing.T
+	random          *randomness
+	disk            *journal.Disk
+	memory          *journal.Memory
+	options         journal.MemoryOptions
+	identity        journal.Identity
+	stock           *fakeStock
+	catalog         *fakeCatalog
+	verifier        *fakeVerifier
+	drop            *fulfillmentv1.CatalogDrop
+	node            *region.Node
+	stop            context.CancelFunc
+	ended           chan error
 }
 
 // newWorld has a drop of some units that opens in 20 s for 90 s, and lends at most that many in one lease.
@@ -107,8 +110,14 @@ func (w *world) make() (*region.Node, error) {
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	return region.New(region.Config{Region: "test-1", Zones: []string{"eu"}, Drills: w.drills, Retire: w.retire}, region.Deps{
-		Journal: w.memory, Identity: w.identity, Stock: w.stock, Catalog: w.catalog, Verifier: w.verifier, Random: w.random, Log: log,
+	var j journal.Journal = w.memory
+	if w.wrap != nil {
+		j = w.wrap(w.memory)
+	}
+	return region.New(region.Config{
+		Region: "test-1", Zones: []string{"eu"}, Drills: w.drills, Retire: w.retire, SnapshotRecords: w.snapshotRecords,
+	}, region.Deps{
+		Journal: j, Identity: w.identity, Stock: w.stock, Catalog: w.catalog, Verifier: w.verifier, Random: w.random, Log: log,
 	})
 }
 

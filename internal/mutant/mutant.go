@@ -16,6 +16,7 @@ type Mutation string
 const (
 	AnswerBeforeSync     Mutation = "answer-before-sync"
 	ForgetUsedSerials    Mutation = "forget-used-serials"
+	SnapshotForgets      Mutation = "snapshot-forgets-sales"
 	ReturnUnrecorded     Mutation = "return-unrecorded"
 	LeaseUnrecorded      Mutation = "lease-unrecorded"
 	LostGrantIgnored     Mutation = "lost-grant-ignored"
@@ -79,6 +80,7 @@ func Rules() []Rule {
 	return []Rule{
 		{AnswerBeforeSync, "a receipt is answered after its fsync", "crashes"},
 		{ForgetUsedSerials, "a replay knows the serials that its journal used", ""},
+		{SnapshotForgets, "a snapshot stands for the sales of its records", "crashes"},
 		{ReturnUnrecorded, "a return is durable before it is sent", "crashes"},
 		{LeaseUnrecorded, "a lease is durable before it is sold from", "crashes"},
 		{LostGrantIgnored, "a lease whose grant was lost is adopted from the heartbeat's answer", ""},

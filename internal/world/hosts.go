@@ -259,6 +259,9 @@ func (w *world) newVerifier(life int) (service, error) {
 	return service{run: s.Run}, nil
 }
 
+// snapshotRecords is about what a node journals in ten seconds, so that every kind of fault meets snapshots.
+const snapshotRecords = 16
+
 func (w *world) newNode(n *node, life int) (service, error) {
 	memory := n.disk.OpenMemory(journal.MemoryOptions{SyncTime: w.cfg.SyncTime, Fault: n.atStage(life)})
 	var disk brokenJournal = memory
@@ -266,7 +269,7 @@ func (w *world) newNode(n *node, life int) (service, error) {
 		disk = w.cfg.broken.journal(memory)
 	}
 	toFulfillment, toVerifier := w.net.Conn(n.name, "fulfillment"), w.net.Conn(n.name, "verifier")
-	s, err := region.New(region.Config{Region: n.region, Retire: n.retiring}, region.Deps{
+	s, err := region.New(region.Config{Region: n.region, Retire: n.retiring, SnapshotRecords: snapshotRecords}, region.Deps{
 		Journal: disk, Identity: n.identity,
 		Stock:    notedStock{fulfillmentv1.NewStockServiceClient(toFulfillment), n.host, &w.returns},
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),

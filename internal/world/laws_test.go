@@ -425,11 +425,13 @@ func (h *hasty) Crash() {
 	h.Memory.Crash()
 }
 
-// forgets leaves redemptions out when the node replays.
+// forgets leaves redemptions out when the node replays, for which it reads all records.
 type forgets struct {
 	*journal.Memory
 	replayed bool // a page that is not full was the last one
 }
+
+func (*forgets) ReadSnapshots(context.Context, func(journal.Snapshot) error) error { return nil }
 
 func (f *forgets) ReadAfter(ctx context.Context, sequence int64, limit int) ([]journal.Record, error) {
 	records, err := f.Memory.ReadAfter(ctx, sequence, limit)

@@ -72,7 +72,8 @@ type Options struct {
 }
 
 // Open opens the journal in a data directory, making both at the first start. The directory is this process's alone
-// until Close. It refuses a directory that is in use, that lost a half, or whose journal is corrupt (*CorruptError).
+// until Close. It refuses a directory that is in use, that lost a half, or whose journal is corrupt (*CorruptError):
+// of the records that a snapshot stands for, Scrub tells.
 func Open(ctx context.Context, dir string, o Options) (*SQLite, Identity, error) {
 	if o.Now == nil {
 		o.Now = time.Now

@@ -13,6 +13,11 @@
 // that is queued at that moment fails with it, since later records may build on earlier ones, and nothing is taken until
 // Resume finds room.
 //
+// Beside the records lie snapshots: what their reader would otherwise have to work out from the records again. Each
+// stands for a run of records, follows the one before it, and is bound by a digest to the last record of its run. They
+// are no truth of their own: one that is not as it was written is refused, and the records are read. A reader that
+// trusts snapshots has not read the records below them, so it lets Scrub do that afterwards.
+//
 // There are two engines behind one conformance suite (journaltest): a SQLite file in a locked data directory, which
 // also holds the node's identity, and memory that loses what was not synced, for tests in virtual time.
 //
@@ -66,6 +71,15 @@ type Journal interface {
 	// Resume lets a journal take records again that ran out of space. Errors: ErrNoSpace while there is too little,
 	// ErrBroken.
 	Resume(ctx context.Context) error
+	// SaveSnapshot makes a snapshot durable, which follows those up to its After; any that reach further are given up for
+	// it. Errors: ErrNoSpace, after which records are taken as before, ErrSnapshot when there is no record Through,
+	// ErrBroken, ErrClosed.
+	SaveSnapshot(ctx context.Context, s Snapshot) error
+	// ReadSnapshots hands the snapshots to fn in order, from the first record on without gaps, and stops at fn's first
+	// error. Errors: ErrSnapshot at the first one that is not as it was written or does not belong to the records.
+	ReadSnapshots(ctx context.Context, fn func(Snapshot) error) error
+	// CheckStructure looks at what the engine keeps beside the records' bytes. Errors: *CorruptError.
+	CheckStructure(ctx context.Context) error
 	// Close commits what is queued, waits for it and releases the engine.
 	Close() error
 }

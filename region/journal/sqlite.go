@@ -18,11 +18,14 @@ import (
 
 // schemaVersion is SQLite's user_version of the file. Another number refuses to open: a journal is never migrated in
 // place, since nothing may rewrite a record.
-const schemaVersion = 1
+const schemaVersion = 2
 
 const schema = `
 CREATE TABLE record (sequence INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, payload BLOB NOT NULL) STRICT;
-CREATE TABLE birth (node_id TEXT NOT NULL, disk BLOB NOT NULL) STRICT;`
+CREATE TABLE birth (node_id TEXT NOT NULL, disk BLOB NOT NULL) STRICT;
+CREATE TABLE tip (sequence INTEGER NOT NULL) STRICT;
+INSERT INTO tip (sequence) VALUES (0);
+CREATE TABLE snapshot (through INTEGER PRIMARY KEY, begins INTEGER NOT NULL, digest BLOB NOT NULL, payload BLOB NOT NULL) STRICT;`
 
 // castagnoli is CRC32C, which processors compute at memory speed.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -33,7 +36,8 @@ func checksum(sequence int64, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(place, castagnoli), castagnoli, payload)
 }
 
-// SQLite is the durable engine: one append-only table in a WAL with synchronous FULL. A bit that flips in the log itself
+// SQLite is the durable engine: one append-only table in a WAL with synchronous FULL. Which record is the last one is
+// kept a second time, on a page of its own, so that a damaged page of the table cannot hide the newest records. A bit that flips in the log itself
 // looks like a torn tail to SQLite, which drops what follows; the node finds that when the verifier has more than the
 // journal (region.ErrJournalBehind).
 type SQLite struct {
@@ -50,7 +54,8 @@ type birth struct {
 	disk   []byte
 }
 
-// openFile opens or makes the database, reads it whole and refuses it when a record is not as it was written.
+// openFile opens or makes the database, reads what no snapshot stands for, and refuses it when a record is not as it was
+// written.
 func openFile(ctx context.Context, path string, newBirth func() birth) (db *sqldb.DB, b birth, last int64, err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its WAL the same mode
 	if err != nil {
@@ -107,12 +112,21 @@ func prepare(ctx context.Context, db *sqldb.DB, newBirth func() birth) (birth, e
 	return b, nil
 }
 
-// verify reads every record. The structure is checked too: a damaged page could hide the newest ones.
+// verify reads every record that follows the snapshots, and the one where they end. Without one it reads all, and checks
+// the structure; otherwise that is for Scrub, while the node works. That the newest records are there is never left for
+// later: a serial that was sold could be sold again.
 func verify(ctx context.Context, db *sqldb.DB) (last int64, err error) {
-	var structure string
-	if err := db.Read().QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&structure); err != nil {
-		return 0, fmt.Errorf("checking the journal's structure: %w", err)
+	var tip, snapshots int64
+	err = db.Read().QueryRowContext(ctx, `SELECT (SELECT sequence FROM tip), COALESCE((SELECT MAX(s.through) FROM snapshot s
+		JOIN record r ON r.sequence = s.through), 0)`).Scan(&tip, &snapshots)
+	if err != nil {
+		return 0, fmt.Errorf("looking for the journal's end: %w", err)
 	}
+	var structural error
+	if snapshots == 0 {
+		structural = checkStructure(ctx, db)
+	}
+	last = max(snapshots-1, 0)
 	for {
 		records, err := readAfter(ctx, db, last, replayPage)
 		if err != nil {
@@ -125,10 +139,30 @@ func verify(ctx context.Context, db *sqldb.DB) (last int64, err error) {
 			break
 		}
 	}
-	if structure != "ok" {
-		return 0, &CorruptError{Sequence: last + 1, Problem: structure}
+	if structural != nil {
+		return 0, structural
+	}
+	if last != tip {
+		return 0, &CorruptError{Sequence: last + 1, Problem: fmt.Sprintf("it is missing, like all up to record %d", tip)}
 	}
 	return last, nil
+}
+
+// checkStructure names the first record behind the last one that can be reached, since a structure's damage has no place
+// of its own.
+func checkStructure(ctx context.Context, db *sqldb.DB) error {
+	var structure string
+	if err := db.Read().QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&structure); err != nil {
+		return fmt.Errorf("checking the journal's structure: %w", err)
+	}
+	if structure == "ok" {
+		return nil
+	}
+	var last int64
+	if err := db.Read().QueryRowContext(ctx, "SELECT COALESCE(MAX(sequence), 0) FROM record").Scan(&last); err != nil {
+		structure += "; " + err.Error()
+	}
+	return &CorruptError{Sequence: last + 1, Problem: structure}
 }
 
 func readAfter(ctx context.Context, db *sqldb.DB, sequence int64, limit int) (records []Record, err error) {
@@ -176,7 +210,8 @@ func write(db *sqldb.DB, first int64, payloads [][]byte) error {
 				return errors.Join(fmt.Errorf("appending record %d: %w", sequence, err), insert.Close())
 			}
 		}
-		return insert.Close()
+		_, err = tx.ExecContext(ctx, "UPDATE tip SET sequence = $1", first+int64(len(payloads))-1)
+		return errors.Join(err, insert.Close())
 	})
 	if sqldb.IsFull(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
@@ -217,6 +252,65 @@ func findRoom(path string) error {
 	}
 	return err
 }
+
+// SaveSnapshot implements Journal. It goes into the file of the records: one file is one state, whenever it is copied.
+func (s *SQLite) SaveSnapshot(ctx context.Context, snapshot Snapshot) error {
+	return s.save(func() error {
+		ctx := context.WithoutCancel(ctx) // a commit is not given up halfway
+		err := s.db.Write(ctx, func(tx *sql.Tx) error {
+			var record []byte
+			err := tx.QueryRowContext(ctx, "SELECT payload FROM record WHERE sequence = $1", snapshot.Through).Scan(&record)
+			if errors.Is(err, sql.ErrNoRows) || err == nil && snapshot.Through <= snapshot.After {
+				return fmt.Errorf("%w: there is no record %d after record %d", ErrSnapshot, snapshot.Through, snapshot.After)
+			}
+			if err != nil {
+				return fmt.Errorf("reading record %d: %w", snapshot.Through, err)
+			}
+			if _, err := tx.ExecContext(ctx, "DELETE FROM snapshot WHERE through > $1", snapshot.After); err != nil {
+				return fmt.Errorf("giving older snapshots up: %w", err)
+			}
+			digest := snapshot.digest(record)
+			_, err = tx.ExecContext(ctx, "INSERT INTO snapshot (through, begins, digest, payload) VALUES ($1, $2, $3, $4)",
+				snapshot.Through, snapshot.After, digest[:], snapshot.Payload)
+			return err
+		})
+		if sqldb.IsFull(err) {
+			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		return err
+	})
+}
+
+// ReadSnapshots implements Journal.
+func (s *SQLite) ReadSnapshots(ctx context.Context, fn func(Snapshot) error) (err error) {
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT s.begins, s.through, s.digest, s.payload, r.payload FROM snapshot s
+		LEFT JOIN record r ON r.sequence = s.through ORDER BY s.through`)
+	if err != nil {
+		return fmt.Errorf("reading snapshots: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for through := int64(0); rows.Next(); {
+		var kept stored
+		if err := rows.Scan(&kept.After, &kept.Through, &kept.digest, &kept.Payload, &kept.record); err != nil {
+			return fmt.Errorf("%w: %w", ErrSnapshot, err)
+		}
+		kept.found = kept.record != nil
+		if err := kept.follow(through); err != nil {
+			return err
+		}
+		if err := fn(kept.Snapshot); err != nil {
+			return err
+		}
+		through = kept.Through
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrSnapshot, err)
+	}
+	return nil
+}
+
+// CheckStructure implements Journal.
+func (s *SQLite) CheckStructure(ctx context.Context) error { return checkStructure(ctx, s.db) }
 
 // ReadAfter implements Journal.
 func (s *SQLite) ReadAfter(ctx context.Context, sequence int64, limit int) ([]Record, error) {

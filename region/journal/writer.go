@@ -26,8 +26,9 @@ type writer struct {
 	fault  func(Stage) error                          // may be nil; see Options.Fault
 	limit  int
 
-	wake    chan struct{} // holds one token when there is work or an end
-	stopped chan struct{} // closed when the goroutine ended
+	wake    chan struct{}  // holds one token when there is work or an end
+	stopped chan struct{}  // closed when the goroutine ended
+	saves   sync.WaitGroup // snapshots on their way; added to under mu while not closed
 
 	mu      sync.Mutex
 	queue   []queued
@@ -240,4 +241,5 @@ func (w *writer) end(dead bool) {
 	w.signal()
 	w.mu.Unlock()
 	<-w.stopped
+	w.saves.Wait()
 }

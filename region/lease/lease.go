@@ -1,7 +1,7 @@
 // Package lease is the book of the units that a node may sell: which serials of which lease are untouched, used or on
 // their way back.
 //
-//	Adopt ──> untouched ── Take(drop, K) ──> used                   for ever, once it is journaled
+//	Adopt ──> untouched ── Take(drop) ──> used                      for ever, once it is journaled
 //	              └── PlanReturn ──> returning ── Acknowledge ──> gone     for ever
 //
 // Invariants. A serial that a journal names never comes back (I10 of docs/settlement.md): whoever rebuilds the book
@@ -9,7 +9,7 @@
 // adopting it again changes nothing. Only leases of the current epoch are sold from or given back.
 //
 // It is pure and not safe for concurrent use. It does not write the journal: the caller makes a record durable before
-// it acts on what the book answered.
+// it acts on what the book answered. Nor does it know what a unit was taken for: one K, one unit is the caller's to keep.
 package lease
 
 import (
@@ -21,9 +21,6 @@ import (
 
 // ErrUnknown is a serial or lease that the book does not hold.
 var ErrUnknown = errors.New("lease: unknown")
-
-// Key is a token id: what a unit is taken for.
-type Key [16]byte
 
 // Lease is some serials of one drop, lent to this node under an epoch.
 type Lease struct {
@@ -68,14 +65,13 @@ const (
 
 type entry struct {
 	Lease
-	states map[uint32]state
-	next   int // Serials before it are not untouched
-	free   int // how many are untouched
+	states []state // of Serials, at the same places
+	next   int     // Serials before it are not untouched
+	free   int     // how many are untouched
 }
 
 type drop struct {
 	leases []*entry // in the order of their adoption
-	taken  map[Key]Unit
 }
 
 // SetEpoch makes one epoch current. Leases of others stay known and are not touched any more: fulfillment has put them
@@ -90,11 +86,8 @@ func (b *Book) Adopt(l Lease) bool {
 	if b.leases == nil {
 		b.leases = map[string]*entry{}
 	}
-	e := &entry{Lease: l, states: make(map[uint32]state, len(l.Serials)), free: len(l.Serials)}
+	e := &entry{Lease: l, states: make([]state, len(l.Serials)), free: len(l.Serials)}
 	e.Serials = slices.Clone(l.Serials)
-	for _, s := range e.Serials {
-		e.states[s] = untouched
-	}
 	b.leases[l.ID] = e
 	d := b.drop(l.Drop)
 	d.leases = append(d.leases, e)
@@ -107,70 +100,69 @@ func (b *Book) drop(id string) *drop {
 		if b.drops == nil {
 			b.drops = map[string]*drop{}
 		}
-		d = &drop{taken: map[Key]Unit{}}
+		d = &drop{}
 		b.drops[id] = d
 	}
 	return d
 }
 
-// Take uses a unit of the drop for K: the oldest lease's lowest serial, or what K was given before. ok is false when
-// nothing is untouched.
-func (b *Book) Take(dropID string, k Key) (u Unit, ok bool) {
+// Take uses a unit of the drop: the oldest lease's lowest serial. ok is false when nothing is untouched.
+func (b *Book) Take(dropID string) (u Unit, ok bool) {
 	d := b.drops[dropID]
 	if d == nil {
 		return Unit{}, false
-	}
-	if u, again := d.taken[k]; again {
-		return u, true
 	}
 	for _, e := range d.leases {
 		if e.Epoch != b.epoch || e.free == 0 {
 			continue
 		}
 		for ; e.next < len(e.Serials); e.next++ {
-			if s := e.Serials[e.next]; e.states[s] == untouched {
-				e.move(s, used)
-				d.taken[k] = Unit{Lease: e.ID, Serial: s}
-				return d.taken[k], true
+			if e.states[e.next] == untouched {
+				e.move(e.next, used)
+				return Unit{Lease: e.ID, Serial: e.Serials[e.next]}, true
 			}
 		}
 	}
 	return Unit{}, false
 }
 
-// Undo gives back what Take gave to K, for a caller who knows that no record of it was written or queued. Without it
-// a unit that a full journal turned away would be lost to everybody until the drop's end and beyond.
-func (b *Book) Undo(dropID string, k Key) {
-	d := b.drops[dropID]
-	if d == nil {
+// Undo gives back what Take gave, for a caller who knows that no record of it was written or queued. Without it a unit
+// that a full journal turned away would be lost to everybody until the drop's end and beyond.
+func (b *Book) Undo(u Unit) {
+	e, i, err := b.find(u.Lease, u.Serial)
+	if err != nil || e.states[i] != used {
 		return
 	}
-	u, ok := d.taken[k]
-	e := b.leases[u.Lease]
-	if !ok || e.states[u.Serial] != used {
-		return
-	}
-	delete(d.taken, k)
-	e.states[u.Serial] = untouched
+	e.states[i] = untouched
 	e.free++
 	e.next = 0 // look through the lease anew
 }
 
-func (e *entry) move(serial uint32, to state) {
-	if e.states[serial] == untouched {
+// move changes the state of the serial at a place.
+func (e *entry) move(i int, to state) {
+	if e.states[i] == untouched {
 		e.free--
 	}
-	e.states[serial] = to
+	e.states[i] = to
 }
 
-// Use is Take as the journal tells it: the unit was given to K. Errors: ErrUnknown.
-func (b *Book) Use(u Unit, k Key) error {
-	e, err := b.find(u.Lease, u.Serial)
+// place is where a serial is in its lease. Most leases are runs without a gap.
+func (e *entry) place(serial uint32) (i int, ok bool) {
+	if len(e.Serials) > 0 && serial >= e.Serials[0] {
+		if i = int(serial - e.Serials[0]); i < len(e.Serials) && e.Serials[i] == serial {
+			return i, true
+		}
+	}
+	return slices.BinarySearch(e.Serials, serial)
+}
+
+// Use is Take as the journal tells it. Errors: ErrUnknown.
+func (b *Book) Use(u Unit) error {
+	e, i, err := b.find(u.Lease, u.Serial)
 	if err != nil {
 		return err
 	}
-	e.move(u.Serial, used)
-	b.drop(e.Drop).taken[k] = u
+	e.move(i, used)
 	return nil
 }
 
@@ -178,27 +170,27 @@ func (b *Book) Use(u Unit, k Key) error {
 // Errors: ErrUnknown, then nothing changed.
 func (b *Book) Return(r Return) error {
 	for _, s := range r.Serials {
-		if _, err := b.find(r.Lease, s); err != nil {
+		if _, _, err := b.find(r.Lease, s); err != nil {
 			return err
 		}
 	}
 	for _, s := range r.Serials {
-		if e := b.leases[r.Lease]; e.states[s] == untouched {
-			e.move(s, returning)
+		if e, i, _ := b.find(r.Lease, s); e.states[i] == untouched {
+			e.move(i, returning)
 		}
 	}
 	return nil
 }
 
-func (b *Book) find(leaseID string, serial uint32) (*entry, error) {
-	e := b.leases[leaseID]
-	if e == nil {
-		return nil, fmt.Errorf("%w: lease %s", ErrUnknown, leaseID)
+func (b *Book) find(leaseID string, serial uint32) (e *entry, i int, err error) {
+	if e = b.leases[leaseID]; e == nil {
+		return nil, 0, fmt.Errorf("%w: lease %s", ErrUnknown, leaseID)
 	}
-	if _, ok := e.states[serial]; !ok {
-		return nil, fmt.Errorf("%w: serial %d of lease %s", ErrUnknown, serial, leaseID)
+	i, ok := e.place(serial)
+	if !ok {
+		return nil, 0, fmt.Errorf("%w: serial %d of lease %s", ErrUnknown, serial, leaseID)
 	}
-	return e, nil
+	return e, i, nil
 }
 
 // PlanReturn chooses up to units untouched serials of the drop to give back, the newest leases' highest first, and marks
@@ -232,12 +224,12 @@ func (b *Book) PlanReturnLease(leaseID string) Return {
 
 func (e *entry) planReturn(units int) Return {
 	r := Return{Lease: e.ID}
-	for _, s := range slices.Backward(e.Serials) {
+	for i, s := range slices.Backward(e.Serials) {
 		if units == len(r.Serials) || e.free == 0 {
 			break
 		}
-		if e.states[s] == untouched {
-			e.move(s, returning)
+		if e.states[i] == untouched {
+			e.move(i, returning)
 			r.Serials = append(r.Serials, s)
 		}
 	}
@@ -252,8 +244,8 @@ func (b *Book) Keep(r Return) {
 		return
 	}
 	for _, s := range r.Serials {
-		if e.states[s] == returning {
-			e.states[s] = untouched
+		if i, ok := e.place(s); ok && e.states[i] == returning {
+			e.states[i] = untouched
 			e.free++
 		}
 	}
@@ -265,8 +257,8 @@ func (b *Book) Returning() []Return {
 	var out []Return
 	for _, e := range b.leases {
 		r := Return{Lease: e.ID}
-		for _, s := range e.Serials {
-			if e.states[s] == returning {
+		for i, s := range e.Serials {
+			if e.states[i] == returning {
 				r.Serials = append(r.Serials, s)
 			}
 		}
@@ -285,8 +277,8 @@ func (b *Book) Acknowledge(r Return) {
 		return
 	}
 	for _, s := range r.Serials {
-		if e.states[s] == returning {
-			e.states[s] = gone
+		if i, ok := e.place(s); ok && e.states[i] == returning {
+			e.states[i] = gone
 		}
 	}
 }

@@ -25,8 +25,7 @@ func TestBook(t *testing.T) {
 			fate     = map[string]string{} // "drop/serial" -> untouched, used, returning, gone
 			owner    = map[string]string{} // "drop/serial" -> lease
 			leases   = map[string]lease.Lease{}
-			taken    = map[lease.Key]lease.Unit{}
-			sold     = map[string]lease.Key{}
+			sold     = map[string]bool{}
 			next     uint32
 			epoch    int64 = 1
 			dropName       = func() string { return fmt.Sprint("drop", rapid.IntRange(0, drops-1).Draw(t, "drop")) }
@@ -48,7 +47,7 @@ func TestBook(t *testing.T) {
 			"adopt": func(t *rapid.T) {
 				l := lease.Lease{ID: fmt.Sprint("lease", len(leases)), Drop: dropName(), Epoch: epoch}
 				for range rapid.IntRange(1, 6).Draw(t, "units") {
-					next++
+					next += uint32(rapid.IntRange(1, 2).Draw(t, "step")) // runs and gaps
 					l.Serials = append(l.Serials, next)
 				}
 				leases[l.ID] = l
@@ -68,38 +67,31 @@ func TestBook(t *testing.T) {
 				}
 			},
 			"take": func(t *rapid.T) {
-				drop, k := dropName(), lease.Key{byte(rapid.IntRange(0, 40).Draw(t, "k"))}
-				k[1] = drop[4] // K contains the drop
-				want := count(drop, "untouched") > 0
-				before, again := taken[k]
-				u, ok := book.Take(drop, k)
-				switch {
-				case again:
-					if !ok || u != before {
-						t.Fatalf("the same K got %v, before %v", u, before)
-					}
-				case ok != want:
+				drop := dropName()
+				u, ok := book.Take(drop)
+				if want := count(drop, "untouched") > 0; ok != want {
 					t.Fatalf("taking from %s: got %v, want %v", drop, ok, want)
-				case ok:
-					id := unit(u.Lease, u.Serial)
-					if fate[id] != "untouched" || sold[id] != (lease.Key{}) || !current(id) {
-						t.Fatalf("unit %s was handed out; it was %s", id, fate[id])
-					}
-					fate[id], sold[id], taken[k] = "used", k, u
-					log(func(b *lease.Book) error { return b.Use(u, k) })
 				}
+				if !ok {
+					return
+				}
+				id := unit(u.Lease, u.Serial)
+				if fate[id] != "untouched" || sold[id] || !current(id) {
+					t.Fatalf("unit %s was handed out; it was %s", id, fate[id])
+				}
+				fate[id], sold[id] = "used", true
+				log(func(b *lease.Book) error { return b.Use(u) })
 			},
 			"undo a take that was not journaled": func(t *rapid.T) {
-				drop, k := dropName(), lease.Key{200, 0}
-				k[1] = drop[4]
-				u, ok := book.Take(drop, k)
+				drop := dropName()
+				u, ok := book.Take(drop)
 				if ok != (count(drop, "untouched") > 0) {
 					t.Fatalf("taking from %s: got %v", drop, ok)
 				}
 				if ok && fate[unit(u.Lease, u.Serial)] != "untouched" {
 					t.Fatalf("unit %v was handed out; it was %s", u, fate[unit(u.Lease, u.Serial)])
 				}
-				book.Undo(drop, k)
+				book.Undo(u)
 			},
 			"return": func(t *rapid.T) {
 				drop, units := dropName(), rapid.IntRange(0, 8).Draw(t, "units")
@@ -182,8 +174,8 @@ func TestUnknownUnits(t *testing.T) {
 	b.SetEpoch(1)
 	b.Adopt(lease.Lease{ID: "l", Drop: "d", Epoch: 1, Serials: []uint32{1, 2}})
 	for name, err := range map[string]error{
-		"use of an unknown lease":     b.Use(lease.Unit{Lease: "x", Serial: 1}, lease.Key{1}),
-		"use of an unknown serial":    b.Use(lease.Unit{Lease: "l", Serial: 3}, lease.Key{1}),
+		"use of an unknown lease":     b.Use(lease.Unit{Lease: "x", Serial: 1}),
+		"use of an unknown serial":    b.Use(lease.Unit{Lease: "l", Serial: 3}),
 		"return of an unknown serial": b.Return(lease.Return{Lease: "l", Serials: []uint32{1, 3}}),
 	} {
 		if !errors.Is(err, lease.ErrUnknown) {
@@ -200,7 +192,7 @@ func TestAdoptKeepsItsOwnSerials(t *testing.T) {
 	serials := []uint32{1, 2}
 	b.Adopt(lease.Lease{ID: "l", Drop: "d", Serials: serials})
 	slices.Reverse(serials)
-	if u, ok := b.Take("d", lease.Key{1}); !ok || u.Serial != 1 {
+	if u, ok := b.Take("d"); !ok || u.Serial != 1 {
 		t.Errorf("got %v, %v, want the lowest serial of the lease as it was adopted", u, ok)
 	}
 	b.Forget("d")

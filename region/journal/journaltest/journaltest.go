@@ -32,6 +32,13 @@ func Run(t *testing.T, makeEngine func(t *testing.T) Engine) {
 		"a power cut before the commit loses the records":   func(t *testing.T, e Engine) { testPowerCut(t, e, journal.BeforeCommit, 1) },
 		"a power cut after the commit keeps the records":    func(t *testing.T, e Engine) { testPowerCut(t, e, journal.AfterCommit, 2) },
 		"closing commits what is queued":                    testClose,
+		"snapshots follow each other over a restart":        testSnapshots,
+		"a snapshot gives up those that reach further":      testSnapshotAgain,
+		"a snapshot without its records is refused":         testSnapshotRefused,
+		"a snapshot without room costs nothing else":        testSnapshotNoSpace,
+		"a snapshot's failed commit breaks the journal":     testSnapshotBroken,
+		"a power cut before a snapshot's commit loses it":   func(t *testing.T, e Engine) { testSnapshotPowerCut(t, e, journal.BeforeCommit, "[0-1 a]") },
+		"a power cut after a snapshot's commit keeps it":    func(t *testing.T, e Engine) { testSnapshotPowerCut(t, e, journal.AfterCommit, "[0-1 a 1-2 b]") },
 	} {
 		t.Run(name, func(t *testing.T) { test(t, makeEngine(t)) })
 	}
