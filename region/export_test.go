@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/prototext"
-
 )
 
 // State is everything that a journal tells a node, as a text: two nodes of one journal have the same.
@@ -72,4 +71,3 @@ func (n *Node) InMemory() (whole, short int) {
 	defer n.till.mu.Unlock()
 	return len(n.till.sales), n.till.past.count
 }
-

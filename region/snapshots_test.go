@@ -205,7 +205,9 @@ func (h *history) write(t *rapid.T, steps int) {
 // withoutSnapshots is a journal that a node replays whole.
 type withoutSnapshots struct{ *journal.Memory }
 
-func (withoutSnapshots) ReadSnapshots(context.Context, func(journal.Snapshot) error) error { return nil }
+func (withoutSnapshots) ReadSnapshots(context.Context, func(journal.Snapshot) error) error {
+	return nil
+}
 
 func stateOf(t *rapid.T, identity journal.Identity, j journal.Journal) string {
 	n, err := region.New(region.Config{Region: "test-1", Retire: true}, region.Deps{
