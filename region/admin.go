@@ -50,11 +50,11 @@ func (n *Node) stock() []*regionv1.DropStock {
 	now := n.deps.Now()
 	urgency := map[dropclock.State]int{dropclock.Open: 0, dropclock.Paused: 1, dropclock.Draining: 2, dropclock.Armed: 3}
 	drops := slices.DeleteFunc(n.catalogue.Load().sorted(), func(d *knownDrop) bool {
-		_, live := urgency[d.terms.State(now)]
+		_, live := urgency[n.terms(d).State(now)]
 		return !live
 	})
 	slices.SortStableFunc(drops, func(a, b *knownDrop) int {
-		return cmp.Compare(urgency[a.terms.State(now)], urgency[b.terms.State(now)])
+		return cmp.Compare(urgency[n.terms(a).State(now)], urgency[n.terms(b).State(now)])
 	})
 	n.till.mu.Lock()
 	defer n.till.mu.Unlock()

@@ -136,7 +136,7 @@ func (n *Node) postDrops() (next time.Time, ok bool) {
 	now := n.deps.Now()
 	var drops []*offerv1.Drop
 	for _, d := range n.catalogue.Load().sorted() {
-		if at, more := d.terms.Next(now); more && (!ok || at.Before(next)) {
+		if at, more := n.terms(d).Next(now); more && (!ok || at.Before(next)) {
 			next, ok = at, true
 		}
 		drops = append(drops, n.viewerDrop(d, now))
@@ -150,7 +150,11 @@ func (n *Node) postDrops() (next time.Time, ok bool) {
 // viewerDrop is a drop as viewers see it now.
 func (n *Node) viewerDrop(d *knownDrop, now time.Time) *offerv1.Drop {
 	m := proto.CloneOf(d.msg.GetDrop())
-	m.State = offerv1.DropState(d.terms.State(now))
+	terms := n.terms(d)
+	m.State = offerv1.DropState(terms.State(now))
+	if terms.Back == 0 && m.GetPlannedCloseTime() != nil {
+		m.CloseTime, m.PlannedCloseTime, m.TimeBack = m.GetPlannedCloseTime(), nil, ""
+	}
 	m.Physical, m.DeliveryKeys = d.physical(), d.deliveryKeys(n.cfg.Region)
 	n.till.mu.Lock()
 	defer n.till.mu.Unlock()

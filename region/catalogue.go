@@ -16,6 +16,8 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/timeback"
+	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/decide"
 )
 
@@ -27,7 +29,7 @@ const keepSettled = time.Hour
 type knownDrop struct {
 	id    string
 	msg   *fulfillmentv1.CatalogDrop // as journaled
-	terms decide.Terms
+	terms decide.Terms               // as planned: see Node.terms
 
 	depots []depot
 }
@@ -49,10 +51,39 @@ func newKnownDrop(m *fulfillmentv1.CatalogDrop) *knownDrop {
 		MaxPerViewer: int(m.GetMaxPerViewer()),
 		ArmSalt:      m.GetArmSalt(),
 	}}
+	if planned := m.GetDrop().GetPlannedCloseTime(); planned != nil {
+		d.terms.Close = planned.AsTime()
+	}
 	for _, a := range m.GetArms() {
 		d.terms.Arms = append(d.terms.Arms, decide.Arm{Name: a.GetName(), Weight: a.GetWeight(), TTL: a.GetTokenTtl().AsDuration()})
 	}
 	return d
+}
+
+// terms are what a drop is served by now: the planned window, and what was given back of it after late answers, if that is
+// fulfillment's signed word. Until its key is known here, the drop closes as planned.
+func (n *Node) terms(d *knownDrop) decide.Terms {
+	t := d.terms
+	if d.msg.GetDrop().GetPlannedCloseTime() == nil {
+		return t
+	}
+	if w, err := n.openTimeBack(d); err == nil {
+		t.Close, t.Back = w.Close, w.Extra()
+	}
+	return t
+}
+
+// openTimeBack verifies what a drop says was given back; package token remembers what verified.
+func (n *Node) openTimeBack(d *knownDrop) (timeback.Window, error) {
+	raw, err := ids.Bytes(d.id)
+	if err != nil {
+		return timeback.Window{}, err
+	}
+	w, err := timeback.Open(&n.keys, raw, d.msg.GetDrop().GetTimeBack())
+	if err == nil && !w.Planned.Equal(d.terms.Close) {
+		err = fmt.Errorf("%w: time back after %v, where the drop was planned to close at %v", token.ErrForged, w.Planned, d.terms.Close)
+	}
+	return w, err
 }
 
 // sorted lists the drops in the order of their opening.
@@ -63,11 +94,12 @@ func (c *catalogue) sorted() []*knownDrop {
 }
 
 // frozenTerms is the part of a drop that may not change once it is ARMED: what tokens were or will be made from. Its
-// window is not, an operator may extend or close it; nor are its depots, which come and go.
+// window is not: an operator may extend or close it, and fulfillment extends it after late answers; nor are its depots,
+// which come and go.
 func frozenTerms(m *fulfillmentv1.CatalogDrop) *fulfillmentv1.CatalogDrop {
 	m = proto.CloneOf(m)
 	m.Drop.State, m.Drop.Revision, m.Drop.Availability = 0, 0, 0
-	m.Drop.OpenTime, m.Drop.CloseTime = nil, nil
+	m.Drop.OpenTime, m.Drop.CloseTime, m.Drop.PlannedCloseTime, m.Drop.TimeBack = nil, nil, nil, ""
 	m.Depots = nil
 	return m
 }
@@ -83,6 +115,7 @@ func merge(old *knownDrop, sent *fulfillmentv1.CatalogDrop, now time.Time) (next
 	next = proto.CloneOf(old.msg)
 	next.Drop.State = sent.GetDrop().GetState()
 	next.Drop.OpenTime, next.Drop.CloseTime = sent.GetDrop().GetOpenTime(), sent.GetDrop().GetCloseTime()
+	next.Drop.PlannedCloseTime, next.Drop.TimeBack = sent.GetDrop().GetPlannedCloseTime(), sent.GetDrop().GetTimeBack()
 	next.Drop.Revision = sent.GetDrop().GetRevision()
 	next.Depots = sent.GetDepots()
 	if proto.Equal(frozenTerms(old.msg), frozenTerms(sent)) {
@@ -143,6 +176,11 @@ func (n *Node) applyCatalogue(ctx context.Context, m *fulfillmentv1.WatchCatalog
 			return
 		}
 		next.drops[known.id] = known
+		if d.GetDrop().GetPlannedCloseTime() != nil {
+			if _, err := n.openTimeBack(known); n.wantKeys(err) != nil {
+				n.log.Warn("a later close is not honoured: the word for it is not fulfillment's, as far as is known here", "drop_id", known.id, "error", err)
+			}
+		}
 		records = append(records, &regionv1.JournalRecord{Record: &regionv1.JournalRecord_Drop{Drop: d}})
 	}
 	sent := map[string]bool{}

@@ -316,5 +316,6 @@ func (n *Node) addKeys(ctx context.Context, keys []*offerv1.SigningKey) error {
 		return err
 	}
 	n.keys.Add(fresh...)
+	poke(n.pokeBoard) // a drop may close later than was known here
 	return nil
 }

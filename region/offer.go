@@ -81,17 +81,17 @@ func (n *Node) decide(ctx context.Context, w wish) (*made, *offerv1.OfferRefused
 	if !ok {
 		return nil, nil, n.noDrop(w.drop)
 	}
-	now := n.deps.Now()
+	now, terms := n.deps.Now(), n.terms(d)
 	bought, gone := n.till.viewer(w.drop, w.session)
 	if bought > 0 && n.till.knows(token.PurchaseID(w.tokenID)) {
 		bought-- // the question that led to this purchase comes again, and gets its answer again
 	}
-	decision := decide.Decide(d.terms, decide.Viewer{Session: w.session, Consent: w.consent, Bought: bought}, gone, now)
+	decision := decide.Decide(terms, decide.Viewer{Session: w.session, Consent: w.consent, Bought: bought}, gone, now)
 	n.metrics.offers.WithLabelValues(decision.Verdict.String()).Inc()
 	span.Set("rimlight.verdict", decision.Verdict.String())
 	switch decision.Verdict {
 	case decide.NotOpen:
-		return nil, nil, dropNotOpen(d, decision.State)
+		return nil, nil, dropNotOpen(w.drop, terms, decision.State)
 	case decide.SoldOut:
 		return nil, nil, soldOut(w.drop)
 	case decide.ViewerLimit:
@@ -118,6 +118,9 @@ func (n *Node) sign(w wish, d *knownDrop, decision decide.Decision, now time.Tim
 			ExpireTime: timestamppb.New(expire), Arm: decision.Arm, Personalised: decision.Personalised, Region: n.cfg.Region,
 			DeliveryKeys: d.deliveryKeys(n.cfg.Region),
 		},
+	}
+	if decision.ExtraTime {
+		m.token.TimeBack = drop.GetTimeBack()
 	}
 	var err error
 	if m.text, err = n.keys.Sign(n.signer, m.token); err == nil {

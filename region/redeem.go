@@ -38,6 +38,7 @@ type order struct {
 	tokenText        string
 	token            *offerv1.OfferToken
 	drop             string
+	inTime           time.Time // the drop's later close, by the offer's proof; zero: it has none
 	session          [16]byte
 	paymentReference string
 	voucher          string
@@ -252,13 +253,17 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 		return refuse(errorsv1.Reason_REASON_TOKEN_EXPIRED, "the offer's time is over; ask for a new one",
 			"expire_time", expire.UTC().Format(time.RFC3339Nano))
 	}
-	if s := d.terms.State(at); !decide.Redeemable(s) {
-		return dropNotOpen(d, s)
+	terms := n.terms(d)
+	if o.inTime.After(terms.Close) { // the offer knows more than this node
+		terms.Close = o.inTime
+	}
+	if s := terms.State(at); !decide.Redeemable(s) {
+		return dropNotOpen(o.drop, terms, s)
 	}
 	if d.physical() && !d.openedFrom(n.cfg.Region, o.recipients) && !mutant.On(mutant.AddressInClear) {
 		return noDepot(o.drop)
 	}
-	if limit := d.terms.Limit(); t.bought[o.drop][o.session] >= limit {
+	if limit := terms.Limit(); t.bought[o.drop][o.session] >= limit {
 		return refuse(errorsv1.Reason_REASON_VIEWER_LIMIT, "this session has its share of the drop already",
 			"drop_id", o.drop, "limit", strconv.Itoa(limit))
 	}
@@ -295,9 +300,9 @@ func soldOut(drop string) error {
 	return refuse(errorsv1.Reason_REASON_SOLD_OUT, "every unit of the drop is sold", "drop_id", drop)
 }
 
-func dropNotOpen(d *knownDrop, s dropclock.State) error {
-	return refuse(errorsv1.Reason_REASON_DROP_NOT_OPEN, "the drop is not open", "drop_id", d.id, "state", s.String(),
-		"open_time", d.terms.Open.UTC().Format(time.RFC3339Nano), "close_time", d.terms.Close.UTC().Format(time.RFC3339Nano))
+func dropNotOpen(drop string, t decide.Terms, s dropclock.State) error {
+	return refuse(errorsv1.Reason_REASON_DROP_NOT_OPEN, "the drop is not open", "drop_id", drop, "state", s.String(),
+		"open_time", t.Open.UTC().Format(time.RFC3339Nano), "close_time", t.Close.UTC().Format(time.RFC3339Nano))
 }
 
 func errDraining() error {

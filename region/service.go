@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -16,6 +17,7 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/timeback"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/journal"
 )
@@ -92,8 +94,16 @@ func (n *Node) readOrder(r *offerv1.RedeemOfferRequest) (order, error) {
 	if err := n.checkAddressed(dropText(t), r.GetDeliveryDetails()); err != nil {
 		return order{}, err
 	}
+	var inTime time.Time
+	if t.GetTimeBack() != "" {
+		w, err := timeback.Check(&n.keys, t)
+		if err != nil {
+			return order{}, n.wantKeys(err)
+		}
+		inTime = w.Close
+	}
 	return order{
-		tokenText: r.GetOfferToken(), token: t, drop: dropText(t), session: [16]byte(r.GetViewerSessionId()),
+		tokenText: r.GetOfferToken(), token: t, drop: dropText(t), inTime: inTime, session: [16]byte(r.GetViewerSessionId()),
 		paymentReference: r.GetPaymentReference(), voucher: r.GetVoucher(), details: r.GetDeliveryDetails(), recipients: recipients,
 	}, nil
 }

@@ -185,7 +185,7 @@ func (n *Node) epoch() int64 {
 func (s *stocker) windDown(ctx context.Context) error {
 	n, now := s.n, s.n.deps.Now()
 	for _, d := range n.catalogue.Load().sorted() {
-		if d.terms.State(now) == dropclock.Closed || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED || n.cfg.Retire {
+		if n.terms(d).State(now) == dropclock.Closed || n.Mode() == regionv1.RegionMode_REGION_MODE_DRAINED || n.cfg.Retire {
 			if err := s.giveBack(ctx, d.id, math.MaxInt); err != nil {
 				return err
 			}
@@ -280,7 +280,7 @@ func (s *stocker) need(d *knownDrop, q *question, now time.Time) (wanted uint32,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	untouched, demand := t.book.Untouched(d.id), t.demand(d.id).value(time.Now())
-	switch d.terms.State(now) {
+	switch n.terms(d).State(now) {
 	case dropclock.Armed, dropclock.Open:
 		ok = untouched == 0 || 2*untouched < q.lastSize || n.low(d.id)
 	case dropclock.Draining: // only tokens that are still out can come
@@ -365,7 +365,7 @@ func (s *stocker) adopt(ctx context.Context, leases ...*fulfillmentv1.Lease) err
 			continue
 		}
 		d, known := n.findDrop(l.GetDropId())
-		if l.GetEpoch() != n.epoch() || l.GetNodeId() != n.deps.Identity.NodeID || !known || d.terms.State(now) == dropclock.Settled {
+		if l.GetEpoch() != n.epoch() || l.GetNodeId() != n.deps.Identity.NodeID || !known || n.terms(d).State(now) == dropclock.Settled {
 			n.log.Warn("lease not adopted", "lease_id", l.GetLeaseId(), "drop_id", l.GetDropId(), "epoch", l.GetEpoch(), "drop_known", known)
 			continue
 		}
@@ -502,7 +502,7 @@ func (s *stocker) heartbeat() *fulfillmentv1.HeartbeatRequest {
 		}
 	}
 	for _, d := range drops {
-		state := d.terms.State(now)
+		state := n.terms(d).State(now)
 		hungry := (state == dropclock.Armed || state == dropclock.Open || state == dropclock.Draining) &&
 			n.Mode() == regionv1.RegionMode_REGION_MODE_SERVING && !n.room.full.Load() && n.till.book.Untouched(d.id) == 0
 		if hungry && len(request.HungryDropIds) < mostHungry {

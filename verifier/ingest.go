@@ -11,6 +11,7 @@ import (
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/timeback"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
@@ -40,6 +41,15 @@ func (s *Service) openReceipt(text string) (redemption, error) {
 	if err := errors.Join(nodeErr, leaseErr, idErr, receipt.GetAcceptTime().CheckValid(), checkTerms(receipt, offer)); err != nil {
 		return redemption{}, fmt.Errorf("%w: %w", token.ErrMalformed, err)
 	}
+	outOfTime := false
+	if offer.GetTimeBack() != "" { // made after the planned close: legitimate if fulfillment gave that time back
+		switch _, err := timeback.Check(s.keys, offer); {
+		case errors.Is(err, token.ErrUnknownKey):
+			return redemption{}, err
+		case err != nil:
+			outOfTime = true
+		}
+	}
 	accept := receipt.GetAcceptTime().AsTime()
 	return redemption{
 		purchase: store.Purchase{
@@ -51,7 +61,7 @@ func (s *Service) openReceipt(text string) (redemption, error) {
 			PresentedVoucher: s.presentedVoucher(receipt.GetVoucher()),
 		},
 		receipt: text, trace: receipt.GetTraceContext(),
-		expired: accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(dropclock.Grace)),
+		expired: outOfTime || accept.After(time.UnixMicro(offer.GetExpireTimeUs()).Add(dropclock.Grace)),
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package verifier_test
 
 import (
+	"cmp"
 	"testing"
 	"time"
 
@@ -12,7 +13,9 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
+	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/timeback"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
@@ -108,6 +111,51 @@ func TestRedemptionsThatEndWithoutMoney(t *testing.T) {
 				if n := w.charges(p.GetPurchaseId()); (n > 0) != (c.state == delivered) {
 					t.Errorf("%d charges in %v", n, c.state)
 				}
+				if _, leased, _ := w.f.count(w.drop); leased != 0 {
+					t.Errorf("%d units still leased", leased)
+				}
+			})
+		})
+	}
+}
+
+// An offer that was made after the drop's planned close counts by fulfillment's word, within the cap, and by no other.
+func TestOffersInExtraTimeAreHeldToFulfillmentsWord(t *testing.T) {
+	for rule, c := range map[string]struct {
+		extra, closed time.Duration // given back, and how long ago the later close was when the offer was made
+		forged        bool
+		drop          string
+		state         offerv1.PurchaseState
+		reason        string
+	}{
+		"in time":                            {extra: 5 * time.Second, closed: -time.Second, state: delivered, reason: noReason},
+		"after the later close, too":         {extra: 5 * time.Second, closed: time.Microsecond, state: refusedState, reason: "REASON_TOKEN_EXPIRED"},
+		"by more than a quarter of the plan": {extra: 23 * time.Second, closed: -time.Second, state: refusedState, reason: "REASON_TOKEN_EXPIRED"},
+		"by a word that was changed":         {extra: 5 * time.Second, closed: -time.Second, forged: true, state: refusedState, reason: "REASON_TOKEN_EXPIRED"},
+		"by a word about another drop":       {extra: 5 * time.Second, closed: -time.Second, drop: "0198c5b2-0000-7000-8000-000000000001", state: refusedState, reason: "REASON_TOKEN_EXPIRED"},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, w *world) {
+				signer, err := token.NewSigner(make([]byte, 32), offerv1.KeyOwner_KEY_OWNER_FULFILLMENT, "", "")
+				check(t, err)
+				w.f.mu.Lock()
+				w.f.keys = append(w.f.keys, signer.Public())
+				w.f.mu.Unlock()
+				w.start()
+				drop, err := ids.Bytes(cmp.Or(c.drop, w.drop))
+				check(t, err)
+				closes := time.Now().Add(-c.closed)
+				word, err := timeback.Sign(signer, drop, timeback.Window{Open: closes.Add(-c.extra - 90*time.Second), Planned: closes.Add(-c.extra), Close: closes})
+				check(t, err)
+				if c.forged {
+					raw := []byte(word)
+					raw[len(raw)-3] ^= 1
+					word = string(raw)
+				}
+				receipt, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok", timeBack: word})
+				w.present(receipt)
+				time.Sleep(time.Minute)
+				want(t, w.get(receipt), c.state, c.reason)
 				if _, leased, _ := w.f.count(w.drop); leased != 0 {
 					t.Errorf("%d units still leased", leased)
 				}

@@ -225,6 +225,7 @@ type sale struct {
 	reference string
 	price     int64
 	late      time.Duration // acceptance after the token's end
+	timeBack  string        // the word for an offer that was made after the planned close
 	unleased  bool          // fulfillment does not know the unit as leased
 	serial    uint32
 	voucher   string
@@ -260,6 +261,7 @@ func (w *world) redeem(n *node, s sale) (receipt, offer string) {
 		TokenId: s.k, DropId: dropID, OfferVersion: 1, ViewerSessionId: s.session, Arm: "control",
 		Price:       &offerv1.Money{CurrencyCode: "EUR", MinorUnits: s.price},
 		IssueTimeUs: issued.UnixMicro(), ExpireTimeUs: issued.Add(time.Minute).UnixMicro(),
+		TimeBack: s.timeBack,
 	})
 	check(w.t, err)
 	accept := issued

@@ -11,7 +11,7 @@ import (
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 )
 
-// ErrSoldOut: no unit of the drop is free or leased.
+// ErrSoldOut means: no unit of the drop is free or leased.
 var ErrSoldOut = errors.New("store: nothing of the drop is left")
 
 // Delay is what routers measured of a drop, for the record.

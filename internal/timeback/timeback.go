@@ -61,18 +61,14 @@ func Open(keys *token.Keys, drop []byte, text string) (Window, error) {
 	return w, nil
 }
 
-// Check verifies that an offer which says that it was made in time given back was. An offer that does not say so passes:
-// nobody but its node knows the window. Errors: package token's.
-func Check(keys *token.Keys, offer *offerv1.OfferToken) error {
-	if offer.GetTimeBack() == "" {
-		return nil
-	}
+// Check verifies the proof of an offer that was made in time given back. Errors: package token's.
+func Check(keys *token.Keys, offer *offerv1.OfferToken) (Window, error) {
 	w, err := Open(keys, offer.GetDropId(), offer.GetTimeBack())
 	if err != nil {
-		return err
+		return Window{}, err
 	}
 	if issued := time.UnixMicro(offer.GetIssueTimeUs()); !issued.Before(w.Close) {
-		return fmt.Errorf("%w: an offer made at %v, of a drop that closed at %v", token.ErrMalformed, issued.UTC(), w.Close)
+		return Window{}, fmt.Errorf("%w: an offer made at %v, of a drop that closed at %v", token.ErrMalformed, issued.UTC(), w.Close)
 	}
-	return nil
+	return w, nil
 }

@@ -45,9 +45,10 @@ type Arm struct {
 // Terms are a drop's, as the node serves them.
 type Terms struct {
 	Open, Close  time.Time
-	Paused       bool // an operator's word; it wins over the clock
-	Settled      bool // the verifier's word; it wins over everything
-	MaxPerViewer int  // 0 means 1
+	Back         time.Duration // the last part of the window, which viewers got back after late answers
+	Paused       bool          // an operator's word; it wins over the clock
+	Settled      bool          // the verifier's word; it wins over everything
+	MaxPerViewer int           // 0 means 1
 	Arms         []Arm
 	ArmSalt      []byte
 }
@@ -117,6 +118,7 @@ type Decision struct {
 	Arm          string // empty without consent for measurement
 	TTL          time.Duration
 	Personalised bool // whether the session's history might be used
+	ExtraTime    bool // the offer is made in the part of the window that was given back
 }
 
 // Decide answers one viewer. soldOut is fulfillment's word that nothing is free or leased.
@@ -132,6 +134,7 @@ func Decide(t Terms, v Viewer, soldOut bool, now time.Time) Decision {
 	default:
 		d.Verdict = Offer
 		d.Arm, d.TTL = chooseArm(t, v)
+		d.ExtraTime = t.Back > 0 && !now.Before(t.Close.Add(-t.Back))
 	}
 	return d
 }
