@@ -9,6 +9,7 @@
 //	reports     report, list and audit of a million purchases, each engine  (minutes: -cold)
 //	forwarding  CPU of one call through a router                         the same call direct
 //	web         CPU of a router per call of gRPC-Web over TLS            a transparent proxy of grpc-go
+//	telemetry   CPU of a router per call with metrics and traces         a router without
 //	streams     memory of an idle viewer, time until all heard of a drop
 //	payment     accepted to captured under a realistic mix of payments
 //	idle        memory and CPU of `rimlight dev` without viewers
@@ -53,12 +54,16 @@ var figures = []figure{
 	{name: "reports", title: "A million purchases", slow: true, measure: measureReports},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
 	{name: "web", title: "gRPC-Web over TLS", measure: measureWeb},
+	{name: "telemetry", title: "What telemetry costs a router", measure: measureTelemetry},
 	{name: "streams", title: "Idle viewers", measure: measureStreams},
 	{name: "payment", title: "Accepted to captured", measure: measurePayments},
 	{name: "idle", title: "`rimlight dev`, idle", measure: measureIdle},
 	{name: "binary", title: "Binary size", measure: measureBinary},
 	{name: "build", title: "Cold build", slow: true, measure: measureBuild},
 }
+
+// children are what this program is, too, in a process of its own.
+var children = map[string]func(args []string) error{proxyArg: runProxy, routerArg: runRouter}
 
 // settings are what every figure is given.
 type settings struct {
@@ -82,12 +87,14 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == proxyArg {
-		if err := runProxy(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "bench proxy:", err)
-			os.Exit(1)
+	if len(os.Args) > 1 {
+		if child, ok := children[os.Args[1]]; ok {
+			if err := child(os.Args[2:]); err != nil {
+				fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	var o options
 	flag.StringVar(&o.only, "only", "", "measure only this `figure`: "+strings.Join(names(), ", "))

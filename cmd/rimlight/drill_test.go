@@ -24,8 +24,9 @@ import (
 
 // devProcess is `rimlight dev` as a user starts it.
 type devProcess struct {
-	router string
-	log    *safeBuffer
+	router  string // the first
+	routers []string
+	log     *safeBuffer
 }
 
 // safeBuffer is a buffer that a process writes and a test reads.
@@ -67,8 +68,10 @@ func startDev(t *testing.T, args ...string) *devProcess {
 	})
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(lines.Text()), "routers"); ok {
-			p.router = strings.Fields(name)[0]
+		words := strings.Fields(strings.TrimPrefix(strings.TrimSpace(lines.Text()), "routers "))
+		if len(words) == 2 && strings.HasPrefix(words[0], "http") { // its URL and its name
+			p.routers = append(p.routers, words[0])
+			p.router = p.routers[0]
 		}
 		if strings.HasPrefix(lines.Text(), "Ctrl-C") {
 			return p
@@ -268,67 +271,6 @@ func (p *devProcess) slipOf(t *testing.T, region string, after time.Time) (s dri
 		s = got.Slips[i]
 	}
 	return s
-}
-
-// late is the share of the fleet's calls of the last five seconds that were late.
-func (p *devProcess) late(t *testing.T) float64 {
-	t.Helper()
-	calls, late := 0, 0
-	for _, w := range p.slips(t).Windows {
-		if w.Scope == "SLIP_SCOPE_FLOW" {
-			calls, late = calls+w.Calls, late+w.LateCalls
-		}
-	}
-	return float64(late) / float64(max(calls, 1))
-}
-
-// measureBrownouts repeats the drill, and prints in one line how soon a slip was told and how many calls were late before
-// it, and once the window had only calls of after it. The brownout lasts all the while.
-func (p *devProcess) measureBrownouts(t *testing.T, runs int) {
-	t.Helper()
-	const window = 5 * time.Second
-	var told, before, after []float64
-	defer func() { // of as many as there were, should the machine never be calm again
-		if len(after) == 0 {
-			return
-		}
-		line, err := json.Marshal(struct {
-			Runs       int     `json:"runs"`
-			Told       float64 `json:"told_median_s"`
-			ToldMax    float64 `json:"told_max_s"`
-			LateBefore float64 `json:"late_before_median"`
-			LateAfter  float64 `json:"late_after_told_median"`
-			LateMax    float64 `json:"late_after_told_max"`
-		}{len(after), median(told), slices.Max(told), median(before), median(after), slices.Max(after)})
-		if err != nil {
-			t.Error(err)
-		}
-		fmt.Println(string(line)) // for make brownouts
-	}()
-	for range runs {
-		victim, calls := "", 0
-		eventually(t, "viewers buy, and nothing is late", func() bool {
-			victim, calls = p.busiest(t)
-			return calls > 40 && p.slipOf(t, victim, time.Now()).Region == ""
-		})
-		before = append(before, p.late(t))
-		began := time.Now()
-		if code, errOut := p.asks(t, nil, "fault", "brownout", victim, "--for", "30s", "--added", "1s"); code != exitDone {
-			t.Fatalf("fault: %d %s", code, errOut)
-		}
-		eventually(t, "a slip of "+victim, func() bool { return p.slipOf(t, victim, began).Region != "" })
-		noticed := time.Now()
-		told = append(told, noticed.Sub(began).Seconds())
-		eventually(t, "the window has moved on", func() bool { return time.Since(noticed) > window })
-		after = append(after, p.late(t))
-		eventually(t, "the drill is over", func() bool { return p.faults(t) == 0 })
-		eventually(t, "traffic is back", func() bool { return p.attempts(t, victim) > calls/4 })
-	}
-}
-
-func median(of []float64) float64 {
-	sorted := slices.Sorted(slices.Values(of))
-	return sorted[len(sorted)/2]
 }
 
 func TestFaultIsRefusedWithoutDrills(t *testing.T) {

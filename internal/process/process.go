@@ -50,12 +50,20 @@ type Common struct {
 	Version string
 	// Log takes what operators should see. Required.
 	Log *slog.Logger
-	// Metrics takes the collectors. Required.
+	// Metrics takes the collectors. Required, but of a router: without it that one counts nothing, which tells what counting costs.
 	Metrics *prometheus.Registry
 	// MetricsListen is where Prometheus finds them, host:port; empty: nowhere. Routers have them on their operator port, too.
 	MetricsListen string
 	// Traces is where traces go, and which; the zero value traces nothing.
 	Traces telemetry.Config
+}
+
+// registerer is Metrics, or nil.
+func (c Common) registerer() prometheus.Registerer {
+	if c.Metrics == nil {
+		return nil
+	}
+	return c.Metrics
 }
 
 // Process is a service that listens.
@@ -75,7 +83,7 @@ func (p *Process) observe(c Common, service, instance string) (err error) {
 	if err := p.serveMetrics(c); err != nil {
 		return err
 	}
-	if p.tracer, err = telemetry.New(c.Traces, service, instance, c.Version, c.Metrics); err != nil || p.tracer == nil {
+	if p.tracer, err = telemetry.New(c.Traces, service, instance, c.Version, c.registerer()); err != nil || p.tracer == nil {
 		return err
 	}
 	p.onClose(func() error { // after everything that may have a span
@@ -133,7 +141,9 @@ func (p *Process) listen(c Common, name string, rules auth.Rules, options func(*
 func (p *Process) server(c Common, name string, rules auth.Rules, options func(*rpc.ServerConfig)) (*rpc.Server, error) {
 	cfg := rpc.ServerConfig{
 		Name: name, Log: c.Log, Tokens: c.Tokens, Rules: rules, Reflection: c.Reflection, Traces: p.tracer,
-		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"server": name}, c.Metrics),
+	}
+	if c.Metrics != nil {
+		cfg.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"server": name}, c.Metrics)
 	}
 	if options != nil {
 		options(&cfg)

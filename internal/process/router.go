@@ -141,7 +141,7 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	p.onClose(changes.Close)
 	deps := router.Deps{
 		Audit: changes, Saboteur: c.Saboteur,
-		Dial: p.dialTo(c), Policy: c.Policy, Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.Metrics, Version: c.Version,
+		Dial: p.dialTo(c), Policy: c.Policy, Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.registerer(), Version: c.Version,
 	}
 	var ring *gossip.Ring
 	if c.Gossip.Listen != "" {

@@ -68,7 +68,9 @@ func operatorPages(status, console http.Handler, metrics *prometheus.Registry, r
 	mux := http.NewServeMux()
 	mux.Handle("/console/", console)
 	mux.Handle("/status", http.StripPrefix("/status", status))
-	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	if metrics != nil {
+		mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	}
 	if root == nil {
 		root = status
 	}

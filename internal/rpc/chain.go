@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -10,10 +9,8 @@ import (
 	"strings"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/v2"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -24,22 +21,16 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
-// latencyBuckets are finest around the platform's promises: 10 and 100 ms for a decision, 200 and 300 ms for a tap.
-var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5}
-
 // buildChain puts the interceptors in their order, outermost first. A panic is recovered inside the log, the metrics and
 // the sanitiser, so that it is counted and answered like every other fault.
-func (s *Server) buildChain() error {
-	metrics, err := registerMetrics(s.cfg.Metrics)
-	if err != nil {
-		return err
-	}
+func (s *Server) buildChain() {
+	metrics := newCallMetrics(s.cfg.Metrics)
 	recovered := recovery.WithRecoveryHandlerContext(s.panicked)
 
 	s.unary = chainUnary(
 		s.traceUnary,
 		s.logUnary,
-		metrics.UnaryServerInterceptor(),
+		metrics.unary,
 		s.sanitiseUnary,
 		recovery.UnaryServerInterceptor(recovered),
 		s.authUnary,
@@ -49,14 +40,13 @@ func (s *Server) buildChain() error {
 	s.stream = chainStream(append([]grpc.StreamServerInterceptor{
 		s.traceStream,
 		s.logStream,
-		s.boundedStream(metrics.StreamServerInterceptor()),
+		s.boundedStream(metrics.stream),
 		s.sanitiseStream,
 		recovery.StreamServerInterceptor(recovered),
 		s.authStream,
 		deadlineStream,
 		s.validateStream,
 	}, s.cfg.Stream...)...)
-	return nil
 }
 
 func chainUnary(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
@@ -134,22 +124,6 @@ func levelOf(err error) slog.Level {
 }
 
 // Metrics.
-
-func registerMetrics(registry prometheus.Registerer) (*grpcprom.ServerMetrics, error) {
-	metrics := grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(
-		grpcprom.WithHistogramBuckets(latencyBuckets)))
-	err := registry.Register(metrics)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if shared, ok := already.ExistingCollector.(*grpcprom.ServerMetrics); ok {
-			return shared, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("rpc: registering the metrics: %w", err)
-	}
-	return metrics, nil
-}
 
 // unknownLabel stands for methods whose names only callers know: a label that they choose would grow without bound.
 const unknownLabel = "/unknown/unknown"

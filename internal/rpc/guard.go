@@ -56,6 +56,9 @@ func registerEdgeMetrics(registry prometheus.Registerer) edgeMetrics {
 
 // registered is the collector, or the one of its kind that another server of the registry brought.
 func registered[C prometheus.Collector](registry prometheus.Registerer, c C) C {
+	if registry == nil {
+		return c
+	}
 	var already prometheus.AlreadyRegisteredError
 	if errors.As(registry.Register(c), &already) {
 		if shared, ok := already.ExistingCollector.(C); ok {

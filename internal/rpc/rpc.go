@@ -40,7 +40,7 @@ type ServerConfig struct {
 	Name string
 	// Log takes one record per failed call (debug: per call). Nil: slog.Default().
 	Log *slog.Logger
-	// Metrics takes the grpc_server_* series; several servers may share one registry. Nil: a registry of its own.
+	// Metrics takes the grpc_server_* series; several servers may share one registry. Nil: nothing is counted.
 	Metrics prometheus.Registerer
 	// Traces makes a span of every unary call, and of a stream of answers until its first: of those that arrive with a
 	// traceparent, and of all on a Public server. Nil: of none.

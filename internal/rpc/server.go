@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"buf.build/go/protovalidate"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	channelz "google.golang.org/grpc/channelz/service"
 	"google.golang.org/grpc/health"
@@ -54,9 +53,6 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = prometheus.NewRegistry()
-	}
 	validator, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("rpc: making the validator: %w", err)
@@ -72,9 +68,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 
 		edgeMetrics: registerEdgeMetrics(cfg.Metrics),
 	}
-	if err := s.buildChain(); err != nil {
-		return nil, err
-	}
+	s.buildChain()
 	grpc_health_v1.RegisterHealthServer(s, s.health)
 	if cfg.Channelz {
 		channelz.RegisterChannelzServiceToServer(s)

@@ -77,7 +77,7 @@ func (c *call) choose(ctx context.Context) *node {
 			Snapshot: s, SnapshotAge: time.Since(s.Time), Request: c.request, Draw: c.f.deps.Draw(), Start: time.Since(c.arrived),
 		}
 		a.Choice = c.f.deps.Policy.Pick(s, a.Request, a.Draw)
-		c.f.metrics.choices.WithLabelValues(a.Choice.Regime.String()).Inc()
+		c.f.chosen(a.Choice.Regime)
 		c.decision.Attempts = append(c.decision.Attempts, a)
 		g := a.Choice.Region
 		if g == nil {

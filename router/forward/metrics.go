@@ -6,9 +6,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc/status"
+
+	"github.com/rimlight/rimlight/router/arbiter"
 )
 
 type metrics struct {
+	off        bool // nobody reads them: what every call would count is not counted
 	calls      *prometheus.CounterVec
 	answer     *prometheus.HistogramVec
 	choices    *prometheus.CounterVec
@@ -22,6 +25,7 @@ type metrics struct {
 func newMetrics(registerer prometheus.Registerer) metrics {
 	f := promauto.With(registerer)
 	return metrics{
+		off: registerer == nil,
 		calls: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_calls_total", Help: "Arbitrated calls by OfferService method or forwarded service, and code.",
 		}, []string{"method", "code"}),
@@ -56,10 +60,20 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 // observed counts a call. Its label is bounded: a method of ours, or a service from the configuration.
 func (f *Forwarder) observed(label string, call func() error) error {
 	err := call()
-	f.metrics.calls.WithLabelValues(label, status.Code(err).String()).Inc()
+	if !f.metrics.off {
+		f.metrics.calls.WithLabelValues(label, status.Code(err).String()).Inc()
+	}
 	return err
 }
 
 func (f *Forwarder) answered(label string, total time.Duration) {
-	f.metrics.answer.WithLabelValues(label).Observe(total.Seconds())
+	if !f.metrics.off {
+		f.metrics.answer.WithLabelValues(label).Observe(total.Seconds())
+	}
+}
+
+func (f *Forwarder) chosen(by arbiter.Regime) {
+	if !f.metrics.off {
+		f.metrics.choices.WithLabelValues(by.String()).Inc()
+	}
 }

@@ -68,7 +68,9 @@ func (t *Table) observe(key string, o Outcome) (target Target, reachable, change
 	if !ok {
 		return Target{}, false, false
 	}
-	t.metrics.calls.WithLabelValues(e.target.Region, o.Verdict.String()).Inc()
+	if !t.metrics.off {
+		t.metrics.calls.WithLabelValues(e.target.Region, o.Verdict.String()).Inc()
+	}
 	now := t.now()
 	before := e.state(now)
 	if !e.observe(now, o) {

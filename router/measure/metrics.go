@@ -6,6 +6,7 @@ import (
 )
 
 type metrics struct {
+	off         bool // nobody reads them: what every call would count is not counted
 	probes      *prometheus.CounterVec
 	calls       *prometheus.CounterVec
 	transitions *prometheus.CounterVec
@@ -17,6 +18,7 @@ type metrics struct {
 func newMetrics(registerer prometheus.Registerer) metrics {
 	f := promauto.With(registerer)
 	return metrics{
+		off: registerer == nil,
 		probes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_probes_total", Help: "Probes of region nodes by result (good, failed).",
 		}, []string{"region", "result"}),
