@@ -77,7 +77,7 @@ kill: ## Kill real processes of every role under load, KILLS (100) times; ends w
 BROWNOUTS ?= 20
 
 .PHONY: brownouts
-brownouts: ## Brown out the busiest region of `rimlight dev`, BROWNOUTS (20) times; ends with one JSON line (a quiet machine, a minute each).
+brownouts: ## Brown out the busiest region of `rimlight dev`, BROWNOUTS (20) times: alert, traffic moved, calls late; ends with one JSON line (a quiet machine, half a minute each).
 	@RIMLIGHT_BROWNOUTS=$(BROWNOUTS) go test -count 1 -timeout 2h -run '^TestABrownoutIsNoticedAndLeft$$' -v ./cmd/rimlight | \
 	awk '/^\{"runs"/ {last = $$0; next} {print} END {if (last != "") print last}'
 

@@ -105,16 +105,11 @@ func traceStreamCall(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Client
 	return open(WithTrace(ctx), desc, cc, method, options...)
 }
 
-// WithTrace is a context whose calls carry its trace on.
+// WithTrace is a context whose calls carry its trace on. A caller's own header is not among its metadata.
 func WithTrace(ctx context.Context) context.Context {
 	parent := telemetry.Traceparent(ctx)
 	if parent == "" {
 		return ctx
 	}
-	md, _ := metadata.FromOutgoingContext(ctx) // a copy; nil is as good as empty
-	if md == nil {
-		md = metadata.MD{}
-	}
-	md.Set(telemetry.Header, parent)
-	return metadata.NewOutgoingContext(ctx, md)
+	return metadata.AppendToOutgoingContext(ctx, telemetry.Header, parent)
 }

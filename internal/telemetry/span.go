@@ -25,7 +25,8 @@ type record struct {
 	attributes []attribute.KeyValue
 	failed     bool
 	reason     string
-	next       *record // in a queue
+	later      func(Span) // says more of it, if it is kept
+	next       *record    // in a queue
 }
 
 // queue is a list of spans in the order of their ends, which costs no allocation.
@@ -116,14 +117,15 @@ func (s Span) say(what attribute.KeyValue) {
 	if s.record == nil {
 		return
 	}
-	if s.attributes == nil {
-		s.attributes = make([]attribute.KeyValue, 0, mostSaid)
-	}
 	s.attributes = append(s.attributes, what)
 }
 
-// mostSaid is what an attempt of the router says.
-const mostSaid = 7
+// Later has more said of it if it is kept, by words that do not change any more: most spans are not. It must not fail it.
+func (s Span) Later(say func(Span)) {
+	if s.record != nil {
+		s.later = say
+	}
+}
 
 // Fail marks it as failed, so that its trace is kept. reason is one of the platform's own words.
 func (s Span) Fail(reason string) {

@@ -68,6 +68,9 @@ func (t *Tracer) worthIt(r *record) bool {
 // pass makes a span of OpenTelemetry's and hands it to the sink.
 func (t *Tracer) pass(r *record) {
 	t.passed.Inc()
+	if r.later != nil {
+		r.later(Span{r})
+	}
 	parent := trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: r.of.id, SpanID: r.parent, TraceFlags: trace.FlagsSampled, Remote: r.remote,
 	})

@@ -170,6 +170,9 @@ func StartCall(ctx context.Context, name string) (context.Context, Span) {
 	return parent.child(ctx, name, trace.SpanKindClient)
 }
 
+// On tells whether ctx carries a span, or one that is over.
+func On(ctx context.Context) bool { return from(ctx) != nil }
+
 // Traceparent is the value of Header for a call that ctx makes; empty if nothing is traced.
 func Traceparent(ctx context.Context) string {
 	r := from(ctx)

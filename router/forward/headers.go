@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
+	"github.com/rimlight/rimlight/internal/telemetry"
 )
 
 // hopByHop are keys that belong to one connection or to the framing, not to the call. Keys that begin with "grpc-" or
@@ -44,7 +45,11 @@ func endToEnd(md metadata.MD) metadata.MD {
 // outgoing is the context in which a call goes on: the caller's cancellation, deadline and metadata.
 func outgoing(ctx context.Context) context.Context {
 	md, _ := metadata.FromIncomingContext(ctx)
-	return metadata.NewOutgoingContext(ctx, endToEnd(md))
+	out := endToEnd(md)
+	if telemetry.On(ctx) { // the trace goes on from here, not from the caller
+		delete(out, telemetry.Header)
+	}
+	return metadata.NewOutgoingContext(ctx, out)
 }
 
 // loadIn reads a node's load report; nil when there is none.

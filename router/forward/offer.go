@@ -122,15 +122,18 @@ func (c *call) describe(span telemetry.Span, n *node, r result) {
 	if !span.On() {
 		return
 	}
-	span.Set("rimlight.decision", c.decision.ID)
-	span.Set("rimlight.region", n.region.Name)
-	span.Set("rimlight.regime", n.regime.String())
-	span.Set("rimlight.verdict", r.verdict.String())
-	span.SetInt("rimlight.attempt", int64(n.attempt+1))
-	span.SetInt("rimlight.expected_ms", n.expected.Milliseconds())
-	if n.hedge {
-		span.Set("rimlight.hedge", "true")
-	}
+	decision, verdict := c.decision.ID, r.verdict
+	span.Later(func(span telemetry.Span) {
+		span.Set("rimlight.decision", decision)
+		span.Set("rimlight.region", n.region.Name)
+		span.Set("rimlight.regime", n.regime.String())
+		span.Set("rimlight.verdict", verdict.String())
+		span.SetInt("rimlight.attempt", int64(n.attempt+1))
+		span.SetInt("rimlight.expected_ms", n.expected.Milliseconds())
+		if n.hedge {
+			span.Set("rimlight.hedge", "true")
+		}
+	})
 	if r.verdict == measure.Broken || r.verdict == measure.Failed {
 		span.Fail(r.verdict.String())
 	}
