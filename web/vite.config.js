@@ -36,8 +36,14 @@ export const noGet = {
   transform: (_, id) => (id.endsWith("/protocol-connect/get-request.js") ? "export const transformConnectPostToGetRequest = undefined;" : null),
 };
 
+// What @hpke/core asks for only where there is no globalThis.crypto.
+export const notInBrowsers = ["crypto"];
+
+// What seals delivery details is loaded for physical goods only.
+const isSealing = (id) => /\/(sdk\/seal\.ts|@hpke\/.*|sealed_pb\.ts)$/.test(id);
+
 // The SDK and what it stands on; what only operators are asked is the storefront's own.
-const inSdk = (id) => (id.startsWith(web) ? /^(sdk|node_modules)\//.test(id.slice(web.length)) : !/\/rimlight\/(router|region|verifier)\//.test(id));
+const inSdk = (id) => !isSealing(id) && (id.startsWith(web) ? /^(sdk|node_modules)\//.test(id.slice(web.length)) : !/\/rimlight\/(router|region|verifier)\//.test(id));
 
 // What is embedded into the binary: names without hashes, since the files change with the binary only, and diffs stay readable.
 export default defineConfig({
@@ -52,9 +58,11 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     rollupOptions: {
+      external: notInBrowsers,
       input: {
         client: "sdk/index.ts",
         element: "element/element.ts",
+        seal: "sdk/seal.ts",
         overlay: "examples/overlay.html",
         storefront: "storefront/index.html",
       },

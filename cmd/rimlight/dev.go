@@ -50,7 +50,7 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	}
 	cfg := cluster.Config{
 		Listen: c.Listen, TLS: secure, Regions: c.Regions, Routers: c.Routers, Centre: c.Centre, Matrix: matrix,
-		Database: c.postgres(), Viewers: c.Viewers, Demo: true, Storefront: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
+		Database: c.postgres(), Viewers: c.Viewers, Demo: true, SKUs: []string{"poster"}, Storefront: true, Split: c.Split, Drills: c.Drills, Version: version, Log: newLog(s, c.LogLevel),
 	}
 	if cfg.Traces, err = c.traceFlags.config(ctx, cfg.Log); err != nil {
 		return err

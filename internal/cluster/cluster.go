@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/rimlight/rimlight/fulfillment/node"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/process"
@@ -59,6 +60,8 @@ type Config struct {
 	Viewers int
 	// Demo plans the demo drops.
 	Demo bool
+	// SKUs are the goods that a microfulfillment node of the platform's own packs and sends. None: there is no such node.
+	SKUs []string
 	// Split runs each region's node as a process of its own.
 	Split bool
 	// Webhooks are told by the first router of slips that begin and end.
@@ -93,6 +96,7 @@ type Cluster struct {
 	audience              []process.Stage
 	routers, regions      []process.Stage
 	verifier, fulfillment []process.Stage
+	depot                 []process.Stage
 	closers               []func() error
 	processes             []*process.RouterProcess
 	saboteur              *saboteur
@@ -101,6 +105,9 @@ type Cluster struct {
 // viewerConns is how many connections the audience spreads over per router: one takes 64 streams on a public port, and
 // a burst has hundreds of viewers.
 const viewerConns = 8
+
+// packTime is how long the platform's own depot takes for a parcel: long enough to be seen on a page.
+const packTime = time.Second
 
 // Start opens everything; Run serves.
 func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
@@ -125,6 +132,15 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	}
 	c.Fulfillment = fulfillment.Addr()
 	c.fulfillment = []process.Stage{{Name: "fulfillment", Run: fulfillment.Run}}
+	if len(cfg.SKUs) > 0 {
+		run, err := process.StartNode(ctx, process.Node{
+			Common: c.common("depot"), Config: node.Config{SKUs: cfg.SKUs}, Fulfillment: fulfillment.Addr(), PackTime: packTime,
+		})
+		if err != nil {
+			return c, fmt.Errorf("starting the depot: %w", err)
+		}
+		c.depot = []process.Stage{{Name: "the depot", Run: run}}
+	}
 	verifier, err := process.StartVerifier(ctx, process.Verifier{
 		Common: c.central("verifier"), Fulfillment: fulfillment.Addr(), Profile: "dev",
 	})
@@ -324,7 +340,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 		name   string
 		stages []process.Stage
 	}{
-		{"the audience", c.audience}, {"routers", c.routers}, {"regions", c.regions}, {"the verifier", c.verifier}, {"fulfillment", c.fulfillment},
+		{"the audience", c.audience}, {"the depot", c.depot}, {"routers", c.routers}, {"regions", c.regions}, {"the verifier", c.verifier}, {"fulfillment", c.fulfillment},
 	} {
 		if len(group.stages) > 0 {
 			stages = append(stages, process.Together(group.name, group.stages...))

@@ -1,1 +1,1 @@
-export{r as IndexedDbStore,c as Keys,i as MemoryStore,n as RimlightClient,u as RimlightError,d as UnverifiedError,o as forgetViewer,t as formatMoney,a as openStore}from"./chunks/sdk.js";
+export{i as IndexedDbStore,l as Keys,a as MemoryStore,r as RimlightClient,m as RimlightError,h as UnverifiedError,s as forgetViewer,n as formatMoney,o as openStore}from"./chunks/sdk.js";

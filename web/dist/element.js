@@ -1,1 +1,1 @@
-export{t as RimlightDrop}from"./chunks/element.js";
+export{t as RimlightDrop,n as sealer}from"./chunks/element.js";

@@ -4,7 +4,7 @@
  *     <rimlight-drop routers="https://eu.example https://us.example" channel="aurora"></rimlight-drop>
  *
  * Attributes: routers (URLs; default: the page's origin), channel, drop (an id; default: the one that is open, else the
- * next), payment-reference, overlay (shows only, for a stream's picture). Properties: pay, mediaTimeMs, texts, client.
+ * next), payment-reference, overlay (shows only, for a stream's picture). Properties: pay, deliver, mediaTimeMs, texts, client.
  * Events, bubbling and composed: rimlight-result (what came of a tap), rimlight-purchase (each state of a purchase).
  * Parts: card, title, price, countdown, label, time, progress, button, status; choice, voucher, money where a purchase that was
  * paid could not be delivered.
@@ -14,12 +14,15 @@
  */
 import { sleep } from "../sdk/calls.js";
 import { type BuyResult, RimlightClient } from "../sdk/client.js";
-import { UnverifiedError } from "../sdk/errors.js";
+import { RimlightError, UnverifiedError } from "../sdk/errors.js";
 import { formatMoney } from "../sdk/money.js";
-import type { DropInfo, MakeGood, PurchaseView } from "../sdk/views.js";
+import type { DropInfo, MakeGood, PurchaseView, ReasonName } from "../sdk/views.js";
 import { clockText, markPassed, untilNextSecond } from "./countdown.js";
 import { style } from "./style.js";
 import { english, purchaseText, type Texts } from "./texts.js";
+
+/** What seals delivery details, loaded when the first parcel is bought. */
+export const sealer = () => import("../sdk/seal.js");
 
 /** What the element needs of a client. */
 export type DropClient = Pick<RimlightClient, "now" | "watchDrops" | "claim" | "follow" | "resume" | "chooseMakeGood">;
@@ -36,6 +39,11 @@ export class RimlightDrop extends HTMLElement {
 
   /** Authorises a payment and returns its opaque reference. Default: the attribute payment-reference. */
   pay?: (drop: DropInfo) => Promise<string> | string;
+  /**
+   * Where a physical good goes, at most 2 KiB. To set it, before the element is connected, is to say that the viewer agrees to
+   * this use; without it physical goods are shown and not sold. It is sealed before it leaves the browser.
+   */
+  deliver?: (drop: DropInfo) => Promise<Uint8Array> | Uint8Array;
   /** The player's position in the stream, in ms. */
   mediaTimeMs?: () => number;
   /** The client to use; default: one of its own for routers and channel. Set it before the element is connected. */
@@ -134,7 +142,8 @@ export class RimlightDrop extends HTMLElement {
     try {
       const paymentReference = await (this.pay?.(drop) ?? this.getAttribute("payment-reference") ?? "");
       const mediaTimeMs = this.mediaTimeMs?.();
-      const options = { paymentReference, signal, ...(mediaTimeMs !== undefined && { mediaTimeMs }) };
+      const deliveryDetails = drop.physical && await this.deliver?.(drop);
+      const options = { paymentReference, signal, ...(mediaTimeMs !== undefined && { mediaTimeMs }), ...(deliveryDetails && { deliveryDetails }) };
       let result = await this.#own.claim(drop, options);
       while (result.kind === "pending") {
         this.#tell("rimlight-result", result);
@@ -145,7 +154,8 @@ export class RimlightDrop extends HTMLElement {
       await this.#settle(result, signal);
     } catch (error) {
       if (signal.aborted) return;
-      this.#say(error instanceof UnverifiedError ? this.#texts.unverified : this.#texts.failed);
+      const refused = error instanceof RimlightError ? this.#texts.refused[error.reason as ReasonName] : undefined;
+      this.#say(error instanceof UnverifiedError ? this.#texts.unverified : (refused ?? this.#texts.failed));
       this.dispatchEvent(new ErrorEvent("error", { error, message: String(error) }));
     } finally {
       this.#busy = false;
@@ -164,7 +174,9 @@ export class RimlightDrop extends HTMLElement {
   get #own(): DropClient {
     const routers = this.getAttribute("routers")?.split(/\s+/).filter(Boolean) ?? [];
     const channelId = this.getAttribute("channel") ?? "";
-    this.#made ??= this.client ?? new RimlightClient({ routers: routers.length > 0 ? routers : [location.origin], channelId });
+    this.#made ??= this.client ?? new RimlightClient({
+      routers: routers.length > 0 ? routers : [location.origin], channelId, sealer, ...(this.deliver && { consent: ["delivery"] }),
+    });
     return this.#made;
   }
 
@@ -236,10 +248,11 @@ export class RimlightDrop extends HTMLElement {
     set(this.#price, drop ? formatMoney(drop.price, locale) : "");
     this.#countdown.hidden = !open && !before;
     this.#progress.hidden = !open;
-    this.#button.hidden = !drop || this.hasAttribute("overlay") || !(this.pay || this.hasAttribute("payment-reference"));
+    this.#button.hidden = !drop || this.hasAttribute("overlay") || !(this.pay || this.hasAttribute("payment-reference")) ||
+      (drop.physical && !this.deliver);
     set(this.#button, drop ? t.buy(formatMoney(drop.price, locale)) : "");
     // Not the attribute disabled: in a browser it takes the focus away from a button that has it.
-    this.#button.setAttribute("aria-disabled", String(!open || drop.soldOut || this.#busy));
+    this.#button.setAttribute("aria-disabled", String(!open || drop.soldOut || this.#busy || unsent(drop)));
     set(this.#status, this.#note || this.#stateText(drop));
     set(this.#voucher, t.takeVoucher);
     set(this.#money, t.takeMoney);
@@ -256,7 +269,7 @@ export class RimlightDrop extends HTMLElement {
     if (!this.#live) return t.offline;
     if (!drop) return t.none;
     if (drop.state === "paused") return t.paused;
-    if (drop.state === "open" || drop.state === "planned" || drop.state === "armed") return drop.soldOut ? t.soldOut : "";
+    if (drop.state === "open" || drop.state === "planned" || drop.state === "armed") return drop.soldOut ? t.soldOut : unsent(drop) ? t.unsent : "";
     return drop.soldOut ? t.soldOut : t.over;
   }
 
@@ -277,6 +290,9 @@ export class RimlightDrop extends HTMLElement {
     if (this.isConnected) this.#timer = setTimeout(() => this.#show(), untilNextSecond(leftMs));
   }
 }
+
+/** It is to be sent, and nobody is there who could. */
+const unsent = (drop: DropInfo) => drop.physical && drop.deliveryKeys.length === 0;
 
 /** Only what changed is written: a live region is read aloud whenever it is written to. */
 function set(element: HTMLElement, text: string): void {

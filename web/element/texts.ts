@@ -10,6 +10,7 @@ export interface Texts {
   readonly paused: string;
   readonly soldOut: string;
   readonly over: string;
+  readonly unsent: string;
   readonly buy: (price: string) => string;
   readonly buying: string;
   readonly inLine: (position: number) => string;
@@ -34,6 +35,7 @@ export const english: Texts = {
   paused: "Paused for a moment.",
   soldOut: "Sold out.",
   over: "This drop is over.",
+  unsent: "Nobody can send it right now.",
   buy: (price) => `Buy for ${price}`,
   buying: "Buying…",
   inLine: (position) => `You are number ${position} in line.`,
@@ -49,6 +51,8 @@ export const english: Texts = {
     NO_UNIT_HERE: "Sold out for now. You can try again.",
     VIEWER_LIMIT: "You have your share of this drop already.",
     DROP_NOT_OPEN: "The drop is not open.",
+    NO_DEPOT: "Nobody can send it right now. You can try again.",
+    CARD_NUMBER_REFUSED: "The address looks like it holds a card number. Nothing was bought.",
     PRICE_ABOVE_LIMIT: "The price has changed. Nothing was bought.",
     TOKEN_EXPIRED: "The offer has expired. You can try again.",
   },

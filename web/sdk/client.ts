@@ -12,7 +12,7 @@ import { RimlightError } from "./errors.js";
 import { Purchases } from "./purchases.js";
 import { Routers, type RouterState } from "./routers.js";
 import { viewerSession } from "./session.js";
-import { openStore, type PurchaseStore } from "./store.js";
+import { type KeptPurchase, openStore, type PurchaseStore } from "./store.js";
 import { deriveTokenId, purchaseIdOf, readOfferToken } from "./verify.js";
 import { type DropInfo, dropInfo, type MakeGood, millis, money, type OfferInfo, type PurchaseView, type ReasonName, reasonName, type Via } from "./views.js";
 
@@ -27,6 +27,8 @@ export interface ClientOptions {
   readonly residencyZones?: readonly string[];
   /** Where purchases are kept; the browser's database by default. */
   readonly store?: PurchaseStore;
+  /** Seals delivery details, for who sells physical goods: () => import("@rimlight/client/seal"). Loaded when it is needed. */
+  readonly sealer?: () => Promise<Pick<typeof import("./seal.js"), "seal">>;
   /** How to reach a router; Connect over fetch by default. */
   readonly transport?: (url: string) => Transport;
 }
@@ -47,7 +49,10 @@ export interface OfferOptions {
 export interface BuyOptions {
   /** An opaque reference to a payment that the viewer authorised; never a card number. */
   readonly paymentReference: string;
-  /** Opaque, at most 2 KiB; needs consent for delivery. */
+  /**
+   * Where a physical good goes, at most 2 KiB; needs consent for delivery. Sealed here to those who may send it, so that
+   * nobody else reads it; not sent at all for a digital good.
+   */
   readonly deliveryDetails?: Uint8Array;
   /** The text of a voucher to pay with: voucher.text of another purchase. */
   readonly voucher?: string;
@@ -209,11 +214,12 @@ export class RimlightClient {
     const purchases = await this.#kept();
     const purchaseId = await purchaseIdOf(readOfferToken(offer.token).tokenId);
     const { dropId, title, price, requestId, token: offerToken } = offer;
-    const expected = { purchaseId, dropId, title, price, keptMs: this.now(), offerToken, requestId };
+    const sealed = await this.#seal(purchases, purchaseId, dropId, offer.deliveryKeys, options.deliveryDetails);
+    const expected = { purchaseId, dropId, title, price, keptMs: this.now(), offerToken, requestId, ...sealed };
     return this.#buy(purchases, expected, async () => {
       const { message, via } = await this.#calls.unary(OfferService.method.redeemOffer, {
         hints: this.#hints({ dropId, requestId }), offerToken, ...this.#viewer(),
-        ...payment(options),
+        ...payment(options, sealed),
       }, options.signal);
       return purchases.accept(expected, this.#session, message.receipt, message.region, millis(message.acceptTime), via);
     });
@@ -225,12 +231,13 @@ export class RimlightClient {
     const purchases = await this.#kept();
     const requestId = options.requestId ?? crypto.randomUUID();
     const purchaseId = await purchaseIdOf(await deriveTokenId(this.#session, drop.id, requestId));
+    const sealed = await this.#seal(purchases, purchaseId, drop.id, drop.deliveryKeys, options.deliveryDetails);
     const expected = {
-      purchaseId, dropId: drop.id, title: drop.title, price: drop.price, keptMs: this.now(), requestId, session: this.#session,
+      purchaseId, dropId: drop.id, title: drop.title, price: drop.price, keptMs: this.now(), requestId, session: this.#session, ...sealed,
     };
     return this.#buy(purchases, expected, async () => {
       const { message, via } = await this.#calls.unary(OfferService.method.claimOffer, {
-        hints: this.#hints({ dropId: drop.id, requestId }), ...this.#viewer(), ...payment(options), ...mediaTime(options),
+        hints: this.#hints({ dropId: drop.id, requestId }), ...this.#viewer(), ...payment(options, sealed), ...mediaTime(options),
         maxPrice: { currencyCode: drop.price.currency, minorUnits: drop.price.minorUnits },
       }, options.signal);
       const { decision } = message;
@@ -312,6 +319,13 @@ export class RimlightClient {
     }
   }
 
+  /** Hides where a purchase goes, the same way however often it is asked for. */
+  async #seal(purchases: Purchases, purchaseId: string, dropId: string, keys: readonly Uint8Array[], details?: Uint8Array): Promise<Hidden> {
+    if (!details || !keys.length) return {};
+    const { seal } = await this.#options.sealer!();
+    return { sealed: await seal(details, keys, dropId, purchaseId, (await purchases.find(purchaseId))?.sealed) };
+  }
+
   #kept(): Promise<Purchases> {
     this.#purchases ??= Promise.resolve(this.#options.store ?? openStore()).then(
       (store) => new Purchases(store, this.#calls, (hints) => this.#hints(hints)));
@@ -344,8 +358,10 @@ export class RimlightClient {
 /** Codes under which the platform decided; every other failure is one of the call. */
 const DECISIONS = new Set([Code.FailedPrecondition, Code.AlreadyExists, Code.NotFound, Code.ResourceExhausted]);
 
-function payment({ paymentReference, deliveryDetails, voucher = "" }: BuyOptions) {
-  return { paymentReference, voucher, ...(deliveryDetails && { deliveryDetails }) };
+type Hidden = Pick<KeptPurchase, "sealed">;
+
+function payment({ paymentReference, voucher = "" }: BuyOptions, { sealed }: Hidden) {
+  return { paymentReference, voucher, ...(sealed && { deliveryDetails: sealed.envelope }) };
 }
 
 function mediaTime({ mediaTimeMs }: { readonly mediaTimeMs?: number }) {
@@ -365,5 +381,6 @@ function offerInfo(o: Offer | undefined, token: string, requestId: string): Offe
   return {
     dropId: o?.dropId ?? "", title: o?.title ?? "", price: money(o?.price), expiresAt: millis(o?.expireTime), arm: o?.arm ?? "",
     region: o?.region ?? "", requestId, token,
+    deliveryKeys: o?.deliveryKeys ?? [],
   };
 }

@@ -40,6 +40,10 @@ export class Purchases {
     return this.store.all();
   }
 
+  find(purchaseId: string): Promise<KeptPurchase | undefined> {
+    return this.store.get(purchaseId);
+  }
+
   forget(purchaseId: string): Promise<void> {
     return this.store.delete(purchaseId);
   }

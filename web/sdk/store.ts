@@ -1,3 +1,9 @@
+/** Delivery details as they were sealed for a purchase; the digest tells them from others. */
+export interface Sealed {
+  readonly digest: Uint8Array;
+  readonly envelope: Uint8Array;
+}
+
 /** A purchase as this browser keeps it. */
 export interface KeptPurchase {
   /** 32 hex digits. */
@@ -13,6 +19,8 @@ export interface KeptPurchase {
   readonly receipt?: string;
   /** The region that accepted. */
   readonly region?: string;
+  /** Where it goes, for whoever packs it alone: a repeated call must be the same. */
+  readonly sealed?: Sealed;
   /** Signed by the verifier; nothing changes after it. */
   readonly outcome?: string;
   /** Names the intention, and the trace of its calls. */

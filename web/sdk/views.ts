@@ -26,6 +26,10 @@ export interface DropInfo {
   readonly price: Money;
   readonly opensAt: number;
   readonly closesAt: number;
+  /** It is sent, so buying it takes delivery details. */
+  readonly physical: boolean;
+  /** To whom those are sealed; empty while nobody could send it. */
+  readonly deliveryKeys: readonly Uint8Array[];
 }
 
 /** An offer: a price until a time. It reserves nothing. */
@@ -40,6 +44,8 @@ export interface OfferInfo {
   readonly requestId: string;
   /** Signed by the node that made the offer. */
   readonly token: string;
+  /** As the drop's. */
+  readonly deliveryKeys: readonly Uint8Array[];
 }
 
 /** How a call went. */
@@ -108,6 +114,7 @@ export function dropInfo(d: Drop): DropInfo {
   return {
     id: d.dropId, channelId: d.channelId, title: d.title, state: state<keyof typeof DropState>(DropStateSchema, d.state),
     soldOut: name(AvailabilitySchema, d.availability) === SOLD_OUT, price: money(d.price), opensAt: millis(d.openTime), closesAt: millis(d.closeTime),
+    physical: d.physical, deliveryKeys: d.deliveryKeys,
   };
 }
 

@@ -125,11 +125,13 @@ async function showDrops(): Promise<void> {
       drop.client = shop.channel(channel);
       drop.texts = { buy: (price) => `Buy for ${price} (TEST)` };
       drop.pay = () => document.querySelector<HTMLInputElement>("input[name=card]:checked")?.value ?? "";
+      drop.deliver = () => new TextEncoder().encode(byId<HTMLTextAreaElement>("address").value);
       const stock = el("span", "stock");
       if (stocks.size === 0) byId("drops").replaceChildren();
       stocks.set(channel, stock);
       byId("drops").append(el("div", "channel", el("p", "", el("b", "", channel), stock), drop));
     }
+    byId("where-to").hidden = !drops.some((d) => d.physical);
     for (const [channel, stock] of stocks) {
       const [word, tone] = stockOf(drops.filter((d) => d.channelId === channel), live);
       stock.textContent = word;

@@ -1,4 +1,4 @@
-import type { DropClient } from "../element/element.js";
+import { type DropClient, sealer } from "../element/element.js";
 import type { BuyOptions, BuyResult, DropsView } from "../sdk/client.js";
 import { type DropInfo, forgetViewer, type KeptPurchase, type PurchaseView, RimlightClient } from "../sdk/index.js";
 import { Latest } from "./latest.js";
@@ -52,7 +52,9 @@ export class Shop {
     this.#stop.abort();
     this.#stop = new AbortController();
     const near = [...this.line.routers].sort((a, b) => this.line.rttMs(a) - this.line.rttMs(b));
-    const client = new RimlightClient({ routers: near.map((r) => r.url), transport: this.line.transport });
+    const client = new RimlightClient({
+      routers: near.map((r) => r.url), transport: this.line.transport, sealer, consent: ["delivery"], // the address field says so
+    });
     void this.#watch(client, this.#stop.signal);
     return client;
   }

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "vite";
-import { fromHere } from "../vite.config.js";
+import { fromHere, notInBrowsers } from "../vite.config.js";
 
 const web = join(import.meta.dirname, "..");
 
@@ -14,7 +14,7 @@ export async function bundle(entry) {
     configFile: false, root: web, logLevel: "warn", plugins: [fromHere],
     build: {
       write: false, target: "es2022", minify: false, modulePreload: { polyfill: false },
-      rollupOptions: { input: join(web, entry), preserveEntrySignatures: "strict", output: { codeSplitting: false } },
+      rollupOptions: { external: notInBrowsers, input: join(web, entry), preserveEntrySignatures: "strict", output: { codeSplitting: false } },
     },
   });
   return output[0].code;

@@ -137,6 +137,29 @@ test("what was said at one drop does not stand above the next", async () => {
   await until(() => text("status"), "");
 });
 
+test("a parcel is sold where the page knows where to, while somebody can send it", async () => {
+  const parcel = { physical: true, deliveryKeys: [] };
+  await show(-1000, 80_000, parcel);
+  await until(() => text("title"), "A thing");
+  assert.equal(await part("button").isHidden(), true, "nobody says where to");
+  await page.evaluate(() => { window.tools.element.deliver = async () => new TextEncoder().encode("Rue de la Paix 1"); });
+  await show(-1000, 80_000, parcel);
+  await until(() => text("status"), "Nobody can send it right now.");
+  assert.equal(await disabled(), "true");
+  await page.evaluate(() => {
+    const { platform, drop } = window.tools;
+    platform.show([drop(-1000, 80_000, { physical: true, deliveryKeys: [new Uint8Array(32)] })]);
+  });
+  await until(disabled, "false");
+  await part("button").press("Enter");
+  await until(() => page.evaluate(() => window.tools.platform.addresses[0]), "Rue de la Paix 1");
+  await show(-1000, 80_000, { id: "d2" });
+  await until(() => text("status"), "");
+  await part("button").press("Enter");
+  await until(() => page.evaluate(() => window.tools.platform.claims.length), 2);
+  assert.equal(await page.evaluate(() => window.tools.platform.addresses.length), 1, "a digital good goes nowhere");
+});
+
 test("a place in the line is told, and asked for again with the same request id", async () => {
   await page.evaluate(() => {
     window.tools.platform.result = { kind: "pending", position: 12, retryAfterMs: 3000, requestId: "r1", via: {} };

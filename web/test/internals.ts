@@ -9,3 +9,6 @@ export { fromHex, hex } from "../sdk/bytes.js";
 export { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 export { OfferService } from "../../gen/ts/rimlight/offer/v1/offer_service_pb.js";
 export { DropState } from "../../gen/ts/rimlight/offer/v1/drop_pb.js";
+export { seal } from "../sdk/seal.js";
+export { SealedDetailsSchema } from "../../gen/ts/rimlight/offer/v1/sealed_pb.js";
+export { fromBinary } from "@bufbuild/protobuf";

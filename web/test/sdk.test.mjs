@@ -196,7 +196,7 @@ test("the drops go on at another router, from the last token", async () => {
 const OFFER = vectors.texts.find((v) => v.kind === "offer_token" && v.want === "ok").text;
 const offer = {
   dropId: "02020202-0202-0202-0202-020202020202", title: "A thing", price: { currency: "EUR", minorUnits: 1900n }, expiresAt: 0, arm: "",
-  region: "", requestId: "r1", token: OFFER,
+  region: "", requestId: "r1", token: OFFER, deliveryKeys: [],
 };
 const GENUINE = vectors.texts.find((v) => v.kind === "receipt" && v.want === "ok");
 const OUTCOME = vectors.texts.find((v) => v.kind === "outcome" && v.want === "ok").text;
@@ -206,7 +206,7 @@ const keysAnswer = () => ({ keys: vectors.keys.map((k) => ({ keyId: sdk.fromHex(
 function viewer(methods, store = new sdk.MemoryStore()) {
   const w = world({ "http://a": { listKeys: keysAnswer, ...methods } });
   mock.method(globalThis.crypto, "getRandomValues", (bytes) => bytes.fill(3));
-  const client = new RimlightClient({ routers: ["http://a"], transport: (url) => w.transports[url], store });
+  const client = new RimlightClient({ routers: ["http://a"], transport: (url) => w.transports[url], store, sealer: async () => sdk });
   mock.restoreAll();
   return { client, store, calls: w.calls };
 }
@@ -220,6 +220,23 @@ test("a redemption's receipt is verified and kept", async () => {
   assert.equal(result.kind, "accepted");
   assert.equal((await store.get(GENUINE.purchase_id)).receipt, GENUINE.text);
   assert.deepEqual(await client.verify(GENUINE.purchase_id), { receipt: true, outcome: false });
+});
+
+test("details are sealed for the offer's depots, and a repeat after a reload sends the same bytes", async () => {
+  const { publicKey } = await crypto.subtle.generateKey("X25519", true, ["deriveBits"]);
+  const keys = [new Uint8Array(await crypto.subtle.exportKey("raw", publicKey))];
+  const sent = [];
+  const redeemOffer = (request) => (sent.push(request.deliveryDetails), accepts(GENUINE.text)());
+  const store = new sdk.MemoryStore();
+  const redeem = (where, more) => viewer({ redeemOffer }, store).client.redeem({ ...offer, ...more }, { ...options, deliveryDetails: new TextEncoder().encode(where) });
+  await redeem("Rue de la Paix 1", { deliveryKeys: keys });
+  await redeem("Rue de la Paix 1", { deliveryKeys: keys });
+  await redeem("Rue de la Paix 2", { deliveryKeys: keys });
+  await redeem("Rue de la Paix 1", {});
+  assert.deepEqual(sent[0], sent[1]);
+  assert.notDeepEqual(sent[0], sent[2], "another address is another redemption: the platform says so");
+  assert.ok(sent[0].length > 256 && !Buffer.from(sent[0]).includes("Paix"));
+  assert.equal(sent[3].length, 0, "nobody needs to know where a digital good goes");
 });
 
 const grants = () => ({ decision: { case: "granted", value: { offerToken: OFFER } } });

@@ -106,6 +106,35 @@ test("a voucher pays the next purchase, once", async () => {
   assert.equal(await page.locator("#voucher").isVisible(), false);
 });
 
+// The depot's own process opens what the page sealed, in another implementation of HPKE.
+test("a parcel's address is sealed in the page, and the depot that packs can read it", async () => {
+  const { drop } = await platform.verb("drops", "create", "--channel", "posters", "--title", "A poster", "--units", "20", "--price", "15",
+    "--sku", "poster", "--opens", "1s", "--duration", "10m");
+  const loaded = [];
+  page.on("request", (request) => loaded.push(new URL(request.url()).pathname));
+  const tap = page.locator(".channel", { hasText: "posters" }).locator("rimlight-drop >> [part=button][aria-disabled=false]");
+  await tap.waitFor(SLOW);
+  assert.ok(!loaded.includes("/seal.js"), "what seals is loaded for the first parcel");
+  const address = page.getByLabel("Where parcels go");
+  await address.fill("CANARY card 4111 1111 1111 1111");
+  await tap.press("Enter");
+  await page.locator(".channel", { hasText: "posters" }).getByText("holds a card number").waitFor(SLOW);
+  assert.ok(!loaded.some((path) => path.endsWith("/ClaimOffer")), "nothing was sent");
+
+  await address.fill("CANARY Rue de la Paix 1");
+  const asked = page.waitForRequest((request) => request.url().endsWith("/ClaimOffer"), SLOW);
+  await tap.press("Enter");
+  const body = (await asked).postDataBuffer();
+  assert.ok(body.length > 400 && !body.includes("CANARY") && body.includes(drop.drop?.dropId ?? drop.dropId), "the address is not readable in the call");
+  await inState("shipped");
+  await purchase(page).locator("[data-verified=true]").waitFor(SLOW);
+  const kept = await page.evaluate(async () => {
+    const { IndexedDbStore } = await import("/client.js");
+    return (await (await IndexedDbStore.open()).all())[0].sealed?.envelope.length;
+  });
+  assert.ok(kept > 300, "the envelope is kept with the purchase, for repeats");
+});
+
 // What a node that breaks a parcel leads to is for the command line's tests: here the platform's answers are made up.
 test("an order that failed after it was paid lets the viewer choose, until the time that it shows", async () => {
   await buy();

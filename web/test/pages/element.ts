@@ -30,12 +30,14 @@ class Platform {
     }
   }
 
-  async claim(_: DropInfo, options: Platform["claims"][0]): Promise<BuyResult> {
+  async claim(_: DropInfo, options: Platform["claims"][0] & { deliveryDetails?: Uint8Array }): Promise<BuyResult> {
+    if (options.deliveryDetails) this.addresses.push(new TextDecoder().decode(options.deliveryDetails));
     const { mediaTimeMs, paymentReference, requestId } = options;
     this.claims.push({ paymentReference, ...(mediaTimeMs !== undefined && { mediaTimeMs }), ...(requestId !== undefined && { requestId }) });
     return this.result;
   }
 
+  addresses: string[] = [];
   chosen: string[] = [];
 
   async chooseMakeGood(purchaseId: string, choice: string): Promise<PurchaseView> {
@@ -59,7 +61,8 @@ document.body.append(element);
 const now = () => platform.now();
 const drop = (opensInMs: number, closesInMs: number, more: Partial<DropInfo> = {}): DropInfo => ({
   id: "d1", channelId: "aurora", title: "A thing", state: opensInMs > 0 ? "armed" : "open", soldOut: false,
-  price: { currency: "EUR", minorUnits: 1900n }, opensAt: now() + opensInMs, closesAt: now() + closesInMs, ...more,
+  price: { currency: "EUR", minorUnits: 1900n }, opensAt: now() + opensInMs, closesAt: now() + closesInMs,
+  physical: false, deliveryKeys: [], ...more,
 });
 
 const tools = { platform, element, drop };
