@@ -46,7 +46,7 @@ func (r *Router) Check(ctx context.Context, q *routerv1.CheckRequest) (*routerv1
 	if errors.Is(ctx.Err(), context.Canceled) { // of those who were late by then we know that
 		return nil, toStatus(ctx.Err())
 	}
-	return r.judged(all), nil
+	return r.judged(all, q.GetSlowDisk().AsDuration()), nil
 }
 
 func (r *Router) paths(ctx context.Context) []*regionv1.Path {
@@ -178,7 +178,7 @@ func nameApart(all []*checked) {
 }
 
 // judged is what was found, and what is wrong with it.
-func (r *Router) judged(all []*checked) *routerv1.CheckResponse {
+func (r *Router) judged(all []*checked, slowDisk time.Duration) *routerv1.CheckResponse {
 	answer := &routerv1.CheckResponse{}
 	names := map[string]string{} // by name in the ring
 	for _, c := range all {
@@ -200,7 +200,7 @@ func (r *Router) judged(all []*checked) *routerv1.CheckResponse {
 			})
 		}
 	}
-	for _, p := range checkup.Problems(members, paths) {
+	for _, p := range checkup.Problems(members, paths, slowDisk) {
 		answer.Problems = append(answer.Problems, &routerv1.CheckProblem{Subject: p.Subject, Sentence: p.Sentence, Fix: p.Fix})
 	}
 	return answer

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -15,13 +16,24 @@ import (
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 )
 
-type checkCmd struct{ clientFlags }
+type checkCmd struct {
+	clientFlags
+	SlowDisk time.Duration `help:"From which 99th percentile of its commits on a node's disk is slow. Lower, it warns sooner; at 100ms a decision has no time left." default:"80ms"`
+}
+
+// Validate implements kong's check of the command line.
+func (c *checkCmd) Validate() error {
+	if c.SlowDisk <= 0 || c.SlowDisk > time.Minute {
+		return usageError{"--slow-disk must be above 0, and at most a minute"}
+	}
+	return nil
+}
 
 // Run has the fleet look at itself; exit 1 when something is wrong.
 func (c *checkCmd) Run(ctx context.Context, s *streams) error {
 	s.progress("asking every router and node; this takes some seconds")
 	return c.call(ctx, auth.SRE, func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := routerv1.NewRouterAdminServiceClient(conn).Check(ctx, &routerv1.CheckRequest{})
+		resp, err := routerv1.NewRouterAdminServiceClient(conn).Check(ctx, &routerv1.CheckRequest{SlowDisk: durationpb.New(c.SlowDisk)})
 		if err != nil {
 			return err
 		}

@@ -16,10 +16,31 @@ import (
 )
 
 // Check implements routerv1.RouterAdminServiceServer.
-func (f *fakeAdmin) Check(context.Context, *routerv1.CheckRequest) (*routerv1.CheckResponse, error) {
+func (f *fakeAdmin) Check(_ context.Context, q *routerv1.CheckRequest) (*routerv1.CheckResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.slowDisk = q.GetSlowDisk().AsDuration()
 	return proto.Clone(f.check).(*routerv1.CheckResponse), nil
+}
+
+func TestCheckIsToldWhatASlowDiskIs(t *testing.T) {
+	f := startFakeAdmin(t)
+	f.set(func() { f.check = &routerv1.CheckResponse{} })
+	for flag, want := range map[string]time.Duration{"80ms": 80 * time.Millisecond, "5ms": 5 * time.Millisecond} {
+		if code, _, errOut := f.verb(t, "check", "--slow-disk", flag); code != exitDone {
+			t.Errorf("exit %d: %s", code, errOut)
+		}
+		f.set(func() {
+			if f.slowDisk != want {
+				t.Errorf("--slow-disk %s asks for %v", flag, f.slowDisk)
+			}
+		})
+	}
+	for _, flag := range []string{"0s", "-1s", "61s", "fast"} {
+		if code, _, _ := f.verb(t, "check", "--slow-disk="+flag); code != exitUsage {
+			t.Errorf("--slow-disk %s: exit %d", flag, code)
+		}
+	}
 }
 
 func TestCheckTellsProblemsAndFixes(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -23,12 +24,13 @@ type fakeAdmin struct {
 	routerv1.UnimplementedRouterAdminServiceServer
 	url string
 
-	mu     sync.Mutex
-	asked  []*routerv1.SetRegionModeRequest
-	mode   *routerv1.SetRegionModeResponse
-	listed *routerv1.ListRegionsResponse
-	check  *routerv1.CheckResponse
-	watch  []*routerv1.WatchRegionsResponse // one after the other; the last one stays
+	mu       sync.Mutex
+	asked    []*routerv1.SetRegionModeRequest
+	mode     *routerv1.SetRegionModeResponse
+	listed   *routerv1.ListRegionsResponse
+	check    *routerv1.CheckResponse
+	slowDisk time.Duration                    // that check was told
+	watch    []*routerv1.WatchRegionsResponse // one after the other; the last one stays
 }
 
 func startFakeAdmin(t *testing.T) *fakeAdmin {

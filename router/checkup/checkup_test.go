@@ -85,6 +85,7 @@ func TestProblems(t *testing.T) {
 		{"a small share of much is enough", member("region c", func(m *checkup.Member) { m.FreeBytes, m.AllBytes = 40<<30, 2<<40 }), nil},
 		{"a small share of little is not", member("region c", func(m *checkup.Member) { m.FreeBytes, m.AllBytes = 4<<30, 100<<30 }), []string{"region c: Its disk is nearly full"}},
 		{"a disk is slow", member("region c", func(m *checkup.Member) { m.SyncP99 = 120 * ms }), []string{"region c: Its disk is slow: 99 % of its last 1000 commits took up to 120ms."}},
+		{"a laptop's disk is no problem, while a decision has its 100 ms", member("region c", func(m *checkup.Member) { m.SyncP99 = 79 * ms }), nil},
 		{"a few slow commits of a young node say nothing", member("region c", func(m *checkup.Member) { m.SyncP99, m.Syncs = 120*ms, 19 }), nil},
 		{"a version differs", member("region a", func(m *checkup.Member) { m.Version = "v8" }), []string{"fleet: It runs 2 versions: v9 on 4; v8 on region a."}},
 		{"an unknown version differs from nothing", member("region a", func(m *checkup.Member) { m.Version = "" }), nil},
@@ -102,7 +103,7 @@ func TestProblems(t *testing.T) {
 			w := &world{}
 			w.members, w.paths = fleet()
 			tt.change(w)
-			got := checkup.Problems(w.members, w.paths)
+			got := checkup.Problems(w.members, w.paths, 0)
 			if len(got) != len(tt.want) {
 				t.Fatalf("got %d problems, want %d: %v", len(got), len(tt.want), got)
 			}
@@ -125,7 +126,14 @@ func TestManyVersionsStayOneSentence(t *testing.T) {
 	for i := range 100 {
 		members = append(members, checkup.Member{Name: fmt.Sprint("region ", i), Version: fmt.Sprint("v", i%2)})
 	}
-	if got := checkup.Problems(members, nil); len(got) != 1 || got[0].Sentence != "It runs 2 versions: v0 on 50; v1 on 50." {
+	if got := checkup.Problems(members, nil, 0); len(got) != 1 || got[0].Sentence != "It runs 2 versions: v0 on 50; v1 on 50." {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestWhoAsksSaysWhatASlowDiskIs(t *testing.T) {
+	members := []checkup.Member{{Name: "region a", SyncP99: 30 * ms, Syncs: 100}, {Name: "region b", SyncP99: 29 * ms, Syncs: 100}}
+	if got := checkup.Problems(members, nil, 30*ms); len(got) != 1 || got[0].Subject != "region a" {
+		t.Errorf("got %+v", got)
 	}
 }

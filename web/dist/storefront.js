@@ -384,10 +384,11 @@ page_token (	"|
 ListAuditEntriesResponse/
 \x07entries (\v2.rimlight.router.v1.AuditEntry
 next_page_token (	
-silent_routers (	""
+silent_routers (	"P
 \fCheckRequest
 
-local_only (\b"È
+local_only (\b,
+	slow_disk (\v2.google.protobuf.Duration"È
 \rCheckResponse2
 \bproblems (\v2 .rimlight.router.v1.CheckProblem2
 \x07members (\v2!.rimlight.router.v1.CheckedMember.

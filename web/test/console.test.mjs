@@ -11,6 +11,7 @@ import { startPlatform } from "./platform.mjs";
 // How long the thousand regions are watched, in minutes of virtual time; the figures in bench/README.md are of 60.
 const MINUTES = Number(process.env.CONSOLE_MINUTES ?? 12);
 const SPEED = 60;
+const SLOW = { timeout: 60_000 };
 
 let browser;
 before(async () => { browser = await startBrowser(); });
@@ -37,7 +38,7 @@ test("a brownout is told, explained, and can be answered with a drain that was t
   });
   const began = Date.now();
   await platform.verb("fault", "brownout", victim, "--for", "30s", "--added", "1s");
-  await page.waitForSelector("#drill.active", { timeout: 30_000 });
+  await page.waitForSelector("#drill.active", SLOW);
   assert.match(await page.textContent("#drill"), new RegExp(`${victim}: brownout of \\+1,000 ms`));
   let slip;
   await until(async () => {
@@ -45,11 +46,11 @@ test("a brownout is told, explained, and can be answered with a drain that was t
     slip = slips.find((s) => s.region === victim && Date.parse(s.startTime) > began);
     return slip;
   });
-  await page.waitForSelector(`#slips li[data-slip="${slip.slipId}"]`, { timeout: 5_000 });
+  await page.waitForSelector(`#slips li[data-slip="${slip.slipId}"]`, SLOW);
   assert.ok(await page.locator("#slips .timeline .slip").count() > 0, "it is on the timeline, too");
 
   // One of its slow calls, in plain words.
-  await page.locator("#decisions tbody tr", { hasText: victim }).locator("button").first().click({ timeout: 30_000 });
+  await page.locator("#decisions tbody tr", { hasText: victim }).locator("button").first().click(SLOW);
   await page.waitForSelector("dialog[open] .sentence");
   const told = (await page.locator("dialog[open] .sentence").allTextContents()).join(" ");
   t.diagnostic(told);

@@ -2314,7 +2314,10 @@ func (x *ListAuditEntriesResponse) GetSilentRouters() []string {
 type CheckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Measure only this router's own ways.
-	LocalOnly     bool `protobuf:"varint,1,opt,name=local_only,json=localOnly,proto3" json:"local_only,omitempty"`
+	LocalOnly bool `protobuf:"varint,1,opt,name=local_only,json=localOnly,proto3" json:"local_only,omitempty"`
+	// From which 99th percentile of its commits on a node's disk is slow; absent: 80 ms, which leaves a decision of 100 ms its
+	// other parts.
+	SlowDisk      *durationpb.Duration `protobuf:"bytes,2,opt,name=slow_disk,json=slowDisk,proto3" json:"slow_disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2354,6 +2357,13 @@ func (x *CheckRequest) GetLocalOnly() bool {
 		return x.LocalOnly
 	}
 	return false
+}
+
+func (x *CheckRequest) GetSlowDisk() *durationpb.Duration {
+	if x != nil {
+		return x.SlowDisk
+	}
+	return nil
 }
 
 // The response of Check.
@@ -2790,10 +2800,11 @@ const file_rimlight_router_v1_router_admin_service_proto_rawDesc = "" +
 	"\x18ListAuditEntriesResponse\x128\n" +
 	"\aentries\x18\x01 \x03(\v2\x1e.rimlight.router.v1.AuditEntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12%\n" +
-	"\x0esilent_routers\x18\x03 \x03(\tR\rsilentRouters\"-\n" +
+	"\x0esilent_routers\x18\x03 \x03(\tR\rsilentRouters\"s\n" +
 	"\fCheckRequest\x12\x1d\n" +
 	"\n" +
-	"local_only\x18\x01 \x01(\bR\tlocalOnly\"\x8e\x03\n" +
+	"local_only\x18\x01 \x01(\bR\tlocalOnly\x12D\n" +
+	"\tslow_disk\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<*\x00R\bslowDisk\"\x8e\x03\n" +
 	"\rCheckResponse\x12<\n" +
 	"\bproblems\x18\x01 \x03(\v2 .rimlight.router.v1.CheckProblemR\bproblems\x12;\n" +
 	"\amembers\x18\x02 \x03(\v2!.rimlight.router.v1.CheckedMemberR\amembers\x125\n" +
@@ -2946,49 +2957,50 @@ var file_rimlight_router_v1_router_admin_service_proto_depIdxs = []int32{
 	43, // 34: rimlight.router.v1.WatchSlipsResponse.changed:type_name -> rimlight.router.v1.Slip
 	45, // 35: rimlight.router.v1.GetWindowsResponse.windows:type_name -> rimlight.router.v1.WindowCounts
 	46, // 36: rimlight.router.v1.ListAuditEntriesResponse.entries:type_name -> rimlight.router.v1.AuditEntry
-	47, // 37: rimlight.router.v1.CheckResponse.problems:type_name -> rimlight.router.v1.CheckProblem
-	48, // 38: rimlight.router.v1.CheckResponse.members:type_name -> rimlight.router.v1.CheckedMember
-	49, // 39: rimlight.router.v1.CheckResponse.paths:type_name -> rimlight.router.v1.CheckedPath
-	50, // 40: rimlight.router.v1.CheckResponse.own_paths:type_name -> rimlight.region.v1.Path
-	38, // 41: rimlight.router.v1.CheckResponse.receive_time:type_name -> google.protobuf.Timestamp
-	38, // 42: rimlight.router.v1.CheckResponse.answer_time:type_name -> google.protobuf.Timestamp
-	51, // 43: rimlight.router.v1.InjectFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
-	37, // 44: rimlight.router.v1.InjectFaultRequest.duration:type_name -> google.protobuf.Duration
-	37, // 45: rimlight.router.v1.InjectFaultRequest.added_time:type_name -> google.protobuf.Duration
-	40, // 46: rimlight.router.v1.InjectFaultResponse.faults:type_name -> rimlight.region.v1.Fault
-	3,  // 47: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
-	5,  // 48: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
-	7,  // 49: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
-	11, // 50: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
-	13, // 51: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
-	15, // 52: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
-	18, // 53: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
-	20, // 54: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
-	23, // 55: rimlight.router.v1.RouterAdminService.ListSlips:input_type -> rimlight.router.v1.ListSlipsRequest
-	25, // 56: rimlight.router.v1.RouterAdminService.WatchSlips:input_type -> rimlight.router.v1.WatchSlipsRequest
-	28, // 57: rimlight.router.v1.RouterAdminService.GetWindows:input_type -> rimlight.router.v1.GetWindowsRequest
-	30, // 58: rimlight.router.v1.RouterAdminService.ListAuditEntries:input_type -> rimlight.router.v1.ListAuditEntriesRequest
-	32, // 59: rimlight.router.v1.RouterAdminService.Check:input_type -> rimlight.router.v1.CheckRequest
-	34, // 60: rimlight.router.v1.RouterAdminService.InjectFault:input_type -> rimlight.router.v1.InjectFaultRequest
-	4,  // 61: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
-	6,  // 62: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
-	9,  // 63: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
-	12, // 64: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
-	14, // 65: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
-	16, // 66: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
-	19, // 67: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
-	22, // 68: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
-	24, // 69: rimlight.router.v1.RouterAdminService.ListSlips:output_type -> rimlight.router.v1.ListSlipsResponse
-	27, // 70: rimlight.router.v1.RouterAdminService.WatchSlips:output_type -> rimlight.router.v1.WatchSlipsResponse
-	29, // 71: rimlight.router.v1.RouterAdminService.GetWindows:output_type -> rimlight.router.v1.GetWindowsResponse
-	31, // 72: rimlight.router.v1.RouterAdminService.ListAuditEntries:output_type -> rimlight.router.v1.ListAuditEntriesResponse
-	33, // 73: rimlight.router.v1.RouterAdminService.Check:output_type -> rimlight.router.v1.CheckResponse
-	35, // 74: rimlight.router.v1.RouterAdminService.InjectFault:output_type -> rimlight.router.v1.InjectFaultResponse
-	61, // [61:75] is the sub-list for method output_type
-	47, // [47:61] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	37, // 37: rimlight.router.v1.CheckRequest.slow_disk:type_name -> google.protobuf.Duration
+	47, // 38: rimlight.router.v1.CheckResponse.problems:type_name -> rimlight.router.v1.CheckProblem
+	48, // 39: rimlight.router.v1.CheckResponse.members:type_name -> rimlight.router.v1.CheckedMember
+	49, // 40: rimlight.router.v1.CheckResponse.paths:type_name -> rimlight.router.v1.CheckedPath
+	50, // 41: rimlight.router.v1.CheckResponse.own_paths:type_name -> rimlight.region.v1.Path
+	38, // 42: rimlight.router.v1.CheckResponse.receive_time:type_name -> google.protobuf.Timestamp
+	38, // 43: rimlight.router.v1.CheckResponse.answer_time:type_name -> google.protobuf.Timestamp
+	51, // 44: rimlight.router.v1.InjectFaultRequest.kind:type_name -> rimlight.region.v1.FaultKind
+	37, // 45: rimlight.router.v1.InjectFaultRequest.duration:type_name -> google.protobuf.Duration
+	37, // 46: rimlight.router.v1.InjectFaultRequest.added_time:type_name -> google.protobuf.Duration
+	40, // 47: rimlight.router.v1.InjectFaultResponse.faults:type_name -> rimlight.region.v1.Fault
+	3,  // 48: rimlight.router.v1.RouterAdminService.ListRegions:input_type -> rimlight.router.v1.ListRegionsRequest
+	5,  // 49: rimlight.router.v1.RouterAdminService.WatchRegions:input_type -> rimlight.router.v1.WatchRegionsRequest
+	7,  // 50: rimlight.router.v1.RouterAdminService.GetRttMatrix:input_type -> rimlight.router.v1.GetRttMatrixRequest
+	11, // 51: rimlight.router.v1.RouterAdminService.ListMembers:input_type -> rimlight.router.v1.ListMembersRequest
+	13, // 52: rimlight.router.v1.RouterAdminService.ExplainDecision:input_type -> rimlight.router.v1.ExplainDecisionRequest
+	15, // 53: rimlight.router.v1.RouterAdminService.ListDecisions:input_type -> rimlight.router.v1.ListDecisionsRequest
+	18, // 54: rimlight.router.v1.RouterAdminService.SimulateDecision:input_type -> rimlight.router.v1.SimulateDecisionRequest
+	20, // 55: rimlight.router.v1.RouterAdminService.SetRegionMode:input_type -> rimlight.router.v1.SetRegionModeRequest
+	23, // 56: rimlight.router.v1.RouterAdminService.ListSlips:input_type -> rimlight.router.v1.ListSlipsRequest
+	25, // 57: rimlight.router.v1.RouterAdminService.WatchSlips:input_type -> rimlight.router.v1.WatchSlipsRequest
+	28, // 58: rimlight.router.v1.RouterAdminService.GetWindows:input_type -> rimlight.router.v1.GetWindowsRequest
+	30, // 59: rimlight.router.v1.RouterAdminService.ListAuditEntries:input_type -> rimlight.router.v1.ListAuditEntriesRequest
+	32, // 60: rimlight.router.v1.RouterAdminService.Check:input_type -> rimlight.router.v1.CheckRequest
+	34, // 61: rimlight.router.v1.RouterAdminService.InjectFault:input_type -> rimlight.router.v1.InjectFaultRequest
+	4,  // 62: rimlight.router.v1.RouterAdminService.ListRegions:output_type -> rimlight.router.v1.ListRegionsResponse
+	6,  // 63: rimlight.router.v1.RouterAdminService.WatchRegions:output_type -> rimlight.router.v1.WatchRegionsResponse
+	9,  // 64: rimlight.router.v1.RouterAdminService.GetRttMatrix:output_type -> rimlight.router.v1.GetRttMatrixResponse
+	12, // 65: rimlight.router.v1.RouterAdminService.ListMembers:output_type -> rimlight.router.v1.ListMembersResponse
+	14, // 66: rimlight.router.v1.RouterAdminService.ExplainDecision:output_type -> rimlight.router.v1.ExplainDecisionResponse
+	16, // 67: rimlight.router.v1.RouterAdminService.ListDecisions:output_type -> rimlight.router.v1.ListDecisionsResponse
+	19, // 68: rimlight.router.v1.RouterAdminService.SimulateDecision:output_type -> rimlight.router.v1.SimulateDecisionResponse
+	22, // 69: rimlight.router.v1.RouterAdminService.SetRegionMode:output_type -> rimlight.router.v1.SetRegionModeResponse
+	24, // 70: rimlight.router.v1.RouterAdminService.ListSlips:output_type -> rimlight.router.v1.ListSlipsResponse
+	27, // 71: rimlight.router.v1.RouterAdminService.WatchSlips:output_type -> rimlight.router.v1.WatchSlipsResponse
+	29, // 72: rimlight.router.v1.RouterAdminService.GetWindows:output_type -> rimlight.router.v1.GetWindowsResponse
+	31, // 73: rimlight.router.v1.RouterAdminService.ListAuditEntries:output_type -> rimlight.router.v1.ListAuditEntriesResponse
+	33, // 74: rimlight.router.v1.RouterAdminService.Check:output_type -> rimlight.router.v1.CheckResponse
+	35, // 75: rimlight.router.v1.RouterAdminService.InjectFault:output_type -> rimlight.router.v1.InjectFaultResponse
+	62, // [62:76] is the sub-list for method output_type
+	48, // [48:62] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_router_admin_service_proto_init() }
