@@ -125,6 +125,7 @@ func (p *platform) dial(t *testing.T, addr string, role auth.Role) routedConn {
 	t.Cleanup(func() { _ = conn.Close() })
 	return routedConn{
 		offerv1.NewOfferServiceClient(conn), fulfillmentv1.NewCatalogServiceClient(conn), routerv1.NewRouterAdminServiceClient(conn), verifierv1.NewSupportServiceClient(conn),
+		fulfillmentv1.NewOrderServiceClient(conn),
 	}
 }
 
@@ -133,6 +134,7 @@ type routedConn struct {
 	catalog fulfillmentv1.CatalogServiceClient
 	admin   routerv1.RouterAdminServiceClient
 	support verifierv1.SupportServiceClient
+	orders  fulfillmentv1.OrderServiceClient
 }
 
 func (p *platform) reachable(t *testing.T, addr string) map[string]bool {

@@ -81,6 +81,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	}
 
 	p.pauses(t, drop, regions)
+	p.changes(t)
 	p.makesGood(t, b.PurchaseID, declined.PurchaseID)
 	p.explains(t, b.Decision, regions)
 	p.refusesTheWrongRole(t)

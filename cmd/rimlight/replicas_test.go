@@ -7,6 +7,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/rimlight/rimlight/fulfillment/node"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
@@ -84,10 +86,40 @@ func (r *replica) kill(t *testing.T) {
 	}
 }
 
-// replicated is a platform with two replicas of each central service on one PostgreSQL database.
+// replicated is a platform with two replicas of each central service on one PostgreSQL database, and a depot.
 type replicated struct {
 	platform
 	fulfillment, verifier [2]*replica
+	parcels               *parcels
+}
+
+// parcels is the log of a depot: which orders left it.
+type parcels struct {
+	slog.Handler
+	mu   sync.Mutex
+	left map[string]int // how often each order did
+}
+
+// Enabled implements slog.Handler.
+func (p *parcels) Enabled(context.Context, slog.Level) bool { return true }
+
+// WithAttrs implements slog.Handler.
+func (p *parcels) WithAttrs([]slog.Attr) slog.Handler { return p }
+
+// Handle implements slog.Handler.
+func (p *parcels) Handle(_ context.Context, r slog.Record) error {
+	if r.Message != "a parcel left" {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "order_id" {
+			p.left[a.Value.String()]++
+		}
+		return true
+	})
+	return nil
 }
 
 func startReplicated(t *testing.T, database string) *replicated {
@@ -132,6 +164,14 @@ func startReplicated(t *testing.T, database string) *replicated {
 		t.Fatal(err)
 	}
 	stages = append([]process.Stage{{Name: "router", Run: router.Run}}, stages...)
+	p.parcels = &parcels{Handler: slog.DiscardHandler, left: map[string]int{}}
+	depot := base
+	depot.DataDir, depot.Metrics, depot.Log = filepath.Join(dir, "depot"), prometheus.NewRegistry(), slog.New(p.parcels)
+	run, err := process.StartNode(t.Context(), process.Node{Common: depot, Config: node.Config{SKUs: []string{"poster"}, Parallel: 50}, Fulfillment: fulfillment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages = append(stages, process.Stage{Name: "the depot", Run: run})
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- process.RunStages(ctx, stages...) }()
@@ -146,14 +186,22 @@ func startReplicated(t *testing.T, database string) *replicated {
 	return p
 }
 
-// sellOut lets viewers buy until nothing is left, with disturbances on the way; then every receipt settles, the books
-// balance, and all units are sold.
-func (p *replicated) sellOut(t *testing.T, units uint32, disturb func(accepted func(int) func() bool)) {
+// sellOut lets viewers buy a digital good and a physical one until nothing is left of either, with disturbances on the way;
+// then every receipt settles, the books balance, all units are sold, and each parcel left once.
+func (p *replicated) sellOut(t *testing.T, disturb func(accepted func(int) func() bool)) {
 	t.Helper()
-	drop := p.createDrop(t, units, 10*time.Minute)
+	units := map[string]uint32{p.createDrop(t, digitalUnits, 10*time.Minute).GetDropId(): digitalUnits}
+	code, out, errOut := p.verb(t, "drops", "create", "--channel", "test", "--title", "Poster", "--units", strconv.Itoa(parcelUnits), "--price", "19",
+		"--sku", "poster", "--opens", "1s", "--duration", "10m")
+	var posters fulfillmentv1.CreateDropResponse
+	if err := protojson.Unmarshal([]byte(out), &posters); code != exitDone || err != nil {
+		t.Fatalf("drops create: exit %d, %v: %s%s", code, err, errOut, out)
+	}
+	poster := posters.GetDrop().GetDrop().GetDropId()
+	units[poster] = parcelUnits
 	conn := p.dial(t, p.Routers[0], auth.Viewer)
 	audience := viewers.New(viewers.Config{
-		Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{conn.offers}}}, PerMinute: 1800, AbandonRate: 0.2,
+		Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{conn.offers}}}, PerMinute: 1800, AbandonRate: 0.2, Delivery: []byte("Main Street 1"),
 		Payments: []string{"tp_ok", "tp_timeout_before", "tp_timeout_after", "tp_500_once"}, Keep: true, // none gives its unit back
 	})
 	ctx, leave := context.WithCancel(t.Context())
@@ -163,21 +211,71 @@ func (p *replicated) sellOut(t *testing.T, units uint32, disturb func(accepted f
 	defer leave()
 	disturb(func(n int) func() bool { return func() bool { return audience.Stats().Accepted >= n } })
 	sold := func() bool {
-		resp, err := conn.catalog.GetDrop(t.Context(), &fulfillmentv1.GetDropRequest{DropId: drop.GetDropId()})
-		return err == nil && resp.GetDrop().GetStock().GetSold() == units
+		for drop, n := range units {
+			resp, err := conn.catalog.GetDrop(t.Context(), &fulfillmentv1.GetDropRequest{DropId: drop})
+			if err != nil || resp.GetDrop().GetStock().GetSold() != n {
+				return false
+			}
+		}
+		return true
 	}
-	p.until(t, "the drop is sold out", sold)
+	p.until(t, "the drops are sold out", sold)
 	leave()
 	left.Wait()
 	stats := audience.Stats()
 	if stats.Unverified > 0 {
 		t.Errorf("%d receipts or outcomes could not be verified", stats.Unverified)
 	}
-	p.everyReceiptSettles(t, drop, stats.Receipts)
+	p.everyReceiptSettles(t, &offerv1.Drop{}, stats.Receipts)
 	p.auditHolds(t)
-	p.reportAgrees(t, drop.GetDropId(), units, len(stats.Receipts))
+	for drop, n := range units {
+		p.reportAgrees(t, drop, n, int(n))
+		p.until(t, "a viewer who comes too late is told so", func() bool {
+			code, _, errOut := p.verb(t, "buy", "--drop", drop, "--wait", "30s", "--delivery", p.slip(t))
+			return code == exitRefused && strings.Contains(errOut, "SOLD_OUT")
+		})
+	}
+	p.everyParcelLeftOnce(t)
 	if !sold() {
 		t.Error("units came back after the drop was sold out")
+	}
+}
+
+const digitalUnits, parcelUnits = 140, 60
+
+// slip is a file with an address.
+func (p *replicated) slip(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "address")
+	if err := os.WriteFile(file, []byte("Main Street 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// everyParcelLeftOnce holds the depot's own word against fulfillment's: an order for each unit, and a shipment for each order.
+func (p *replicated) everyParcelLeftOnce(t *testing.T) {
+	t.Helper()
+	p.parcels.mu.Lock()
+	defer p.parcels.mu.Unlock()
+	if len(p.parcels.left) != parcelUnits {
+		t.Errorf("parcels of %d orders left for %d units", len(p.parcels.left), parcelUnits)
+	}
+	references := map[string]bool{}
+	resp, err := p.dial(t, p.Routers[0], auth.Finance).orders.ListOrders(t.Context(), &fulfillmentv1.ListOrdersRequest{
+		States: []fulfillmentv1.OrderState{fulfillmentv1.OrderState_ORDER_STATE_SHIPPED}, PageSize: 2 * parcelUnits,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range resp.GetOrders() {
+		references[o.GetTrackingReference()] = true
+		if p.parcels.left[o.GetOrderId()] != 1 {
+			t.Errorf("order %s left %d times", o.GetOrderId(), p.parcels.left[o.GetOrderId()])
+		}
+	}
+	if len(resp.GetOrders()) != parcelUnits || len(references) != parcelUnits {
+		t.Errorf("fulfillment has %d shipped orders with %d references for %d units", len(resp.GetOrders()), len(references), parcelUnits)
 	}
 }
 
@@ -209,7 +307,7 @@ func TestAReplicaIsKilledWhileADropSellsOut(t *testing.T) {
 		t.Skip("starts processes and takes half a minute; run without -short")
 	}
 	p := startReplicated(t, pgtest.Database(t))
-	p.sellOut(t, 200, func(accepted func(int) func() bool) {
+	p.sellOut(t, func(accepted func(int) func() bool) {
 		p.until(t, "viewers buy", accepted(40))
 		p.verifier[0].kill(t)
 		p.until(t, "viewers buy without a verifier's replica", accepted(90))
@@ -225,7 +323,7 @@ func TestPostgresRestartsWhileADropSellsOut(t *testing.T) {
 	}
 	server := pgtest.Start(t)
 	p := startReplicated(t, server.Database(t))
-	p.sellOut(t, 200, func(accepted func(int) func() bool) {
+	p.sellOut(t, func(accepted func(int) func() bool) {
 		p.until(t, "viewers buy", accepted(40))
 		server.Stop(t)
 		server.Resume(t)

@@ -46,6 +46,8 @@ type Config struct {
 	DeclineRate float64
 	// Tries is how often a viewer makes one call at most. 0: buyer.DefaultTries.
 	Tries int
+	// Delivery is where all of them want physical goods sent, to which they consent. Empty: they buy digital goods only.
+	Delivery []byte
 	// Think is the longest that a viewer looks at an offer before the tap.
 	Think time.Duration
 	// Patience bounds one viewer's whole visit; 0: 3 min.
@@ -201,6 +203,9 @@ func (a *Audience) shop(ctx context.Context, drop *offerv1.Drop) {
 	req := buyer.Request{
 		Drop: drop, PaymentReference: payment,
 		Think: rand.N(a.cfg.Think + 1), Abandon: rand.Float64() < a.cfg.AbandonRate,
+	}
+	if len(a.cfg.Delivery) > 0 {
+		req.DeliveryDetails, req.Consent = a.cfg.Delivery, &offerv1.Consent{GrantedPurposes: []offerv1.Purpose{offerv1.Purpose_PURPOSE_DELIVERY}}
 	}
 	req.Claim = !req.Abandon && rand.IntN(4) == 0
 	res, err := b.Buy(ctx, req)
