@@ -16,6 +16,7 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/timeback"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/decide"
@@ -134,7 +135,7 @@ func (n *Node) followCatalogue(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break // asked to stop: how the stream took that is no news
 		}
-		n.log.Warn("catalogue stream ended", "error", err)
+		n.log.Log(ctx, rpcerr.Level(err), "catalogue stream ended", "error", err)
 		wait.sleep(ctx)
 	}
 	return nil //nolint:nilerr // it ends when it is asked to

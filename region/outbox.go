@@ -17,6 +17,7 @@ import (
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/telemetry"
 	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/region/journal"
@@ -48,7 +49,7 @@ func (n *Node) forward(ctx context.Context) error {
 		case errors.Is(err, ErrJournalBehind):
 			return err
 		}
-		n.log.Warn("forwarding stream ended", "error", err, "journal_lag", n.till.lag())
+		n.log.Log(ctx, rpcerr.Level(err), "forwarding stream ended", "error", err, "journal_lag", n.till.lag())
 		n.metrics.forwardBreaks.Inc()
 		wait.sleep(ctx)
 	}

@@ -9,6 +9,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
@@ -23,7 +24,7 @@ func (s *Service) runDeliveries(ctx context.Context) {
 		if failures++; heard {
 			failures = 1
 		}
-		s.deps.Log.Warn("following orders broke off", "error", err)
+		s.deps.Log.Log(ctx, rpcerr.Level(err), "following orders broke off", "error", err)
 		sleep(ctx, s.backoff(failures-1), nil)
 	}
 }

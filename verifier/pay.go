@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -47,6 +48,10 @@ func (s *Service) runEach(ctx context.Context, kind store.Kind, work func(contex
 	}
 }
 
+// worryAfter is which failure of one job is worth a warning: providers answer late or not at all now and then, and what the
+// second try mends needs nobody.
+const worryAfter = 3
+
 // runOne drives one job as far as it goes now, and puts it off where it must go on later.
 func (s *Service) runOne(ctx context.Context, j store.Job, work func(context.Context, store.Job) (later int64, err error)) {
 	within, end := s.jobSpans(ctx, j.Kind, []store.Job{j})
@@ -58,7 +63,11 @@ func (s *Service) runOne(ctx context.Context, j store.Job, work func(context.Con
 			return // due again at the next start
 		}
 		later = s.after(s.backoff(j.Attempts - 1))
-		s.deps.Log.Warn("a job failed", "kind", string(j.Kind), "attempts", j.Attempts, "error", err)
+		level := slog.LevelInfo
+		if j.Attempts >= worryAfter {
+			level = slog.LevelWarn
+		}
+		s.deps.Log.Log(ctx, level, "a job failed", "kind", string(j.Kind), "attempts", j.Attempts, "error", err)
 	}
 	if later == 0 {
 		return // finished in its last transaction

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ type clientFlags struct {
 	Output  string        `short:"o" help:"How to print: table or json." enum:"table,json" default:"table"`
 	Timeout time.Duration `help:"How long to wait for an answer." default:"10s"`
 	Tokens  string        `help:"Role tokens file (JSON); default: what 'rimlight dev' left for this router." placeholder:"FILE"`
+	CAFile  string        `name:"ca-file" help:"Certificates (PEM) of the authorities to trust with an https router, or the router's own; default: the system's." placeholder:"FILE"`
 }
 
 // dial connects with the role's token, or with none where there is none to be found: reads need none.
@@ -48,9 +50,27 @@ func (f *clientFlags) dial(role auth.Role) (*grpc.ClientConn, error) {
 	}
 	cfg := rpc.DialConfig{Token: tokens[role], Timeout: f.Timeout}
 	if !plain {
-		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		if cfg.TLS, err = f.trust(); err != nil {
+			return nil, err
+		}
 	}
 	return rpc.Dial(target, cfg)
+}
+
+// trust is how an https router is known.
+func (f *clientFlags) trust() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.CAFile == "" {
+		return cfg, nil
+	}
+	raw, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return nil, usageError{fmt.Sprintf("--ca-file: %v", err)}
+	}
+	if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(raw) {
+		return nil, usageError{fmt.Sprintf("--ca-file %s has no certificate in PEM", f.CAFile)}
+	}
+	return cfg, nil
 }
 
 func (f *clientFlags) tokens(target string) (auth.Tokens, error) {

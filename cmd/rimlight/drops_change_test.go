@@ -41,7 +41,9 @@ func (p *platform) changes(t *testing.T) {
 		t.Fatalf("drops create: exit %d, %v: %s%s", code, err, out, errOut)
 	}
 	id, planned := created.GetDrop().GetDrop().GetDropId(), created.GetDrop().GetDrop().GetCloseTime().AsTime()
-	closes := func(resp *fulfillmentv1.DropStatus) time.Time { return resp.GetDrop().GetDrop().GetCloseTime().AsTime() }
+	closes := func(resp *fulfillmentv1.DropStatus) time.Time {
+		return resp.GetDrop().GetDrop().GetCloseTime().AsTime()
+	}
 	say := func(resp *fulfillmentv1.ChangeDropResponse, sentence string) {
 		t.Helper()
 		if !slices.ContainsFunc(resp.GetBlastRadius().GetConsequences(), func(s string) bool { return strings.Contains(s, sentence) }) {

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -148,7 +147,9 @@ func (c *loadCmd) open(o originFlag, origins int) (viewers.Origin, func(), error
 	tcp := func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
 	cfg := rpc.DialConfig{Dialer: wan.Dialer(tcp, wan.Path{RTT: func() time.Duration { return o.rtt }})}
 	if !plain {
-		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		if cfg.TLS, err = c.trust(); err != nil {
+			return viewers.Origin{}, nil, err
+		}
 	}
 	inside := int(float64(c.Viewers) * min(visitTime, c.Patience).Minutes() / float64(origins))
 	origin := viewers.Origin{Name: o.name}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/rimlight/rimlight/internal/rpc"
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
@@ -161,7 +162,11 @@ func report(w io.Writer, err error) int {
 	var no refusal
 	var usage usageError
 	var late lateError
+	var untrusted *rpc.UntrustedError
 	switch {
+	case errors.As(err, &untrusted):
+		fmt.Fprintf(w, "rimlight: %v\nNothing was sent. If that is your router, name who signed its certificate: --ca-file FILE\n", untrusted)
+		return exitUnreachable
 	case errors.As(err, &late):
 		fmt.Fprintf(w, "rimlight: not in time: %s\n", late.text)
 		return exitUnreachable

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/sqldb"
 )
 
@@ -32,7 +33,7 @@ func (n *Node) follow(ctx context.Context, id string) error {
 		case errors.Is(err, sqldb.ErrBroken):
 			return err
 		}
-		n.deps.Log.WarnContext(ctx, "the line to fulfillment broke", "error", err)
+		n.deps.Log.Log(ctx, rpcerr.Level(err), "the line to fulfillment broke", "error", err)
 		if heard {
 			wait = firstRetry
 		}

@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
@@ -22,7 +21,7 @@ import (
 type DialConfig struct {
 	// Token is shown as the bearer token of every call. Over plaintext it goes to loopback hosts only.
 	Token string
-	// TLS secures the connection. Nil: plaintext.
+	// TLS secures the connection; a certificate that it does not trust is an UntrustedError of each call. Nil: plaintext.
 	TLS *tls.Config
 	// TrustNetwork lets a token travel in plaintext to other hosts too: a network that only the platform uses.
 	TrustNetwork bool
@@ -59,8 +58,11 @@ const (
 // router decides about retries. Close it when done.
 func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
+	unary := []grpc.UnaryClientInterceptor{traceCall, defaultTimeout(cfg.Timeout)}
+	stream := []grpc.StreamClientInterceptor{traceStreamCall}
 	if cfg.TLS != nil {
-		creds = credentials.NewTLS(cfg.TLS)
+		shaking := newHandshakes(cfg.TLS)
+		creds, unary, stream = shaking, append(unary, shaking.unary), append(stream, shaking.stream)
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
@@ -78,8 +80,8 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithChainUnaryInterceptor(append([]grpc.UnaryClientInterceptor{traceCall, defaultTimeout(cfg.Timeout)}, cfg.Unary...)...),
-		grpc.WithChainStreamInterceptor(append([]grpc.StreamClientInterceptor{traceStreamCall}, cfg.Stream...)...),
+		grpc.WithChainUnaryInterceptor(append(unary, cfg.Unary...)...),
+		grpc.WithChainStreamInterceptor(append(stream, cfg.Stream...)...),
 	}
 	if cfg.MaxRecvBytes > 0 {
 		options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxRecvBytes)))

@@ -6,6 +6,9 @@
 package rpcerr
 
 import (
+	"errors"
+	"io"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -83,6 +86,21 @@ func Reason(err error) errorsv1.Reason {
 	}
 	return errorsv1.Reason_REASON_UNSPECIFIED
 }
+
+// Level is how a broken stream that is taken up again belongs in a log. Its server said before that it would end, since it
+// shuts down or the connection had its time: INFO, nobody has to do anything. Anything else: WARN.
+func Level(err error) slog.Level {
+	switch {
+	case errors.Is(err, io.EOF), Reason(err) == errorsv1.Reason_REASON_DRAINING:
+		return slog.LevelInfo
+	case status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), plannedGoAway):
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
+}
+
+// plannedGoAway is all that grpc-go says about a stream whose connection a server closed after it announced that.
+const plannedGoAway = "received prior goaway: code: NO_ERROR"
 
 // Info reads the ErrorInfo of a status error; nil when it carries none of ours.
 func Info(err error) *errdetails.ErrorInfo {
