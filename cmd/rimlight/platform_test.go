@@ -117,7 +117,10 @@ func (p *platform) pauses(t *testing.T, drop *offerv1.Drop, regions []string) {
 	for _, only := range regions {
 		for _, other := range regions {
 			if other != only {
-				p.verb(t, "drain", other)
+				p.until(t, other+" drains", func() bool { // refused as the last region until the router has heard that the first is back
+					code, _, _ := p.verb(t, "drain", other)
+					return code == exitDone
+				})
 			}
 		}
 		p.until(t, only+" refuses while the drop is paused", func() bool {
