@@ -5,6 +5,7 @@
 //	figure      what                                                     beside
 //	decision    CPU of one RequestOffer over the native listener         an echo of the same sizes, one signature
 //	redeem      durable accepts per second, latency at a fixed rate      the bare journal
+//	recovery    start of a node with a million sales in its journal      the same without its snapshots  (minutes: -cold)
 //	settlement  purchases per second from receipt to order, each engine  bare inserts into the same engine
 //	reports     report, list and audit of a million purchases, each engine  (minutes: -cold)
 //	forwarding  CPU of one call through a router                         the same call direct
@@ -50,6 +51,7 @@ type figure struct {
 var figures = []figure{
 	{name: "decision", title: "Decision and token", measure: measureDecision},
 	{name: "redeem", title: "Redeem", measure: measureRedeem},
+	{name: "recovery", title: "Recovery", slow: true, measure: measureRecovery},
 	{name: "settlement", title: "Settlement", measure: measureSettlement},
 	{name: "reports", title: "A million purchases", slow: true, measure: measureReports},
 	{name: "forwarding", title: "Forwarding", measure: measureForwarding},
@@ -100,7 +102,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only this `figure`: "+strings.Join(names(), ", "))
 	flag.BoolVar(&o.write, "write", false, "put the tables into the README")
 	flag.BoolVar(&o.smoke, "smoke", false, "run everything at the smallest size, to see that it works")
-	flag.BoolVar(&o.cold, "cold", false, "measure what takes minutes, too: the build from nothing, a million purchases")
+	flag.BoolVar(&o.cold, "cold", false, "measure what takes minutes, too: the build from nothing, a million purchases or sales")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "a `directory` on the disk to measure")
 	flag.StringVar(&o.readme, "readme", filepath.Join("bench", "README.md"), "the `file` that -write changes")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile to this `file`")

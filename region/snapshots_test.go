@@ -382,3 +382,30 @@ func TestACorruptRecordBehindASnapshotStopsTheNode(t *testing.T) {
 		}
 	})
 }
+
+// What is over is kept in short while the node runs, too: a receipt is 600 bytes in memory.
+func TestSalesThatAreOverAreKeptInShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 40, 40)
+		w.snapshotRecords = 8
+		w.start()
+		time.Sleep(21 * time.Second)
+		tokens, receipts := w.sellMany(20)
+		time.Sleep(time.Second) // the verifier has delivered all of them
+		if whole, short := w.node.InMemory(); whole > 8 || short < 12 {
+			t.Errorf("%d sales are in memory whole and %d in short", whole, short)
+		}
+		for i := range tokens {
+			if again := w.mustRedeem(i, tokens[i]); !proto.Equal(again, receipts[i]) {
+				t.Errorf("got %v, want %v", again, receipts[i])
+			}
+			got, err := w.node.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{Credential: &offerv1.GetPurchaseRequest_Receipt{Receipt: receipts[i].GetReceipt()}})
+			if err != nil || got.GetPurchase().GetState() != offerv1.PurchaseState_PURCHASE_STATE_DELIVERED {
+				t.Errorf("got %v, %v, want it delivered", got.GetPurchase(), err)
+			}
+		}
+		if err := w.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}

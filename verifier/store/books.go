@@ -35,7 +35,8 @@ type AccountBalance struct {
 func (q Queries) Balances(ctx context.Context) ([]AccountBalance, error) {
 	return collect(ctx, q.q, "summing the ledger", func(r *sql.Rows, b *AccountBalance) error {
 		return r.Scan(&b.Account, &b.CurrencyCode, &b.MinorUnits)
-	}, `SELECT account, currency_code, SUM(minor_units) FROM ledger_postings GROUP BY account, currency_code ORDER BY account, currency_code`)
+	}, `SELECT account, currency_code, SUM(units) FROM (SELECT account, currency_code, SUM(minor_units) AS units FROM ledger_postings
+		GROUP BY drop_id, account, currency_code) AS l GROUP BY account, currency_code ORDER BY account, currency_code`)
 }
 
 // Unbalanced counts ledger transactions whose postings do not sum to zero in every currency.
@@ -83,12 +84,12 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.drop_id = d.drop_id AND l.account = $5),
 			d.charged,
 			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.drop_id = d.drop_id AND r.state = $8)
-		FROM (SELECT drop_id, COUNT(*) AS received, SUM(CASE WHEN reason <> $11 THEN 1 ELSE 0 END) AS redeemed,
-				SUM(CASE WHEN state IN ($1, $10) THEN 1 ELSE 0 END) AS delivered,
-				SUM(CASE WHEN state = $2 THEN 1 ELSE 0 END) AS vouchers, SUM(CASE WHEN state = $3 THEN 1 ELSE 0 END) AS refused,
-				SUM(CASE WHEN state = $7 THEN 1 ELSE 0 END) AS refunded,
-				SUM(CASE WHEN `+moneyTaken+` THEN charged_minor_units ELSE 0 END) AS charged
-			FROM purchases p WHERE `+where+` GROUP BY drop_id) AS d
+		FROM (SELECT s.drop_id, SUM(s.purchases) AS received, SUM(s.redeemed) AS redeemed,
+				SUM(CASE WHEN s.state IN ($1, $10) THEN s.purchases ELSE 0 END) AS delivered,
+				SUM(CASE WHEN s.state = $2 THEN s.purchases ELSE 0 END) AS vouchers, SUM(CASE WHEN s.state = $3 THEN s.purchases ELSE 0 END) AS refused,
+				SUM(CASE WHEN s.state = $7 THEN s.purchases ELSE 0 END) AS refunded, SUM(`+takenInState+`) AS charged
+			FROM (SELECT p.drop_id, p.state, COUNT(*) AS purchases, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redeemed, `+chargedInState+`
+				FROM purchases p WHERE `+where+` GROUP BY p.drop_id, p.state) AS s GROUP BY s.drop_id) AS d
 			LEFT JOIN (SELECT p.drop_id AS drop_id, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redemptions,
 					SUM(CASE WHEN c.settled = 1 AND c.state <> $4 THEN 1 ELSE 0 END) AS held
 				FROM purchases p JOIN candidates c ON c.token_id = p.token_id WHERE `+where+` GROUP BY p.drop_id) AS r ON r.drop_id = d.drop_id
@@ -97,8 +98,19 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 }
 
 // moneyTaken holds for a purchase p whose money was taken at some time, by its state alone.
-var moneyTaken = fmt.Sprintf(`(p.state IN (%d, %d, %d, %d, %d, %d, %d) OR p.state = %d AND p.reason = %d)`, saga.Captured, saga.Ordered,
-	saga.Delivered, saga.Shipped, saga.ChoiceRequired, saga.Refunding, saga.Refunded, saga.Voucher, saga.OrderFailed)
+var moneyTaken = fmt.Sprintf(`(p.state IN (%s) OR p.state = %d AND p.reason = %d)`, paidStates, saga.Voucher, saga.OrderFailed)
+
+// paidStates are those that no purchase reaches unpaid.
+var paidStates = fmt.Sprintf(`%d, %d, %d, %d, %d, %d, %d`, saga.Captured, saga.Ordered, saga.Delivered, saga.Shipped, saga.ChoiceRequired,
+	saga.Refunding, saga.Refunded)
+
+// chargedInState are columns of purchases p in one state, of which takenInState makes the sum of those of which moneyTaken
+// holds.
+var (
+	chargedInState = fmt.Sprintf(`SUM(p.charged_minor_units) AS charged,
+		SUM(CASE WHEN p.reason = %d THEN p.charged_minor_units ELSE 0 END) AS charged_in_vain`, saga.OrderFailed)
+	takenInState = fmt.Sprintf(`CASE WHEN s.state IN (%s) THEN s.charged WHEN s.state = %d THEN s.charged_in_vain ELSE 0 END`, paidStates, saga.Voucher)
+)
 
 // NodeSums counts a node's redemptions by what became of them.
 type NodeSums struct {
