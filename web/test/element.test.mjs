@@ -200,6 +200,38 @@ test("the example with hls.js tells the media time of the video that it plays", 
   }
 });
 
+// Silence as MP3: MPEG-1 layer III, 128 kbit/s, 44.1 kHz; a frame of zeros after its header is silent.
+function silence(seconds) {
+  const frame = Buffer.alloc(417);
+  frame.set([0xff, 0xfb, 0x90, 0x64]);
+  return Buffer.concat(Array(Math.round(seconds * 44_100 / 1152)).fill(frame));
+}
+
+test("the example with hls.js tells the time since the stream began, wherever the playlist begins", async () => {
+  const html = `<!doctype html><html lang="en"><title>Player</title><video muted></video><rimlight-drop></rimlight-drop><script type="module" src="/page.js"></script>`;
+  const began = Date.UTC(2026, 0, 2, 9), anHour = 3_600_000;
+  const playlist = `#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:900\n` +
+    `#EXT-X-PROGRAM-DATE-TIME:${new Date(began + anHour).toISOString()}\n#EXTINF:4.0,\n/900.mp3\n#EXTINF:4.0,\n/901.mp3\n#EXT-X-ENDLIST\n`;
+  const player = await serve({
+    ...pages(await bundle("examples/hls.ts")), "/hls.html": { type: "text/html", body: html },
+    "/live.m3u8": { type: "application/vnd.apple.mpegurl", body: playlist },
+    "/900.mp3": { type: "audio/mpeg", body: silence(4) }, "/901.mp3": { type: "audio/mpeg", body: silence(4) },
+  }, `${POLICY}; media-src blob: 'self'; worker-src blob:`);
+  try {
+    await page.goto(`${player.origin}/hls.html?stream=/live.m3u8&began=${began}`);
+    for (const second of [0, 3]) {
+      await page.evaluate((at) => { document.querySelector("video").currentTime = at; }, second);
+      await page.waitForFunction((want) => {
+        const told = document.querySelector("rimlight-drop").mediaTimeMs?.();
+        return Math.abs(told - want) < 500; // encoders begin a frame early or late
+      }, anHour + 1000 * second, { timeout: 60_000 });
+    }
+  } finally {
+    await page.goto("about:blank");
+    await player.stop();
+  }
+});
+
 test("a choice between voucher and money stays until it is made, with its deadline", async () => {
   await page.evaluate(() => {
     const { platform } = window.tools;
