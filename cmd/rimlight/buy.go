@@ -25,7 +25,7 @@ import (
 
 type buyCmd struct {
 	clientFlags
-	Drop     string        `help:"Buy from this drop; default: the next one that is open."`
+	Drop     string        `help:"Buy from this drop; default: the next one that is open, of a physical good with --delivery and of a digital one without."`
 	Channel  string        `help:"Only this channel's drops."`
 	Payment  string        `help:"Payment reference; the test provider knows tp_ok, tp_decline, tp_action_required, tp_timeout_before, tp_timeout_after, tp_500_once, tp_500_kept, tp_refund_slow, tp_refund_fails, tp_mix, tp_card_NAME." default:"tp_ok"`
 	Voucher  string        `help:"Pay with this voucher first: its text, from 'purchase get'."`
@@ -60,7 +60,7 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Wait)
 	defer cancel()
 	offers := offerv1.NewOfferServiceClient(conn)
-	drop, err := nextOpen(ctx, offers, c.Channel, c.Drop, c.announce(s))
+	drop, err := nextOpen(ctx, offers, c.Channel, c.Drop, goods{digital: len(details) == 0, parcels: len(details) > 0}, c.announce(s))
 	if err != nil {
 		return fmt.Errorf("waiting for an open drop: %w", err)
 	}

@@ -150,7 +150,7 @@ func (p *platform) joinDepot(t *testing.T) clumsy {
 	}
 	offers := p.dial(t, p.Routers[0], auth.Viewer).offers
 	p.until(t, "viewers know the node's key", func() bool {
-		drop, err := nextOpen(t.Context(), offers, "test", "", func(*offerv1.Drop) {})
+		drop, err := nextOpen(t.Context(), offers, "test", "", goods{parcels: true}, func(*offerv1.Drop) {})
 		return err == nil && slices.ContainsFunc(drop.GetDeliveryKeys(), func(k []byte) bool { return bytes.Equal(k, key.Public()) })
 	})
 	return clumsy{line, key}

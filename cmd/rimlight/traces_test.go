@@ -123,7 +123,7 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 	offers := p.dial(t, p.members["router"][0].addr, auth.Viewer).offers
 	var log, again bytes.Buffer
 	early := p.startNode(t, p.dir, "1h", &log, flags...) // to be known: it makes the key that the details are sealed to
-	drop, err := nextOpen(t.Context(), offers, "test", "", func(*offerv1.Drop) {})
+	drop, err := nextOpen(t.Context(), offers, "test", "", goods{parcels: true}, func(*offerv1.Drop) {})
 	if err != nil {
 		t.Fatal(err)
 	}

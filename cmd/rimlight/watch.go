@@ -64,8 +64,15 @@ func (d *dropWatch) once(ctx context.Context, fn func(*offerv1.WatchDropsRespons
 // errFound ends a watch that has seen what it waited for.
 var errFound = errors.New("found")
 
-// nextOpen waits for an open drop with something left; the given id, if any.
-func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, id string, waiting func(next *offerv1.Drop)) (*offerv1.Drop, error) {
+// goods are the kinds that somebody wants to buy.
+type goods struct{ digital, parcels bool }
+
+func (g goods) want(d *offerv1.Drop) bool {
+	return d.GetPhysical() && g.parcels || !d.GetPhysical() && g.digital
+}
+
+// nextOpen waits for an open drop with something left, of the kinds that are wanted; or for the one with the given id.
+func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, id string, kinds goods, waiting func(next *offerv1.Drop)) (*offerv1.Drop, error) {
 	watch := dropWatch{offers: offers, channel: channel}
 	known := map[string]*offerv1.Drop{}
 	var found *offerv1.Drop
@@ -79,7 +86,7 @@ func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, i
 		var next *offerv1.Drop
 		for _, d := range known {
 			switch {
-			case id != "" && d.GetDropId() != id:
+			case id != "" && d.GetDropId() != id, id == "" && !kinds.want(d):
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && d.GetPhysical() && len(d.GetDeliveryKeys()) == 0:
 				next = d // nobody is known yet who could send it
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && (id != "" || d.GetAvailability() != offerv1.Availability_AVAILABILITY_SOLD_OUT):

@@ -368,7 +368,8 @@ func (c *Cluster) show() error {
 			}
 		}
 		c.Audience = viewers.New(viewers.Config{
-			Origins: []viewers.Origin{{Name: "dev", Offers: offers}}, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second, Log: c.cfg.Log,
+			Origins: []viewers.Origin{{Name: "dev", Offers: offers}}, PerMinute: c.cfg.Viewers, AbandonRate: 0.5, Payments: demoPayments, Think: 3 * time.Second,
+			Delivery: demoAddress, Log: c.cfg.Log,
 		})
 		c.audience = append(c.audience, process.Stage{Name: "viewers", Run: func(ctx context.Context) error {
 			if err := c.Ready(ctx); err != nil {
@@ -383,6 +384,9 @@ func (c *Cluster) show() error {
 			return err
 		}
 		d := &demo{catalog: fulfillmentv1.NewCatalogServiceClient(conn), crowd: c.Audience, log: c.cfg.Log}
+		if len(c.cfg.SKUs) > 0 {
+			d.sku = c.cfg.SKUs[0]
+		}
 		c.audience = append(c.audience, process.Stage{Name: "the demo", Run: d.run})
 	}
 	return nil

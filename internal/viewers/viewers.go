@@ -302,6 +302,9 @@ func (a *Audience) openDrop() *offerv1.Drop {
 	defer a.mu.Unlock()
 	var open []*offerv1.Drop
 	for _, d := range a.drops {
+		if d.GetPhysical() && (len(a.cfg.Delivery) == 0 || len(d.GetDeliveryKeys()) == 0) {
+			continue // nowhere to send it, or nobody who could
+		}
 		if d.GetState() == offerv1.DropState_DROP_STATE_OPEN && d.GetAvailability() != offerv1.Availability_AVAILABILITY_SOLD_OUT {
 			open = append(open, d)
 		}
