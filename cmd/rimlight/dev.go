@@ -146,6 +146,7 @@ func (c *devCmd) welcome(s *streams, p *cluster.Cluster, dir string, took time.D
   routers   %s
   regions   %s, centre %s
   drops     a 90 s drop every minute, by turns of two channels; every third has 20 units and a crowd
+            beside every second one prints, which a depot sends as parcels
   viewers   %d a minute
   data      %s (%s)
 

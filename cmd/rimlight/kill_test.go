@@ -64,12 +64,12 @@ type platform struct {
 	stop     func() error
 }
 
-func startPlatform(t *testing.T, dir string, regions, routers []string, split bool) *platform {
+func startPlatform(t *testing.T, dir string, regions, routers []string, split bool, skus ...string) *platform {
 	t.Helper()
 	p := &platform{children: &children{pids: map[string][]int{}}}
 	c, err := cluster.Start(t.Context(), cluster.Config{
 		Listen: "127.0.0.1:0", DataDir: dir, Regions: regions, Routers: routers, Centre: "us-central1", Matrix: wan.Default(),
-		Split: split, Version: "test", Log: slog.New(slog.DiscardHandler), OnChild: p.children.started,
+		Split: split, SKUs: skus, Version: "test", Log: slog.New(slog.DiscardHandler), OnChild: p.children.started,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	"github.com/rimlight/rimlight/internal/rpc"
@@ -75,7 +77,11 @@ func TestAPhysicalOrderSurvivesTheDeathOfItsNode(t *testing.T) {
 	}
 	var logs bytes.Buffer
 	first := p.startNode(t, dir, "1m", &logs)
-	if code, _, stderr := p.verb(t, "buy", "--wait", "30s"); code != exitRefused || !strings.Contains(stderr, "delivery_details") {
+	var created fulfillmentv1.CreateDropResponse
+	if err := protojson.Unmarshal([]byte(out), &created); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := p.verb(t, "buy", "--wait", "30s", "--drop", created.GetDrop().GetDrop().GetDropId()); code != exitRefused || !strings.Contains(stderr, "delivery_details") {
 		t.Errorf("a parcel to nowhere: exit %d: %s", code, stderr)
 	}
 	result := make(chan bought, 1)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +54,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // where buy keeps receipts
 	dir := t.TempDir()
 	regions := []string{"europe-west3", "us-central1"}
-	p := startPlatform(t, dir, regions, []string{"europe-west1", "us-west1"}, false)
+	p := startPlatform(t, dir, regions, []string{"europe-west1", "us-west1"}, false, "poster")
 	drop := p.createDrop(t, 1000, 30*time.Minute)
 
 	b, _ := p.buy(t, exitDone)
@@ -82,6 +84,7 @@ func TestTheVerbsOnARunningPlatform(t *testing.T) {
 
 	p.pauses(t, drop, regions)
 	p.changes(t)
+	p.sendsAParcel(t, dir)
 	p.makesGood(t, b.PurchaseID, declined.PurchaseID)
 	p.explains(t, b.Decision, regions)
 	p.refusesTheWrongRole(t)
@@ -139,6 +142,25 @@ func (p *platform) pauses(t *testing.T, drop *offerv1.Drop, regions []string) {
 		t.Fatalf("drops resume: exit %d: %s", code, errOut)
 	}
 	p.buy(t, exitDone, "--drop", drop.GetDropId())
+}
+
+// sendsAParcel buys a physical good, which the platform's own depot sends; who says where to buys no digital good.
+func (p *platform) sendsAParcel(t *testing.T, dir string) {
+	t.Helper()
+	if code, _, errOut := p.verb(t, "drops", "create", "--channel", "atelier", "--title", "Print", "--units", "5", "--price", "34", "--sku", "poster",
+		"--opens", "1s", "--duration", "10m"); code != exitDone {
+		t.Fatalf("drops create: exit %d: %s", code, errOut)
+	}
+	slip := filepath.Join(dir, "address")
+	if err := os.WriteFile(slip, []byte("Main Street 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := p.buy(t, exitDone, "--delivery", slip); b.Purchase.State != "PURCHASE_STATE_SHIPPED" || b.Outcome.State != b.Purchase.State {
+		t.Errorf("bought %+v", b)
+	}
+	if b, _ := p.buy(t, exitDone); b.Purchase.State != "PURCHASE_STATE_DELIVERED" {
+		t.Errorf("without an address it bought %+v", b)
+	}
 }
 
 // makesGood refunds a part of a delivered purchase, and buys with the price lock of a declined one.

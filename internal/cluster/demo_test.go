@@ -67,6 +67,27 @@ func TestTheDemosTimetable(t *testing.T) {
 	})
 }
 
+// Beside every second one a third channel has a drop of parcels, where somebody sends them.
+func TestTheDemoSellsParcelsWhereThereIsADepot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute-time.Second)
+		defer cancel()
+		catalog := &planned{}
+		if err := (&demo{catalog: catalog, sku: "print", log: slog.New(slog.DiscardHandler)}).run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var parcels []time.Time
+		for _, d := range catalog.drops {
+			if d.GetSku() == "print" && d.GetGoodsKind() == fulfillmentv1.GoodsKind_GOODS_KIND_PHYSICAL && d.GetChannelId() == demoParcelChannel {
+				parcels = append(parcels, d.GetOpenTime().AsTime())
+			}
+		}
+		if len(catalog.drops) != 6 || len(parcels) != 2 || parcels[1].Sub(parcels[0]) != 2*time.Minute {
+			t.Errorf("%d drops in four minutes, parcels at %v; want 6, and two of parcels, two minutes apart", len(catalog.drops), parcels)
+		}
+	})
+}
+
 func TestTheDemoGoesOnAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		catalog := &planned{fail: 2}
