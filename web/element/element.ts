@@ -128,7 +128,8 @@ export class RimlightDrop extends HTMLElement {
     const wanted = this.getAttribute("drop");
     if (wanted) return this.#drops.find((d) => d.id === wanted);
     const open = this.#drops.filter((d) => d.state === "open" || d.state === "paused");
-    return open.find((d) => !d.soldOut) ?? open[0] ?? this.#drops.find((d) => d.state === "planned" || d.state === "armed") ??
+    const left = open.filter((d) => !d.soldOut);
+    return left.find((d) => !d.physical || this.deliver) ?? left[0] ?? open[0] ?? this.#drops.find((d) => d.state === "planned" || d.state === "armed") ??
       this.#drops.at(-1);
   }
 

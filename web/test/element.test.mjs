@@ -200,6 +200,18 @@ test("the example with hls.js tells the media time of the video that it plays", 
   }
 });
 
+test("of two open drops it shows the one that it can sell", async () => {
+  const both = () => page.evaluate(() => {
+    const { platform, drop } = window.tools;
+    platform.show([drop(-2000, 80_000, { id: "p1", title: "A print", physical: true, deliveryKeys: [new Uint8Array(32)] }), drop(-1000, 80_000, { id: "d2", title: "A recording" })]);
+  });
+  await both();
+  await until(() => text("title"), "A recording");
+  await page.evaluate(() => { window.tools.element.deliver = async () => new TextEncoder().encode("Rue de la Paix 1"); });
+  await both();
+  await until(() => text("title"), "A print");
+});
+
 // Silence as MP3: MPEG-1 layer III, 128 kbit/s, 44.1 kHz; a frame of zeros after its header is silent.
 function silence(seconds) {
   const frame = Buffer.alloc(417);

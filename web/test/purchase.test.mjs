@@ -111,7 +111,7 @@ test("a purchase is one trace, from the page to the licence key", async () => {
   const state = await page.evaluate(async (routers) => {
     const client = new window.rimlight.RimlightClient({ routers });
     for await (const { drops } of client.watchDrops()) {
-      const open = drops.find((d) => d.state === "open" && !d.soldOut);
+      const open = drops.find((d) => d.state === "open" && !d.soldOut && !d.physical);
       if (!open) continue;
       const offer = await client.requestOffer({ dropId: open.id });
       if (offer.kind !== "granted") continue;
