@@ -299,6 +299,9 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, k known, r redemption
 	}
 	for _, other := range candidates {
 		if sameRedemption(&other, &r.purchase) {
+			if other.Receipt != r.receipt { // a copy of the node's directory sold the same, and may have passed its news by
+				tx.Announce(winner)
+			}
 			return nil
 		}
 		if sameUnit(&other, &r.purchase) {

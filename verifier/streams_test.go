@@ -159,6 +159,38 @@ func TestOutcomesComeToEveryNodeThatAccepted(t *testing.T) {
 	})
 }
 
+// A copy of a node's directory may sell the unit to the viewer to whom the original sold it, after the copy's stream passed
+// the news of that by: it is told again, or whoever watches the purchase at the copy waits for ever.
+func TestTheSameSaleOfACopyIsToldAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.start()
+		s := sale{reference: "tp_ok", k: w.bytes(), session: w.bytes(), serial: 1}
+		original, _ := w.redeem(w.nodes[0], s)
+		w.submit(w.nodes[0], 0, original)
+		f := w.open(w.nodes[0], 0)
+		heard := func() (purchases int) {
+			time.Sleep(time.Minute)
+			for range len(f.out) {
+				purchases += len((<-f.out).GetOutcomes().GetPurchases())
+			}
+			return purchases
+		}
+		if heard() == 0 {
+			t.Fatal("nothing was heard of the first sale")
+		}
+		s.unleased = true // it is leased already, and sold
+		s.edit = func(r *offerv1.Receipt) { r.PreviousReceiptHash = []byte("another chain of receipts......!") }
+		again, _ := w.redeem(w.nodes[0], s)
+		w.submit(w.nodes[0], 1, again)
+		if n := heard(); n == 0 {
+			t.Error("the same sale with another text: nothing was told")
+		}
+		w.checkBooks()
+		close(f.in)
+		check(t, f.end())
+	})
+}
+
 func TestOutcomeCursorSkipsWhatWasHeard(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		w.start()
