@@ -311,7 +311,7 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, k known, r redemption
 	if err := tx.InsertCandidate(ctx, &c); err != nil {
 		return err
 	}
-	if c.State == store.Spare && !saga.Duplicate(winner.State, r.expired) && !mutant.On(mutant.DuplicateLeaked) {
+	if c.State == store.Spare && (!saga.Duplicate(winner.State, r.expired) || mutant.On(mutant.DuplicateAtOnce)) && !mutant.On(mutant.DuplicateLeaked) {
 		if err := release(ctx, tx, c.TokenID, c.Serial, c.LeaseID, now); err != nil {
 			return err
 		}

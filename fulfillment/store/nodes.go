@@ -92,7 +92,7 @@ func place(ctx context.Context, tx *sql.Tx, n Node, now time.Time) (Joined, erro
 	switch {
 	case err != nil:
 		return Joined{}, err
-	case disk == n.DiskID && (n.Life < life || n.Life == life && n.BootID != boot):
+	case disk == n.DiskID && !mutant.On(mutant.LifeNotFenced) && (n.Life < life || n.Life == life && n.BootID != boot):
 		return Joined{}, &SupersededError{n.ID}
 	case disk == n.DiskID:
 		return Joined{Epoch: epoch}, nil
@@ -198,7 +198,7 @@ func admit(ctx context.Context, tx *sql.Tx, c Caller, now time.Time) error {
 	if err != nil || n == 1 {
 		return err
 	}
-	if _, err = checkCaller(ctx, tx, c, "", nil); err == nil && !mutant.On(mutant.EpochNotFenced) {
+	if _, err = checkCaller(ctx, tx, c, "", nil); err == nil && !mutant.On(mutant.EpochNotFenced) && !mutant.On(mutant.LifeNotFenced) {
 		err = fmt.Errorf("node %v changed meanwhile", c.NodeID)
 	}
 	return err
@@ -218,7 +218,7 @@ func checkCaller(ctx context.Context, q querier, c Caller, columns string, args 
 	case mutant.On(mutant.EpochNotFenced):
 	case current != c.Epoch:
 		return time.Time{}, &EpochStaleError{c.Epoch, current}
-	case boot != c.BootID:
+	case boot != c.BootID && !mutant.On(mutant.LifeNotFenced):
 		return time.Time{}, &SupersededError{c.NodeID}
 	}
 	return fromMicros(us), nil

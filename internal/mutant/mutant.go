@@ -26,6 +26,7 @@ const (
 	LeaseToppedUp        Mutation = "lease-topped-up"
 	AckBeforeCommit      Mutation = "ack-before-commit"
 	NoKeyOnK             Mutation = "no-key-on-k"
+	DuplicateAtOnce      Mutation = "duplicate-at-once"
 	DuplicateLeaked      Mutation = "duplicate-leaked"
 	ReleaseBeforeLeave   Mutation = "release-before-leaving"
 	FreshProviderKey     Mutation = "fresh-provider-key"
@@ -36,6 +37,7 @@ const (
 	WatchFromHead        Mutation = "watch-from-head"
 	CatalogFromHead      Mutation = "catalog-from-head"
 	NoUnitIsFinal        Mutation = "no-unit-is-final"
+	LifeNotFenced        Mutation = "life-not-fenced"
 	EpochNotFenced       Mutation = "epoch-not-fenced"
 	ClaimsFromQuarantine Mutation = "claims-from-quarantine"
 	CloseUntombstoned    Mutation = "close-untombstoned"
@@ -90,6 +92,7 @@ func Rules() []Rule {
 		{LeaseToppedUp, "a lease is an immutable set, its id is never used again", ""},
 		{AckBeforeCommit, "an entry is acknowledged when it is durable", "crashes"},
 		{NoKeyOnK, "one K is one purchase", ""},
+		{DuplicateAtOnce, "a duplicate waits until the winner has its unit", "copies"},
 		{DuplicateLeaked, "a duplicate's unit is released", ""},
 		{ReleaseBeforeLeave, "a unit is released after every path that could settle it is left", "payments"},
 		{FreshProviderKey, "one attempt is one intent at the provider, however often it is tried", "payments"},
@@ -100,6 +103,7 @@ func Rules() []Rule {
 		{WatchFromHead, "a watch stream goes on where it broke off, not at what is new", ""},
 		{CatalogFromHead, "a catalogue stream goes on after the revision that its reader has", ""},
 		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
+		{LifeNotFenced, "of two processes on copies of one directory the older is granted nothing", "copies"},
 		{EpochNotFenced, "an older epoch of a node is granted nothing", "disks"},
 		{ClaimsFromQuarantine, "a claims window begins when the drop is over, since a fenced node may still sell", "disks"},
 		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},

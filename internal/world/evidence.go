@@ -72,7 +72,9 @@ type Evidence struct {
 type Journal struct {
 	Host    string
 	Node    string
+	Disk    string // of those that are in a node; copies on one machine share it
 	Lost    bool
+	Stopped bool  // its node ended itself, since another one has its place
 	Sealed  int64 // the epoch; 0: it is not
 	Entries []Entry
 }
@@ -122,7 +124,8 @@ type Purchase struct {
 	Charged, StoredValue                                           int64 // what the provider takes of it, and what a voucher's money pays
 	Voucher                                                        string
 	Held                                                           bool          // the voucher that it came with is held for it
-	Arrived                                                        time.Duration // its first event, by the verifier's clock
+	Arrived, Ended                                                 time.Duration // its first and last event, by the verifier's clock
+	Arrival                                                        int64         // orders purchases and candidates
 }
 
 // Candidate is one redemption that the verifier knows. State: see verifier/store.
@@ -130,6 +133,7 @@ type Candidate struct {
 	Token, Lease, Receipt string
 	Serial                uint32
 	State, Settled        int
+	Arrival               int64
 }
 
 // Job is work that the verifier has not done.
@@ -241,16 +245,18 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 	return errors.Join(
 		rows(ctx, db, &e.Purchases, func(scan func(...any) error) (p Purchase, err error) {
 			var tok, id, drop, session, lease, presented []byte
-			var arrived int64
+			var arrived, ended int64
 			err = scan(&tok, &id, &drop, &session, &lease, &p.Serial, &p.State, &p.Reason, &p.Currency, &p.MinorUnits, &p.Outcome, &p.LicenceKey,
-				&p.Charged, &p.StoredValue, &presented, &p.Held, &arrived)
+				&p.Charged, &p.StoredValue, &presented, &p.Held, &arrived, &ended, &p.Arrival)
 			p.Voucher = uuid(presented)
-			p.Arrived = time.UnixMicro(arrived).Sub(w.start)
+			p.Arrived, p.Ended = time.UnixMicro(arrived).Sub(w.start), time.UnixMicro(ended).Sub(w.start)
 			p.Token, p.ID, p.Drop = hex.EncodeToString(tok), hex.EncodeToString(id), uuid(drop)
 			p.Session, p.Lease = hex.EncodeToString(session), uuid(lease)
 			return p, err
 		}, `SELECT token_id, purchase_id, drop_id, viewer_session_id, lease_id, serial, state, reason, currency_code, minor_units,
-			outcome, licence_key, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, (SELECT MIN(event_time) FROM events e WHERE e.token_id = p.token_id) FROM purchases p ORDER BY arrival`),
+			outcome, licence_key, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held,
+			(SELECT MIN(event_time) FROM events e WHERE e.token_id = p.token_id), (SELECT MAX(event_time) FROM events e WHERE e.token_id = p.token_id),
+			arrival FROM purchases p ORDER BY arrival`),
 		rows(ctx, db, &e.PurchaseEvents, func(scan func(...any) error) (i Item, err error) {
 			var id []byte
 			err = scan(&id, &i.State)
@@ -259,10 +265,10 @@ func (w *world) readVerifier(ctx context.Context, e *Evidence) error {
 		}, `SELECT p.purchase_id, e.state FROM events e JOIN purchases p ON p.token_id = e.token_id ORDER BY e.cursor`),
 		rows(ctx, db, &e.Candidates, func(scan func(...any) error) (c Candidate, err error) {
 			var tok, lease []byte
-			err = scan(&tok, &lease, &c.Serial, &c.State, &c.Settled, &c.Receipt)
+			err = scan(&tok, &lease, &c.Serial, &c.State, &c.Settled, &c.Receipt, &c.Arrival)
 			c.Token, c.Lease = hex.EncodeToString(tok), uuid(lease)
 			return c, err
-		}, `SELECT token_id, lease_id, serial, state, settled, receipt FROM candidates ORDER BY arrival`),
+		}, `SELECT token_id, lease_id, serial, state, settled, receipt, arrival FROM candidates ORDER BY arrival`),
 		rows(ctx, db, &e.Jobs, func(scan func(...any) error) (j Job, err error) {
 			var tok []byte
 			err = scan(&j.Kind, &tok)

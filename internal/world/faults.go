@@ -38,6 +38,9 @@ const (
 	// Replace starts a second process with a living node's id and an empty disk, as an operator does who takes a node for
 	// dead that is cut off from fulfillment. Viewers reach the one or the other.
 	Replace Kind = "replaced while alive"
+	// Copy starts a second process on a copy of a node's data directory, while the node is cut off from fulfillment. Viewers
+	// reach the one or the other. An Nth above 0 is another machine's: there the copy is another disk.
+	Copy Kind = "copied directory"
 	// Slow is a gray failure: every message from and to Host, and every fsync of it, takes By longer.
 	Slow Kind = "slow host"
 	// Step puts Host's clock By off at once, Drift little by little; both end with a step back.
@@ -100,7 +103,7 @@ func (f Fault) validate(c Config) error {
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)
-	case slices.Contains([]Kind{BadSync, FullDisk, Fence, Retire, LoseDisk, Replace}, f.Kind) && !slices.Contains(c.Regions, f.Host):
+	case slices.Contains([]Kind{BadSync, FullDisk, Fence, Retire, LoseDisk, Replace, Copy}, f.Kind) && !slices.Contains(c.Regions, f.Host):
 		return fmt.Errorf("%s: %q is no node", f.Kind, f.Host)
 	case (f.Kind == Step || f.Kind == Drift) && (f.By <= -time.Second || f.By >= time.Second):
 		return fmt.Errorf("%s by %v: two clocks must agree within 2 s", f.Kind, f.By)

@@ -91,7 +91,7 @@ func (h *host) start() error {
 	go func() {
 		defer close(h.ended)
 		h.err = s.run(ctx)
-		if errors.Is(h.err, region.ErrDiskChanged) { // it has been replaced, and nobody starts it again
+		if gaveWay(h.err) { // it has been replaced, and nobody starts it again
 			h.sim.Down()
 			h.mu.Lock()
 			h.fenced = true

@@ -66,9 +66,13 @@ func (w *world) cause(ctx context.Context, f Fault) {
 		w.fence(ctx, f)
 	case FullDisk:
 		w.fillDisk(ctx, f)
-	case Replace:
+	case Replace, Copy:
 		w.net.CutBoth(f.Host, "fulfillment")
-		if err := w.replace(f.Host); err != nil {
+		another := func() error { return w.replace(f.Host) }
+		if f.Kind == Copy {
+			another = func() error { return w.copyNode(f) }
+		}
+		if err := another(); err != nil {
 			w.watch.surprise("%v", err)
 		}
 		end()

@@ -21,7 +21,7 @@ func (w *world) readJournals(ctx context.Context, e *Evidence) error {
 				return err
 			}
 		}
-		if err := readJournal(ctx, e, Journal{Host: n.name, Node: n.id, Lost: n.isFenced()}, n.disk); err != nil {
+		if err := readJournal(ctx, e, Journal{Host: n.name, Node: n.id, Disk: n.identity.DiskID, Lost: n.isFenced(), Stopped: n.isFenced()}, n.disk); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,7 @@ var laws = []law{
 	{"watch", "watch streams tell every change in its order, once, over any break", streamsTellAll},
 	{"cancel", "a token that was cancelled is refused for ever", noesStand},
 	{"fence", "a fenced node is lent nothing", fencesHold},
+	{"copy", "of the processes on copies of one directory at most one goes on", copiesGiveWay},
 	{"return", "a return is in the journal before it is sent", returnsAreWritten},
 	{"room", "a node refuses for want of room while its disk is full, and accepts again when there is room", roomIsFound},
 	{"edge", "no INTERNAL, no UNKNOWN, no answer that the protocol does not know", answersAreTyped},

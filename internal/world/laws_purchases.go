@@ -2,6 +2,7 @@ package world
 
 import (
 	"slices"
+	"time"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/dropclock"
@@ -51,6 +52,7 @@ func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 			broken("viewer %d was told no for good, and purchase %s is %v", n.Viewer, p.ID, p.State)
 		}
 	}
+	copies := slices.ContainsFunc(e.Config.Regions, e.Config.copied)
 	for text, r := range x.receipts { // also of viewers who never got the answer
 		if x.unreadable[text] { // a client may have it: then it has an end, above
 			continue
@@ -59,19 +61,34 @@ func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 			broken("purchase %s was accepted and never reached the verifier", r.purchase)
 		} else if !p.State.Final() {
 			broken("purchase %s is still %v", p.ID, p.State)
-		} else if !slices.ContainsFunc(x.candidates[r.token], func(c *Candidate) bool { return c.Receipt == text }) {
+		} else if !slices.ContainsFunc(x.candidates[r.token], func(c *Candidate) bool { return c.Receipt == text || copies && c.is(r) }) {
 			broken("a receipt of purchase %s, unit %d, is unknown to the verifier", r.purchase, r.serial)
 		}
 	}
 }
 
-func noUnitDenied(e *Evidence, _ *index, broken func(string, ...any)) {
+func noUnitDenied(e *Evidence, x *index, broken func(string, ...any)) {
+	torn := e.torn(x)
 	for _, p := range e.Purchases {
-		end, given := e.Tombstones[p.Lease]
-		if p.Reason == saga.UnitDenied && (!given || p.Arrived+2*maxSkew < end) { // both times are of a clock that steps
-			broken("purchase %s was denied unit %d of lease %s", p.ID, p.Serial, p.Lease)
+		if p.Reason != saga.UnitDenied {
+			continue
+		}
+		if end, given := e.Tombstones[p.Lease]; given && p.Arrived+2*maxSkew >= end { // both times are of a clock that steps
+			continue
+		}
+		for _, c := range x.candidates[p.Token] {
+			_, given := e.Tombstones[c.Lease]
+			waited := !given && e.cameBefore(c, p.Ended-2*maxSkew) // behind the one that was denied, so it was to be promoted
+			if same := c.Lease == p.Lease && c.Serial == p.Serial; (same || waited) && !torn[c.unit()] {
+				broken("purchase %s was denied unit %d of lease %s", p.ID, c.Serial, c.Lease)
+			}
 		}
 	}
+}
+
+// cameBefore tells redemptions that surely reached the verifier before a moment: a purchase that came later did.
+func (e *Evidence) cameBefore(c *Candidate, at time.Duration) bool {
+	return slices.ContainsFunc(e.Purchases, func(p Purchase) bool { return p.Arrival > c.Arrival && p.Arrived < at })
 }
 
 func oneWinner(e *Evidence, x *index, broken func(string, ...any)) {
@@ -113,7 +130,7 @@ func replaysAgree(e *Evidence, x *index, broken func(string, ...any)) {
 		key := [2]string{a.Region, a.PurchaseID}
 		r, genuine := x.receipts[a.Receipt]
 		first, again := answers[key]
-		if was := x.receipts[first]; again && first != a.Receipt && (was.nodeID != r.nodeID || was.epoch == r.epoch) { // a lost disk forgets
+		if was := x.receipts[first]; again && first != a.Receipt && (was.nodeID != r.nodeID || was.epoch == r.epoch) && !e.Config.copied(a.Region) { // a lost disk forgets, and copies know different things
 			broken("%s answered purchase %s with two receipts", a.Region, a.PurchaseID)
 		}
 		answers[key] = a.Receipt

@@ -66,6 +66,7 @@ var lies = []doctored{
 		l := e.Leases[3]
 		e.Fences = append(e.Fences, world.Fenced{Node: l.Node, Drop: l.Drop, Epoch: l.Epoch, Leases: 3})
 	}},
+	{"copy", "two processes go on that began from one directory", func(e *world.Evidence) { copyOf(e, e.Journals[0], "none", 1) }},
 	{"I9", "a unit of a lease that was given up is delivered", func(e *world.Evidence) {
 		e.Tombstones[delivered(e).Lease] = 1
 	}},
@@ -245,7 +246,7 @@ func TestLawsNoticeLies(t *testing.T) {
 		}})
 	}
 	noticed := noticeLies(t, truth, all)
-	for _, law := range []string{"audit", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "cancel", "fence", "return", "room", "edge"} {
+	for _, law := range []string{"audit", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "watch", "cancel", "fence", "return", "room", "copy", "edge"} {
 		if !noticed[law] {
 			t.Errorf("nobody lied about %s", law)
 		}

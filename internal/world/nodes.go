@@ -27,12 +27,21 @@ type node struct {
 
 // addNode starts a node on an empty disk; id is that of a node which it takes the place of, or empty.
 func (w *world) addNode(host, region, id string) error {
-	n := &node{host: w.newHost(host), region: region, id: id}
-	n.begin = func(life int) (service, error) { return w.newNode(n, life) }
-	n.loseDisk = n.newDisk
+	n := w.newNodeHost(host, region, id)
 	if err := n.newDisk(); err != nil {
 		return err
 	}
+	return w.startNode(n)
+}
+
+func (w *world) newNodeHost(host, region, id string) *node {
+	n := &node{host: w.newHost(host), region: region, id: id}
+	n.begin = func(life int) (service, error) { return w.newNode(n, life) }
+	n.loseDisk = n.newDisk
+	return n
+}
+
+func (w *world) startNode(n *node) error {
 	w.mu.Lock()
 	w.nodes = append(w.nodes, n)
 	w.mu.Unlock()
@@ -52,8 +61,8 @@ func (n *node) newDisk() error {
 		n.id = identity.NodeID
 	}
 	identity.NodeID = n.id
-	n.identity, n.disk = identity, &journal.Disk{}
 	n.w.mu.Lock()
+	n.identity, n.disk = identity, &journal.Disk{} // somebody may be copying the one before
 	n.w.disksOf[n.region]++
 	n.w.mu.Unlock()
 	return nil
@@ -78,7 +87,8 @@ func (w *world) allNodes() []*node {
 	return slices.Clone(w.nodes)
 }
 
-// reach names a host of a region: one after the other of those that say they are its node.
+// reach names a host of a region, of those that say they are its node: another one for each turn, in no order that could
+// be in step with its caller's and meet the same dead one for ever.
 func (w *world) reach(region string, turn int) string {
 	var hosts []string
 	for _, n := range w.allNodes() {
@@ -86,7 +96,8 @@ func (w *world) reach(region string, turn int) string {
 			hosts = append(hosts, n.name)
 		}
 	}
-	return hosts[turn%len(hosts)]
+	const golden = 0x9e3779b97f4a7c15 // Fibonacci hashing
+	return hosts[uint64(turn)*golden>>32%uint64(len(hosts))]
 }
 
 // disks is how many disks a region's node has had.

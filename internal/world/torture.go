@@ -26,6 +26,8 @@ const (
 	AimLate = "late"
 	// AimOperators are fences and retirements, of nodes that are cut off, too.
 	AimOperators = "operators"
+	// AimCopies are data directories that are copied, and viewers who come to the original and to the copy.
+	AimCopies = "copies"
 	// AimPayments are declines, actions and outages of the provider.
 	AimPayments = "payments"
 	// AimMoney is what happens to money that was taken: parcels that never come, choices, refunds, and a later drop where
@@ -41,7 +43,7 @@ const (
 var kinds = map[string][]Weighted[Kind]{
 	AnyAim: {
 		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
-		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, FullDisk}, {1, Fence}, {1, Retire},
+		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, Copy}, {1, FullDisk}, {1, Fence}, {1, Retire},
 	},
 	AimMarket:    {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
 	AimCrashes:   {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
@@ -49,6 +51,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimRoom:      {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
 	AimLate:      {{1, Cut}, {6, LoseDisk}},
 	AimOperators: {{5, Cut}, {3, Fence}, {4, Retire}, {1, Slow}, {1, CrashAfterCommit}},
+	AimCopies:    {{2, Cut}, {4, Copy}, {1, Slow}, {1, Crash}, {1, CrashAfterCommit}, {1, Storm}},
 	AimPayments:  {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
 	AimCards:     {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Crash}, {1, Storm}, {4, NoPayments}},
 	AimMoney:     {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
@@ -81,6 +84,9 @@ func Torture(seed uint64, aim string) Config {
 	if aim == AimLate {
 		cfg.Habits = []Weighted[Habit]{{1, Forgets}}
 	}
+	if aim == AimCopies {
+		cfg.Habits = []Weighted[Habit]{{3, Plain}, {8, DoubleTaps}, {2, ClaimsTwice}, {1, Forgets}}
+	}
 	if aim == AimPayments {
 		cfg.Payments = troubledPayments
 	}
@@ -108,6 +114,9 @@ func Torture(seed uint64, aim string) Config {
 		if (aim == AimDisks || aim == AimLate) && f.Kind == LoseDisk { // with what it has not forwarded
 			before := time.Duration(r.Int64N(int64(8 * time.Second)))
 			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - before, For: before + time.Second})
+		}
+		if aim == AimCopies && f.Kind == Copy { // what both sell waits for its settlement, and more of it comes meanwhile
+			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: "verifier", To: "fulfillment", At: f.At, For: f.For})
 		}
 		if aim == AimOperators && f.Kind == Retire { // longer than a stopping node waits for the verifier
 			cfg.Schedule = append(cfg.Schedule, Fault{Kind: Cut, Host: f.Host, To: "verifier", At: f.At - 4*time.Second, For: 20 * time.Second})
@@ -158,6 +167,8 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		f.Host, f.Nth = node(), r.IntN(len(c.Drops)+1)
 	case Replace:
 		f.Host, f.For = node(), upTo(0, 30*time.Second)
+	case Copy:
+		f.Host, f.For, f.Nth = node(), upTo(0, 20*time.Second), r.IntN(3)/2
 	case Storm:
 		f.Share = 0.05 + 0.25*r.Float64()
 	case NoPayments:

@@ -15,6 +15,13 @@ type Disk struct {
 	snapshots []stored
 }
 
+// Copy is another disk with what is durable on this one: a data directory that somebody copied.
+func (d *Disk) Copy() *Disk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &Disk{records: slices.Clone(d.records)}
+}
+
 // Memory is the engine for tests in virtual time: records are durable when they reached the Disk.
 type Memory struct {
 	*writer
