@@ -119,7 +119,7 @@ func TestChooseLeavesSlowFiguresOut(t *testing.T) {
 		options options
 		want    int
 	}{
-		{"everything but the slow", options{}, len(figures) - 2},
+		{"everything but the slow", options{}, len(figures) - 3},
 		{"the slow too when asked", options{cold: true}, len(figures)},
 		{"one by name", options{only: "redeem"}, 1},
 		{"a slow one by name", options{only: "build"}, 1},
