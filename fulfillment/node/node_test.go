@@ -243,6 +243,11 @@ func (t *town) keys() (keys [][]byte) {
 
 // sell places one order, sealed to all nodes.
 func (t *town) sell() (order string) {
+	return t.sellSealed(func(p sealed.Purchase) []byte { return must(sealed.Seal([]byte(address), t.keys(), p))(t.tb) })
+}
+
+// sellSealed places one order with an envelope of the test's.
+func (t *town) sellSealed(envelope func(sealed.Purchase) []byte) (order string) {
 	conn, ctx := t.net.Conn("shop", centre), t.tb.Context()
 	stock := fulfillmentv1.NewStockServiceClient(conn)
 	if t.sold >= len(t.lease.GetSerials()) {
@@ -255,7 +260,7 @@ func (t *town) sell() (order string) {
 	t.sold++
 	must(stock.SettleUnits(ctx, &fulfillmentv1.SettleUnitsRequest{Claims: []*fulfillmentv1.UnitClaim{{TokenId: k, DropId: t.drop, Serial: serial, LeaseId: t.lease.GetLeaseId()}}}))(t.tb)
 	order = newID()
-	details := must(sealed.Seal([]byte(address), t.keys(), sealed.Purchase{DropID: t.drop, ID: token.PurchaseID(k)}))(t.tb)
+	details := envelope(sealed.Purchase{DropID: t.drop, ID: token.PurchaseID(k)})
 	must(fulfillmentv1.NewOrderServiceClient(conn).PlaceOrders(ctx, &fulfillmentv1.PlaceOrdersRequest{
 		Orders:     []*fulfillmentv1.Order{{OrderId: order, PurchaseId: token.PurchaseID(k), DropId: t.drop, Serial: serial}},
 		Deliveries: []*fulfillmentv1.Delivery{{OrderId: order, Region: "us-east1", Details: details}},
