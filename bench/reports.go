@@ -130,7 +130,7 @@ func fill(ctx context.Context, db *sqldb.DB, drop store.ID, n int) error {
 				}
 				p := &store.Purchase{
 					TokenID: k, PurchaseID: k, Arrival: arrival + int64(i-from), DropID: drop, ViewerSessionID: k, State: saga.Delivered, StateTime: 1,
-					NodeID: node, Serial: uint32(i + 1), LeaseID: lease, AcceptTime: 1, CurrencyCode: "EUR", MinorUnits: 1900, Charged: 1900,
+					NodeID: node, Serial: uint32(i + 1), LeaseID: lease, AcceptTime: 1, CurrencyCode: "EUR", MinorUnits: 1900, Charged: 1900, Fee: 85,
 					PaymentReference: "tp_ok", Attempt: 1, IntentID: k.Hex(), Outcome: outcome,
 				}
 				c := &store.Candidate{TokenID: k, NodeID: node, Serial: p.Serial, LeaseID: lease, Arrival: p.Arrival, State: store.Winner, Settled: true, Receipt: receipt}
@@ -150,7 +150,7 @@ func fill(ctx context.Context, db *sqldb.DB, drop store.ID, n int) error {
 						return err
 					}
 				case saga.Delivered:
-					posted, err := ledger.Capture(k.Hex(), p.CurrencyCode, p.Charged, 0)
+					posted, err := ledger.Capture(k.Hex(), p.CurrencyCode, p.Charged, 0, p.Fee)
 					if err != nil {
 						return err
 					}

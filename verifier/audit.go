@@ -68,7 +68,7 @@ func (s *Service) auditLists(ctx context.Context, response *verifierv1.GetAuditR
 			Open:      d.Received - d.Delivered - d.Vouchers - d.Refused - d.Refunded,
 			Delivered: d.Delivered, Vouchers: d.Vouchers, Refused: d.Refused, Refunded: d.Refunded, UnitsHeld: d.UnitsHeld,
 			CapturedMinorUnits: d.CapturedMinorUnits, ChargedMinorUnits: d.ChargedMinorUnits, RefundedMinorUnits: d.RefundedMinorUnits,
-			Duplicates: d.Duplicates,
+			Duplicates: d.Duplicates, PostedFeesMinorUnits: d.PostedFeesMinorUnits, FeesMinorUnits: d.FeesMinorUnits,
 		})
 	}
 	if only != nil {
@@ -95,7 +95,7 @@ func (s *Service) auditBooks(ctx context.Context, response *verifierv1.GetAuditR
 	if err != nil {
 		return err
 	}
-	captured, liability := map[string]int64{}, map[string]int64{}
+	captured, liability, fees := map[string]int64{}, map[string]int64{}, map[string]int64{}
 	for _, b := range balances {
 		response.Accounts = append(response.Accounts, &verifierv1.AccountBalance{
 			Account: b.Account, CurrencyCode: b.CurrencyCode, BalanceMinorUnits: b.MinorUnits,
@@ -103,6 +103,8 @@ func (s *Service) auditBooks(ctx context.Context, response *verifierv1.GetAuditR
 		switch b.Account {
 		case ledger.ProviderReceivable:
 			captured[b.CurrencyCode] += b.MinorUnits
+		case ledger.ProviderFees:
+			fees[b.CurrencyCode] -= b.MinorUnits
 		case ledger.VoucherLiability:
 			liability[b.CurrencyCode] -= b.MinorUnits
 		}
@@ -135,6 +137,7 @@ func (s *Service) auditBooks(ctx context.Context, response *verifierv1.GetAuditR
 		for _, currency := range union(captured, books.CapturedMinorUnits) {
 			response.Provider = append(response.Provider, &verifierv1.ProviderBalance{
 				CurrencyCode: currency, LedgerMinorUnits: captured[currency], ProviderMinorUnits: books.CapturedMinorUnits[currency],
+				LedgerFeesMinorUnits: fees[currency], ProviderFeesMinorUnits: books.FeesMinorUnits[currency],
 			})
 		}
 	}

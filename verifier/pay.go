@@ -131,7 +131,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 			}
 		case saga.Wait:
 			if p.State != saga.ActionRequired {
-				if err := s.paid(ctx, nil, &p, event); err != nil {
+				if err := s.paid(ctx, nil, &p, in, event); err != nil {
 					return 0, err
 				}
 			}
@@ -142,7 +142,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 					return 0, err
 				}
 			}
-			return 0, s.paid(ctx, &j, &p, event)
+			return 0, s.paid(ctx, &j, &p, in, event)
 		default:
 			return 0, fmt.Errorf("an intent in state %v", in.State)
 		}
@@ -154,7 +154,7 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 
 // paid applies a payment event, and finishes the job where the attempt is over. An attempt that is not the purchase's
 // current one any more changes nothing.
-func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, event saga.Event) error {
+func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchase, in payment.Intent, event saga.Event) error {
 	ctx, span := telemetry.Start(ctx, "ledger.commit")
 	defer span.End()
 	return s.store.Change(ctx, seen.TokenID, func(tx *store.Tx, p *store.Purchase) error {
@@ -166,6 +166,7 @@ func (s *Service) paid(ctx context.Context, over *store.Job, seen *store.Purchas
 				return err
 			}
 		}
+		p.Fee = in.Fee
 		if err := s.apply(ctx, tx, p, event); err != nil && !errors.Is(err, saga.ErrIllegal) {
 			return err
 		}

@@ -58,6 +58,7 @@ func dropMoney(m *store.Money) *verifierv1.DropMoney {
 	return &verifierv1.DropMoney{
 		CapturedMinorUnits: m.Captured, RefundedMinorUnits: m.Refunded, VoucherIssuedMinorUnits: m.VoucherIssued,
 		VoucherSpentMinorUnits: m.VoucherSpent, NetMinorUnits: m.Net,
+		FeesMinorUnits: m.Fees, NetAfterFeesMinorUnits: m.Net - m.Fees,
 	}
 }
 

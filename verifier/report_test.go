@@ -68,6 +68,11 @@ func TestAReportIsTheLedgersAtEveryMoment(t *testing.T) {
 		if m.GetCapturedMinorUnits() != 38*500 || m.GetRefundedMinorUnits() != 120 || m.GetNetMinorUnits() != 38*500-120 || !r.GetAgrees() {
 			t.Errorf("the ledger has %v, purchases %v", m, r.GetPurchases())
 		}
+		fees := 38 * testpsp.Fee(500) // of which a refund gives nothing back
+		if m.GetFeesMinorUnits() != fees || m.GetNetAfterFeesMinorUnits() != 38*500-120-fees || fees != 38*45 {
+			t.Errorf("the ledger has fees of %d, %d after them; want %d", m.GetFeesMinorUnits(), m.GetNetAfterFeesMinorUnits(), fees)
+		}
+		w.checkBooks()
 		// A posting that no purchase knows of is told.
 		id, err := store.ParseHex(delivered)
 		check(t, err)

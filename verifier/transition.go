@@ -110,7 +110,11 @@ func (s *Service) obey(ctx context.Context, tx *store.Tx, p *store.Purchase, c s
 	case saga.PlaceOrder:
 		return tx.AddJob(ctx, store.Job{Kind: store.OrderJob, TokenID: p.TokenID}, due)
 	case saga.PostCapture:
-		t, err := ledger.Capture(p.PurchaseID.Hex(), p.CurrencyCode, p.Charged, p.StoredValue)
+		fee := p.Fee
+		if mutant.On(mutant.FeeUnposted) {
+			fee = 0
+		}
+		t, err := ledger.Capture(p.PurchaseID.Hex(), p.CurrencyCode, p.Charged, p.StoredValue, fee)
 		if err != nil {
 			return err
 		}

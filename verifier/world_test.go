@@ -320,6 +320,9 @@ func (w *world) checkBooks() {
 		w.t.Errorf("the audit says %d unbalanced transactions, %d double captures", a.GetUnbalancedTransactions(), a.GetDoubleCaptures())
 	}
 	for _, p := range a.GetProvider() {
+		if p.GetLedgerFeesMinorUnits() != p.GetProviderFeesMinorUnits() {
+			w.t.Errorf("the ledger has %d %s of fees, the provider %d", p.GetLedgerFeesMinorUnits(), p.GetCurrencyCode(), p.GetProviderFeesMinorUnits())
+		}
 		if p.GetLedgerMinorUnits() != p.GetProviderMinorUnits() {
 			w.t.Errorf("the ledger has %d %s, the provider %d", p.GetLedgerMinorUnits(), p.GetCurrencyCode(), p.GetProviderMinorUnits())
 		}
@@ -342,6 +345,9 @@ func (w *world) checkBooks() {
 	for _, d := range a.GetDrops() {
 		if d.GetCapturedMinorUnits() != d.GetChargedMinorUnits()-d.GetRefundedMinorUnits() {
 			w.t.Errorf("drop %s: the ledger has %d, purchases say %d less %d", d.GetDropId(), d.GetCapturedMinorUnits(), d.GetChargedMinorUnits(), d.GetRefundedMinorUnits())
+		}
+		if d.GetPostedFeesMinorUnits() != d.GetFeesMinorUnits() {
+			w.t.Errorf("drop %s: the ledger has fees of %d, purchases of %d", d.GetDropId(), d.GetPostedFeesMinorUnits(), d.GetFeesMinorUnits())
 		}
 		if _, _, sold := w.f.count(d.GetDropId()); int(d.GetUnitsHeld()) != sold {
 			w.t.Errorf("the verifier holds %d units, fulfillment sold %d", d.GetUnitsHeld(), sold)

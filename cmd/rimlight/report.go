@@ -59,4 +59,6 @@ func reportTable(w io.Writer, r *verifierv1.GetDropReportResponse) {
 	row(w, "vouchers issued", amount(ledger.GetVoucherIssuedMinorUnits()), amount(purchases.GetVoucherIssuedMinorUnits()))
 	row(w, "vouchers spent", amount(ledger.GetVoucherSpentMinorUnits()), amount(purchases.GetVoucherSpentMinorUnits()))
 	row(w, "net", amount(ledger.GetNetMinorUnits()), amount(purchases.GetNetMinorUnits()))
+	row(w, "payment fees", amount(ledger.GetFeesMinorUnits()), amount(purchases.GetFeesMinorUnits()))
+	row(w, "net after fees", amount(ledger.GetNetAfterFeesMinorUnits()), amount(purchases.GetNetAfterFeesMinorUnits()))
 }

@@ -99,6 +99,8 @@ func Equations(books *verifierv1.GetAuditResponse, stock map[string]*fulfillment
 			Equation{About: "drop " + id, Law: "units held = purchases delivered", Left: int64(p.GetUnitsHeld()), Right: int64(p.GetDelivered()), InFlight: open},
 			Equation{About: "drop " + id, Law: "captured in the ledger = charged - refunded (minor units)",
 				Left: p.GetCapturedMinorUnits(), Right: p.GetChargedMinorUnits() - p.GetRefundedMinorUnits()},
+			Equation{About: "drop " + id, Law: "payment fees in the ledger = fees of purchases (minor units)",
+				Left: p.GetPostedFeesMinorUnits(), Right: p.GetFeesMinorUnits()},
 		)
 	}
 	for _, id := range slices.Sorted(maps.Keys(purchases)) {
@@ -141,9 +143,11 @@ func Equations(books *verifierv1.GetAuditResponse, stock map[string]*fulfillment
 	}
 	// Money that the provider took a moment ago and the ledger has not posted yet can be anything while purchases are open.
 	for _, p := range books.GetProvider() {
-		e := Equation{About: "provider " + p.GetCurrencyCode(), Law: "captured - refunded by the provider = the same in the ledger (minor units)",
-			Left: p.GetProviderMinorUnits(), Right: p.GetLedgerMinorUnits()}
-		all = append(all, e)
+		all = append(all,
+			Equation{About: "provider " + p.GetCurrencyCode(), Law: "captured - refunded by the provider = the same in the ledger (minor units)",
+				Left: p.GetProviderMinorUnits(), Right: p.GetLedgerMinorUnits()},
+			Equation{About: "provider " + p.GetCurrencyCode(), Law: "fees kept by the provider = the same in the ledger (minor units)",
+				Left: p.GetProviderFeesMinorUnits(), Right: p.GetLedgerFeesMinorUnits()})
 	}
 	all = append(all,
 		Equation{About: "ledger", Law: "transactions that do not balance = 0", Left: int64(books.GetUnbalancedTransactions())},

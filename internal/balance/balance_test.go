@@ -12,7 +12,7 @@ import (
 func books() (*verifierv1.GetAuditResponse, map[string]*fulfillmentv1.StockLevel) {
 	return &verifierv1.GetAuditResponse{
 			Drops: []*verifierv1.DropPurchases{{DropId: "d", Received: 5, Open: 1, Delivered: 3, Vouchers: 1, UnitsHeld: 3,
-				CapturedMinorUnits: 300, ChargedMinorUnits: 400, RefundedMinorUnits: 100}},
+				CapturedMinorUnits: 300, ChargedMinorUnits: 400, RefundedMinorUnits: 100, PostedFeesMinorUnits: 40, FeesMinorUnits: 40}},
 			Nodes: []*verifierv1.NodeRedemptions{{NodeId: "n", Received: 7, Holding: 3, Open: 1, Denied: 1, Released: 1, Redundant: 1}},
 			Channels: []*verifierv1.ChannelBalance{{ChannelId: "c", CurrencyCode: "EUR", CapturedMinorUnits: 400, RefundedMinorUnits: 100,
 				VoucherIssuedMinorUnits: 50, VoucherSpentMinorUnits: 20, RevenueMinorUnits: 270}},
@@ -20,7 +20,7 @@ func books() (*verifierv1.GetAuditResponse, map[string]*fulfillmentv1.StockLevel
 			Accounts: []*verifierv1.AccountBalance{
 				{Account: "provider_receivable", CurrencyCode: "EUR", BalanceMinorUnits: 300}, {Account: "channel_revenue", CurrencyCode: "EUR", BalanceMinorUnits: -300},
 			},
-			Provider: []*verifierv1.ProviderBalance{{CurrencyCode: "EUR", LedgerMinorUnits: 300, ProviderMinorUnits: 300}},
+			Provider: []*verifierv1.ProviderBalance{{CurrencyCode: "EUR", LedgerMinorUnits: 300, ProviderMinorUnits: 300, LedgerFeesMinorUnits: 40, ProviderFeesMinorUnits: 40}},
 		}, map[string]*fulfillmentv1.StockLevel{
 			"d": {DropId: "d", Units: 10, Free: 4, Leased: 2, Sold: 4},
 		}
@@ -63,6 +63,12 @@ func TestEveryEquationCanFail(t *testing.T) {
 		}},
 		{"captured - refunded by the provider", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
 			b.Provider[0].ProviderMinorUnits++
+		}},
+		{"fees kept by", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Provider[0].ProviderFeesMinorUnits++
+		}},
+		{"payment fees in", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
+			b.Drops[0].PostedFeesMinorUnits++
 		}},
 		{"transactions that do not balance", func(b *verifierv1.GetAuditResponse, _ map[string]*fulfillmentv1.StockLevel) {
 			b.UnbalancedTransactions = 1

@@ -66,6 +66,7 @@ const (
 	InstrumentUncounted  Mutation = "instrument-uncounted"
 	InstrumentForgotten  Mutation = "instrument-forgotten"
 	AddressInClear       Mutation = "address-in-clear"
+	FeeUnposted          Mutation = "fee-unposted"
 )
 
 // Rule is what a mutation leaves out.
@@ -126,6 +127,7 @@ func Rules() []Rule {
 		{AttemptNotFenced, "only the depot that has an order now may take it, and let its parcel leave", "parcels"},
 		{SentUncleared, "a parcel leaves after fulfillment's yes", "parcels"},
 		{InstrumentUncounted, "a payment instrument pays for its share of a drop and no more", "cards"},
+		{FeeUnposted, "what the provider keeps is posted with what it took", ""},
 		{InstrumentForgotten, "that an instrument's share is over is durable before its intent is cancelled", "cards"},
 		{AddressKept, "the centre forgets an address when a depot has the order, or nobody", "parcels"},
 		{AddressInClear, "an address is sealed before it leaves the viewer, and refused if it is not", "parcels"},

@@ -1,9 +1,11 @@
 package world_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/rimlight/rimlight/internal/world"
+	"github.com/rimlight/rimlight/verifier/ledger"
 	"github.com/rimlight/rimlight/verifier/saga"
 )
 
@@ -34,6 +36,9 @@ func TestLawsNoticeLiesAboutCards(t *testing.T) {
 		return of(e, func(p *world.Purchase) bool { return p.Reason == saga.InstrumentLimit })
 	}
 	noticeLies(t, truth, []doctored{
+		{"I2", "a fee is not in the ledger", func(e *world.Evidence) {
+			e.Postings = slices.DeleteFunc(e.Postings, func(l world.Posting) bool { return l.Account == ledger.PaymentFees || l.Account == ledger.ProviderFees })
+		}},
 		{"caps", "a card paid for one too many", func(e *world.Evidence) {
 			p := tooMany(e)
 			p.State, p.Reason = saga.Delivered, saga.NoReason

@@ -57,7 +57,7 @@ type Refund struct {
 // Charge is one capture in the payment provider's own books.
 type Charge struct {
 	Purchase, Currency string
-	MinorUnits         int64
+	MinorUnits, Fee    int64
 }
 
 func (w *world) readMoney(ctx context.Context, e *Evidence) error {
@@ -86,8 +86,8 @@ func (w *world) readMoney(ctx context.Context, e *Evidence) error {
 		}, `SELECT r.refund_id, r.request_id, p.purchase_id, p.currency_code, r.minor_units, r.state, r.make_good
 			FROM refunds r JOIN purchases p ON p.token_id = r.token_id ORDER BY r.refund_id`),
 		rows(ctx, provider, &e.Charges, func(scan func(...any) error) (c Charge, err error) {
-			return c, scan(&c.Purchase, &c.Currency, &c.MinorUnits)
-		}, `SELECT purchase_id, currency_code, minor_units FROM psp_charges ORDER BY intent_id`),
+			return c, scan(&c.Purchase, &c.Currency, &c.MinorUnits, &c.Fee)
+		}, `SELECT purchase_id, currency_code, minor_units, fee_minor_units FROM psp_charges ORDER BY intent_id`),
 		rows(ctx, provider, &e.ProviderRefunds, func(scan func(...any) error) (r Refund, err error) {
 			var settles int64
 			err = scan(&r.ID, &r.Purchase, &r.Currency, &r.MinorUnits, &r.State, &settles)

@@ -29,9 +29,11 @@ func (p *Purchase) paid() bool {
 
 func oneCapture(e *Evidence, x *index, broken func(string, ...any)) {
 	charges, provider, posted := map[string]int{}, map[string]int64{}, map[string]int64{} // by purchase; the last two are sums
+	fees := map[string]int64{}                                                            // by purchase: the provider's, less the ledger's
 	for _, c := range e.Charges {
 		charges[c.Purchase]++
 		provider[c.Purchase] += c.MinorUnits
+		fees[c.Purchase] += c.Fee
 		p := x.purchases[c.Purchase]
 		switch {
 		case p == nil:
@@ -42,8 +44,11 @@ func oneCapture(e *Evidence, x *index, broken func(string, ...any)) {
 	}
 	refundsAgree(e, provider, broken)
 	for _, p := range e.Postings {
-		if p.Account == ledger.ProviderReceivable {
+		switch p.Account {
+		case ledger.ProviderReceivable:
 			posted[p.Purchase] += p.MinorUnits
+		case ledger.ProviderFees: // the provider's side: negative
+			fees[p.Purchase] += p.MinorUnits
 		}
 	}
 	for i := range e.Purchases {
@@ -56,6 +61,9 @@ func oneCapture(e *Evidence, x *index, broken func(string, ...any)) {
 		}
 		if provider[p.ID] != posted[p.ID] {
 			broken("the provider has %d of purchase %s, the ledger says %d", provider[p.ID], p.ID, posted[p.ID])
+		}
+		if fees[p.ID] != 0 {
+			broken("the provider keeps %d more of purchase %s than the ledger says", fees[p.ID], p.ID)
 		}
 		if provider[p.ID] < 0 {
 			broken("purchase %s was refunded %d more than was taken", p.ID, -provider[p.ID])

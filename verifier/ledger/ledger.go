@@ -3,6 +3,8 @@
 //	capture of 4.99 EUR, 2.00 of it from a voucher:   provider_receivable  +299    a refund of 1.00:   channel_revenue      +100
 //	                                                  voucher_liability    +200                        provider_receivable  -100
 //	                                                  channel_revenue      -499
+//	and the provider's fee of 0.39 of it:             payment_fees          +39
+//	                                                  provider_fees         -39
 //	2.99 turned into stored value:                    channel_revenue      +299    2.00 put back on the voucher that
 //	                                                  voucher_liability    -299    paid it: the same with 200
 //
@@ -10,8 +12,9 @@
 // the store's primary key refuses to post the same thing twice. Debits are positive. Posted rows never change: a
 // mistake is another transaction.
 //
-// A price lock is no liability and posts nothing. There are no fees and payouts yet; each will be a kind with its own
-// constructor.
+// A fee has two accounts of its own, so that what was captured and refunded stays what the customer saw: the provider pays out
+// provider_receivable + provider_fees. A refund gives no fee back, and posts none. A price lock is no liability and posts
+// nothing. There are no payouts yet; they will be a kind with its own constructor.
 package ledger
 
 import (
@@ -21,12 +24,16 @@ import (
 
 // Accounts.
 const (
-	// ProviderReceivable is what the payment provider owes us.
+	// ProviderReceivable is what the payment provider took for us and has not given back to customers.
 	ProviderReceivable = "provider_receivable"
 	// ChannelRevenue is what we owe channels, before fees.
 	ChannelRevenue = "channel_revenue"
 	// VoucherLiability is what we owe the holders of stored value.
 	VoucherLiability = "voucher_liability"
+	// PaymentFees is what taking money has cost us.
+	PaymentFees = "payment_fees"
+	// ProviderFees is what the payment provider keeps of what it took for us.
+	ProviderFees = "provider_fees"
 )
 
 // Kinds of transactions; a refund's is KindRefund with the refund's id, since a purchase may have several.
@@ -59,8 +66,9 @@ type Transaction struct {
 	Postings   []Posting
 }
 
-// Capture is money taken for a purchase: charged by the provider, and stored value off a voucher. Neither is negative.
-func Capture(purchaseID, currencyCode string, charged, storedValue int64) (Transaction, error) {
+// Capture is money taken for a purchase: charged by the provider, which keeps a fee of it, and stored value off a voucher.
+// None is negative.
+func Capture(purchaseID, currencyCode string, charged, storedValue, fee int64) (Transaction, error) {
 	t := Transaction{purchaseID, KindCapture, []Posting{
 		{ProviderReceivable, currencyCode, charged},
 		{ChannelRevenue, currencyCode, -charged - storedValue},
@@ -68,7 +76,10 @@ func Capture(purchaseID, currencyCode string, charged, storedValue int64) (Trans
 	if storedValue != 0 {
 		t.Postings = append(t.Postings, Posting{VoucherLiability, currencyCode, storedValue})
 	}
-	return t, errors.Join(t.Validate(), notNegative(charged), notNegative(storedValue))
+	if fee != 0 {
+		t.Postings = append(t.Postings, Posting{PaymentFees, currencyCode, fee}, Posting{ProviderFees, currencyCode, -fee})
+	}
+	return t, errors.Join(t.Validate(), notNegative(charged), notNegative(storedValue), notNegative(fee))
 }
 
 // Voucher is money that was taken and not earned, which the viewer holds as stored value now.

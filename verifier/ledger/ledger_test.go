@@ -13,6 +13,7 @@ func TestEveryTransactionSumsToZeroAndMovesItsAmounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := rapid.Int64Range(-10, 100_000_000_000).Draw(t, "amount")
 		stored := rapid.Int64Range(-1, 100_000_000_000).Draw(t, "stored value")
+		fee := rapid.Int64Range(-1, 1_000_000).Draw(t, "fee")
 		currency := rapid.StringMatching("[A-Z]{3}").Draw(t, "currency")
 		const receivable, revenue, liability = ledger.ProviderReceivable, ledger.ChannelRevenue, ledger.VoucherLiability
 		for _, c := range []struct {
@@ -21,8 +22,8 @@ func TestEveryTransactionSumsToZeroAndMovesItsAmounts(t *testing.T) {
 			valid bool
 			moves map[string]int64
 		}{
-			{"capture", func() (ledger.Transaction, error) { return ledger.Capture("p", currency, a, stored) }, a >= 0 && stored >= 0,
-				map[string]int64{receivable: a, liability: stored, revenue: -a - stored}},
+			{"capture", func() (ledger.Transaction, error) { return ledger.Capture("p", currency, a, stored, fee) }, a >= 0 && stored >= 0 && fee >= 0,
+				map[string]int64{receivable: a, liability: stored, revenue: -a - stored, ledger.PaymentFees: fee, ledger.ProviderFees: -fee}},
 			{"voucher", func() (ledger.Transaction, error) { return ledger.Voucher("p", currency, a) }, a >= 0,
 				map[string]int64{revenue: a, liability: -a}},
 			{"voucher return", func() (ledger.Transaction, error) { return ledger.VoucherReturn("p", currency, a) }, a >= 0,

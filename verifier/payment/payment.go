@@ -15,6 +15,7 @@
 //   - An intent in Succeeded or Cancelled never leaves that state.
 //   - Calls answer the intent as it is after the call; a call that does not fit the state changes nothing.
 //   - After ErrUnknownOutcome the truth is what GetIntent reads, never a second intent.
+//   - An intent that Succeeded tells its Fee, the same whatever is refunded; no other has one.
 //   - An intent that was Authorised tells its Instrument from then on, the same one in every state.
 //   - Refunds of an intent never add up to more than was captured, failed ones aside.
 //
@@ -91,6 +92,9 @@ type Intent struct {
 	DeclineCode string
 	// DeclineFinal: another attempt with the same reference is pointless.
 	DeclineFinal bool
+	// Fee is what the provider keeps of what it took, minor units of the intent's currency, 0 to what was taken. Known when
+	// Succeeded, and the same from then on: a refund does not give it back.
+	Fee int64
 	// Instrument is the provider's opaque name of what pays, at most 128 characters: the same for every intent that the
 	// same card pays, whoever presents it, and of no use at the provider. Known of every intent that was Authorised at some
 	// time. Empty: it was not, or the provider does not tell. It names a person as well as a card does: never logged, never stored as it is.
@@ -176,6 +180,8 @@ type Hinter interface {
 type Books struct {
 	// CapturedMinorUnits is captured minus refunded, by currency.
 	CapturedMinorUnits map[string]int64
+	// FeesMinorUnits is what it keeps of all that it captured, refunded later or not, by currency.
+	FeesMinorUnits map[string]int64
 	// DoubleCaptures counts purchases with more than one capture that was not refunded.
 	DoubleCaptures int
 }

@@ -66,6 +66,8 @@ type DropSums struct {
 	UnitsHeld, Duplicates                            uint32
 	// CapturedMinorUnits is what the ledger has; Charged and RefundedMinorUnits are what purchases and refunds say.
 	CapturedMinorUnits, ChargedMinorUnits, RefundedMinorUnits int64
+	// PostedFeesMinorUnits is what the ledger has; FeesMinorUnits is what purchases say.
+	PostedFeesMinorUnits, FeesMinorUnits int64
 }
 
 // SumDrops counts the purchases of up to n drops after a drop id; a drop alone, if only is given. A cancelled token is a
@@ -77,24 +79,25 @@ func (q Queries) SumDrops(ctx context.Context, after ID, only *ID, n int) ([]Dro
 	}
 	return collect(ctx, q.q, "summing drops", func(r *sql.Rows, d *DropSums) error {
 		return r.Scan(&d.DropID, &d.ChannelID, &d.Received, &d.Delivered, &d.Vouchers, &d.Refused, &d.Refunded, &d.UnitsHeld, &d.Duplicates,
-			&d.CapturedMinorUnits, &d.ChargedMinorUnits, &d.RefundedMinorUnits)
+			&d.CapturedMinorUnits, &d.ChargedMinorUnits, &d.RefundedMinorUnits, &d.PostedFeesMinorUnits, &d.FeesMinorUnits)
 	}, `SELECT d.drop_id, COALESCE((SELECT t.channel_id FROM drop_terms t WHERE t.drop_id = d.drop_id), ''),
 			d.received, d.delivered, d.vouchers, d.refused, d.refunded,
 			COALESCE(r.held, 0), COALESCE(r.redemptions, 0) - d.redeemed,
 			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.drop_id = d.drop_id AND l.account = $5),
 			d.charged,
-			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.drop_id = d.drop_id AND r.state = $8)
+			(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.drop_id = d.drop_id AND r.state = $8),
+			(SELECT COALESCE(SUM(l.minor_units), 0) FROM ledger_postings l WHERE l.drop_id = d.drop_id AND l.account = $12), d.fees
 		FROM (SELECT s.drop_id, SUM(s.purchases) AS received, SUM(s.redeemed) AS redeemed,
 				SUM(CASE WHEN s.state IN ($1, $10) THEN s.purchases ELSE 0 END) AS delivered,
 				SUM(CASE WHEN s.state = $2 THEN s.purchases ELSE 0 END) AS vouchers, SUM(CASE WHEN s.state = $3 THEN s.purchases ELSE 0 END) AS refused,
-				SUM(CASE WHEN s.state = $7 THEN s.purchases ELSE 0 END) AS refunded, SUM(`+takenInState+`) AS charged
-			FROM (SELECT p.drop_id, p.state, COUNT(*) AS purchases, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redeemed, `+chargedInState+`
+				SUM(CASE WHEN s.state = $7 THEN s.purchases ELSE 0 END) AS refunded, SUM(`+takenInState+`) AS charged, SUM(s.fees) AS fees
+			FROM (SELECT p.drop_id, p.state, COUNT(*) AS purchases, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redeemed, SUM(p.fee_minor_units) AS fees, `+chargedInState+`
 				FROM purchases p WHERE `+where+` GROUP BY p.drop_id, p.state) AS s GROUP BY s.drop_id) AS d
 			LEFT JOIN (SELECT p.drop_id AS drop_id, SUM(CASE WHEN p.reason <> $11 THEN 1 ELSE 0 END) AS redemptions,
 					SUM(CASE WHEN c.settled = 1 AND c.state <> $4 THEN 1 ELSE 0 END) AS held
 				FROM purchases p JOIN candidates c ON c.token_id = p.token_id WHERE `+where+` GROUP BY p.drop_id) AS r ON r.drop_id = d.drop_id
 		ORDER BY d.drop_id LIMIT CAST($9 AS BIGINT)`,
-		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped, saga.Cancelled)...)...)
+		append([]any{saga.Delivered, saga.Voucher, saga.Refused, Released, ledger.ProviderReceivable}, append(args, saga.Refunded, RefundDone, n, saga.Shipped, saga.Cancelled, ledger.PaymentFees)...)...)
 }
 
 // moneyTaken holds for a purchase p whose money was taken at some time, by its state alone.

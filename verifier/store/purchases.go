@@ -36,6 +36,8 @@ type Purchase struct {
 	Outcome    string
 	// Charged is what the provider takes: the price, less what a voucher covers. StoredValue is what of that is money.
 	Charged, StoredValue int64
+	// Fee is what the provider keeps of what it took; 0 before.
+	Fee int64
 	// PresentedVoucher came with the winning redemption; zero: none. VoucherHeld: it is held for this purchase or spent.
 	PresentedVoucher ID
 	VoucherHeld      bool
@@ -47,7 +49,7 @@ type Purchase struct {
 
 const purchaseColumns = `p.token_id, p.purchase_id, p.arrival, p.drop_id, p.viewer_session_id, p.state, p.reason, p.state_time,
 	p.node_id, p.serial, p.lease_id, p.accept_time, p.currency_code, p.minor_units, p.payment_reference, p.attempt, p.intent_id,
-	p.licence_key, p.outcome, p.charged_minor_units, p.stored_value_minor_units, p.presented_voucher, p.voucher_held,
+	p.licence_key, p.outcome, p.charged_minor_units, p.stored_value_minor_units, p.presented_voucher, p.voucher_held, p.fee_minor_units,
 	v.voucher_id, v.kind, v.minor_units, v.expire_time,
 	(SELECT COALESCE(SUM(r.minor_units), 0) FROM refunds r WHERE r.token_id = p.token_id AND r.state = 2 AND r.make_good = 0)`
 
@@ -56,7 +58,7 @@ func scanPurchase(scan func(...any) error, p *Purchase, more ...any) error {
 	var kind, minorUnits, expire sql.NullInt64
 	err := scan(append([]any{&p.TokenID, &p.PurchaseID, &p.Arrival, &p.DropID, &p.ViewerSessionID, &p.State, &p.Reason, &p.StateTime,
 		&p.NodeID, &p.Serial, &p.LeaseID, &p.AcceptTime, &p.CurrencyCode, &p.MinorUnits, &p.PaymentReference, &p.Attempt, &p.IntentID,
-		&p.LicenceKey, &p.Outcome, &p.Charged, &p.StoredValue, &presented, &p.VoucherHeld,
+		&p.LicenceKey, &p.Outcome, &p.Charged, &p.StoredValue, &presented, &p.VoucherHeld, &p.Fee,
 		&voucherID, &kind, &minorUnits, &expire, &p.Refunded}, more...)...)
 	if err == nil && len(presented) == len(ID{}) {
 		p.PresentedVoucher = ID(presented)
@@ -144,23 +146,24 @@ func OrderID(purchaseID ID) ID {
 }
 
 const (
-	insertColumns   = 24
+	insertColumns   = 25
 	insertPurchases = `INSERT INTO purchases (token_id, purchase_id, arrival, drop_id, viewer_session_id,
 		state, reason, state_time, node_id, serial, lease_id, accept_time, currency_code, minor_units, payment_reference, attempt,
-		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, order_id) VALUES `
+		intent_id, licence_key, outcome, charged_minor_units, stored_value_minor_units, presented_voucher, voucher_held, order_id,
+		fee_minor_units) VALUES `
 	updatePurchases = ` ON CONFLICT (token_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, state_time = excluded.state_time,
 		node_id = excluded.node_id, serial = excluded.serial, lease_id = excluded.lease_id, accept_time = excluded.accept_time,
 		currency_code = excluded.currency_code, minor_units = excluded.minor_units, payment_reference = excluded.payment_reference,
 		attempt = excluded.attempt, intent_id = excluded.intent_id, licence_key = excluded.licence_key, outcome = excluded.outcome,
 		charged_minor_units = excluded.charged_minor_units, stored_value_minor_units = excluded.stored_value_minor_units,
-		presented_voucher = excluded.presented_voucher, voucher_held = excluded.voucher_held
+		presented_voucher = excluded.presented_voucher, voucher_held = excluded.voucher_held, fee_minor_units = excluded.fee_minor_units
 		WHERE purchases.state = $%d AND purchases.attempt = $%d`
 )
 
 func (p *Purchase) appendRow(args []any) []any {
 	return append(args, p.TokenID, p.PurchaseID, p.Arrival, p.DropID, p.ViewerSessionID, p.State, p.Reason, p.StateTime, p.NodeID, p.Serial,
 		p.LeaseID, p.AcceptTime, p.CurrencyCode, p.MinorUnits, p.PaymentReference, p.Attempt, p.IntentID, p.LicenceKey, p.Outcome,
-		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld, OrderID(p.PurchaseID))
+		p.Charged, p.StoredValue, p.presented(), p.VoucherHeld, OrderID(p.PurchaseID), p.Fee)
 }
 
 // InsertPurchase stores a new one.

@@ -11,7 +11,7 @@ import (
 )
 
 // Money is a drop's money as one side has it, minor units.
-type Money struct{ Captured, Refunded, VoucherIssued, VoucherSpent, Net int64 }
+type Money struct{ Captured, Refunded, VoucherIssued, VoucherSpent, Net, Fees int64 }
 
 // DropReport is what a drop's purchases came to. Redeemed is the sum of Settled, Vouchers, Refused, Refunded and those on
 // their way; Declined and PriceLocks are some of Vouchers and Refused.
@@ -28,23 +28,24 @@ type DropReport struct {
 func (q Queries) DropReport(ctx context.Context, dropID ID) (DropReport, error) {
 	var r DropReport
 	err := q.q.QueryRowContext(ctx, `SELECT p.currency, p.redeemed, p.settled, p.vouchers, p.refused, p.refunded, p.declined, v.price_locks,
-			l.captured, l.refunded, l.issued, l.spent, l.revenue, p.charged, b.refunded, v.issued, u.spent
+			l.captured, l.refunded, l.issued, l.spent, l.revenue, l.fees, p.charged, b.refunded, v.issued, u.spent, p.fees
 		FROM (SELECT COALESCE(MIN(s.currency_code), '') AS currency, COALESCE(SUM(s.purchases), 0) AS redeemed,
 				COALESCE(SUM(CASE WHEN s.state IN ($2, $15) THEN s.purchases ELSE 0 END), 0) AS settled,
 				COALESCE(SUM(CASE WHEN s.state = $3 THEN s.purchases ELSE 0 END), 0) AS vouchers,
 				COALESCE(SUM(CASE WHEN s.state = $4 THEN s.purchases ELSE 0 END), 0) AS refused,
 				COALESCE(SUM(CASE WHEN s.state = $5 THEN s.purchases ELSE 0 END), 0) AS refunded,
 				COALESCE(SUM(CASE WHEN s.state IN ($3, $4) THEN s.declined ELSE 0 END), 0) AS declined,
-				COALESCE(SUM(`+takenInState+`), 0) AS charged
+				COALESCE(SUM(`+takenInState+`), 0) AS charged, COALESCE(SUM(s.fees), 0) AS fees
 			FROM (SELECT p.state, COUNT(*) AS purchases, MIN(p.currency_code) AS currency_code,
-					SUM(CASE WHEN p.reason IN ($6, $7) THEN 1 ELSE 0 END) AS declined, `+chargedInState+`
+					SUM(CASE WHEN p.reason IN ($6, $7) THEN 1 ELSE 0 END) AS declined, SUM(p.fee_minor_units) AS fees, `+chargedInState+`
 				FROM purchases p WHERE p.drop_id = $1 AND p.reason <> $16 GROUP BY p.state) AS s) AS p
 		CROSS JOIN (SELECT
 				COALESCE(SUM(CASE WHEN l.account = $8 AND l.kind = $9 THEN l.units ELSE 0 END), 0) AS captured,
 				COALESCE(SUM(CASE WHEN l.account = $8 AND l.kind <> $9 THEN -l.units ELSE 0 END), 0) AS refunded,
 				COALESCE(SUM(CASE WHEN l.account = $10 AND l.kind = $11 THEN -l.units ELSE 0 END), 0) AS issued,
 				COALESCE(SUM(CASE WHEN l.account = $10 AND l.kind <> $11 THEN l.units ELSE 0 END), 0) AS spent,
-				COALESCE(SUM(CASE WHEN l.account = $12 THEN -l.units ELSE 0 END), 0) AS revenue
+				COALESCE(SUM(CASE WHEN l.account = $12 THEN -l.units ELSE 0 END), 0) AS revenue,
+				COALESCE(SUM(CASE WHEN l.account = $17 THEN l.units ELSE 0 END), 0) AS fees
 			FROM (SELECT account, kind, SUM(minor_units) AS units FROM ledger_postings WHERE drop_id = $1
 				GROUP BY account, currency_code, kind) AS l) AS l
 		CROSS JOIN (SELECT COALESCE(SUM(r.minor_units), 0) AS refunded FROM refunds r WHERE r.drop_id = $1 AND r.state = $13) AS b
@@ -54,10 +55,10 @@ func (q Queries) DropReport(ctx context.Context, dropID ID) (DropReport, error) 
 		CROSS JOIN (SELECT COALESCE(SUM(p.stored_value_minor_units), 0) AS spent
 			FROM voucher_uses u JOIN purchases p ON p.token_id = u.token_id WHERE u.drop_id = $1 AND u.state = 2) AS u`,
 		dropID, saga.Delivered, saga.Voucher, saga.Refused, saga.Refunded, saga.PaymentDeclined, saga.PaymentWindowOver,
-		ledger.ProviderReceivable, ledger.KindCapture, ledger.VoucherLiability, ledger.KindVoucher, ledger.ChannelRevenue, RefundDone, StoredValue, saga.Shipped, saga.Cancelled).
+		ledger.ProviderReceivable, ledger.KindCapture, ledger.VoucherLiability, ledger.KindVoucher, ledger.ChannelRevenue, RefundDone, StoredValue, saga.Shipped, saga.Cancelled, ledger.PaymentFees).
 		Scan(&r.CurrencyCode, &r.Redeemed, &r.Settled, &r.Vouchers, &r.Refused, &r.Refunded, &r.Declined, &r.PriceLocks,
-			&r.Ledger.Captured, &r.Ledger.Refunded, &r.Ledger.VoucherIssued, &r.Ledger.VoucherSpent, &r.Ledger.Net,
-			&r.Purchases.Captured, &r.Purchases.Refunded, &r.Purchases.VoucherIssued, &r.Purchases.VoucherSpent)
+			&r.Ledger.Captured, &r.Ledger.Refunded, &r.Ledger.VoucherIssued, &r.Ledger.VoucherSpent, &r.Ledger.Net, &r.Ledger.Fees,
+			&r.Purchases.Captured, &r.Purchases.Refunded, &r.Purchases.VoucherIssued, &r.Purchases.VoucherSpent, &r.Purchases.Fees)
 	if err != nil {
 		return r, fmt.Errorf("summing a drop: %w", err)
 	}

@@ -114,7 +114,7 @@ func TestSharedWritesStandAloneInOneCommit(t *testing.T) {
 
 func TestPrimaryKeyRefusesASecondPosting(t *testing.T) {
 	onEach(t, func(t *testing.T, s *store.Store) {
-		tr, err := ledger.Capture("p", "EUR", 5, 0)
+		tr, err := ledger.Capture("p", "EUR", 5, 0, 0)
 		check(t, err)
 		post := func() error {
 			return s.Write(t.Context(), func(tx *store.Tx) error { return tx.Post(t.Context(), &store.Purchase{PurchaseID: store.ID{1}}, tr, 1) })

@@ -47,6 +47,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("a cancelled intent takes no money", h.cancelled)
 	t.Run("an intent that succeeded cannot be cancelled", h.succeeded)
 	t.Run("an unknown id is not found", h.unknown)
+	t.Run("what was taken has a fee, and keeps it when it is refunded", h.fees)
 	t.Run("who pays with the same card has the same instrument, and nobody else", h.instruments)
 	for _, reference := range h.Disturbed {
 		t.Run("reading by id leads through "+reference, func(t *testing.T) { h.disturbed(t, reference) })
@@ -186,6 +187,44 @@ func (h Harness) unknown(t *testing.T) {
 		if _, err := call(t.Context(), "no such id"); !errors.Is(err, payment.ErrNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func (h Harness) fees(t *testing.T) {
+	p := h.New(t)
+	id := h.create(t, p, "k/1", h.OK).ID
+	if in := expect(t, p, p.Confirm, id, payment.Authorised); in.Fee != 0 {
+		t.Errorf("a fee of %d before anything was taken", in.Fee)
+	}
+	taken := expect(t, p, p.Capture, id, payment.Succeeded)
+	if taken.Fee <= 0 || taken.Fee > request("").MinorUnits {
+		t.Errorf("a fee of %d of %d", taken.Fee, request("").MinorUnits)
+	}
+	cancelled := h.create(t, p, "k/2", h.OK).ID
+	expect(t, p, p.Confirm, cancelled, payment.Authorised)
+	if in := expect(t, p, p.Cancel, cancelled, payment.Cancelled); in.Fee != 0 {
+		t.Errorf("a fee of %d of what was cancelled", in.Fee)
+	}
+	fees := func() int64 {
+		t.Helper()
+		keeper, keeps := p.(payment.Bookkeeper)
+		if !keeps {
+			return taken.Fee
+		}
+		b, err := keeper.Books(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.FeesMinorUnits[request("").CurrencyCode]
+	}
+	if got := fees(); got != taken.Fee {
+		t.Errorf("fees of %d in the books, want %d", got, taken.Fee)
+	}
+	if _, err := p.Refund(t.Context(), "r/1", payment.RefundRequest{RefundID: "r1", IntentID: id, MinorUnits: request("").MinorUnits}); err != nil {
+		t.Fatal(err)
+	}
+	if in, err := p.GetIntent(t.Context(), id); err != nil || in.Fee != taken.Fee || fees() != taken.Fee {
+		t.Errorf("after a refund the fee is %d, %d in the books, want %d: %v", in.Fee, fees(), taken.Fee, err)
 	}
 }
 

@@ -18,6 +18,8 @@
 //	tp_mix               a realistic mix of purchases: 10 % like tp_action_required, 4 % like tp_decline, the rest tp_ok
 //	anything else        declined for good, unknown_reference
 //
+// It keeps a fee of each capture, 2.9 % and 30 minor units, and does not give it back with a refund, as is usual.
+//
 // Reading is never disturbed. Hints come late, twice and in any order if Config says so. It keeps no customers, and of
 // cards it knows who shares one.
 package testpsp
@@ -69,6 +71,9 @@ const (
 	MixAction  = 0.10
 	MixDecline = 0.04
 )
+
+// Fee is what the provider keeps of a capture: 2.9 %, rounded half up, and 30 minor units, at most everything.
+func Fee(minorUnits int64) int64 { return min(minorUnits, (minorUnits*29+500)/1000+30) }
 
 // Config sets the provider up.
 type Config struct {
@@ -260,9 +265,9 @@ func (p *Provider) Capture(ctx context.Context, id string) (payment.Intent, erro
 		if in.State != payment.Authorised {
 			return nil
 		}
-		in.State = payment.Succeeded
-		if _, err := tx.ExecContext(ctx, `INSERT INTO psp_charges (intent_id, purchase_id, currency_code, minor_units, charge_time)
-			VALUES ($1, $2, $3, $4, $5)`, in.ID, in.PurchaseID, in.CurrencyCode, in.MinorUnits, p.cfg.Now().UnixMicro()); err != nil {
+		in.State, in.Fee = payment.Succeeded, Fee(in.MinorUnits)
+		if _, err := tx.ExecContext(ctx, `INSERT INTO psp_charges (intent_id, purchase_id, currency_code, minor_units, fee_minor_units, charge_time)
+			VALUES ($1, $2, $3, $4, $5, $6)`, in.ID, in.PurchaseID, in.CurrencyCode, in.MinorUnits, in.Fee, p.cfg.Now().UnixMicro()); err != nil {
 			return err
 		}
 		return p.save(ctx, tx, in)
@@ -308,11 +313,11 @@ func (p *Provider) CompleteAction(ctx context.Context, id string, decline bool) 
 
 // Books implements payment.Bookkeeper.
 func (p *Provider) Books(ctx context.Context) (payment.Books, error) {
-	b := payment.Books{CapturedMinorUnits: map[string]int64{}}
+	b := payment.Books{CapturedMinorUnits: map[string]int64{}, FeesMinorUnits: map[string]int64{}}
 	now := p.cfg.Now().UnixMicro()
-	rows, err := p.db.Read().QueryContext(ctx, `SELECT currency_code, SUM(minor_units) FROM (
-			SELECT currency_code, minor_units FROM psp_charges
-			UNION ALL SELECT c.currency_code, -r.minor_units FROM psp_refunds r JOIN psp_charges c ON c.intent_id = r.intent_id
+	rows, err := p.db.Read().QueryContext(ctx, `SELECT currency_code, SUM(minor_units), SUM(fee) FROM (
+			SELECT currency_code, minor_units, fee_minor_units AS fee FROM psp_charges
+			UNION ALL SELECT c.currency_code, -r.minor_units, 0 FROM psp_refunds r JOIN psp_charges c ON c.intent_id = r.intent_id
 				WHERE r.state = $1 OR r.state = $2 AND r.settle_time <= $3) AS moves GROUP BY currency_code`,
 		payment.RefundSucceeded, payment.RefundPending, now)
 	if err != nil {
@@ -320,11 +325,11 @@ func (p *Provider) Books(ctx context.Context) (payment.Books, error) {
 	}
 	for rows.Next() {
 		var currency string
-		var sum int64
-		if err := rows.Scan(&currency, &sum); err != nil {
+		var sum, fees int64
+		if err := rows.Scan(&currency, &sum, &fees); err != nil {
 			return b, errors.Join(fmt.Errorf("testpsp: summing the charges: %w", err), rows.Close())
 		}
-		b.CapturedMinorUnits[currency] = sum
+		b.CapturedMinorUnits[currency], b.FeesMinorUnits[currency] = sum, fees
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return b, fmt.Errorf("testpsp: summing the charges: %w", err)
@@ -448,10 +453,12 @@ type intent struct {
 	key string
 }
 
-const intentColumns = `intent_id, idem_key, purchase_id, currency_code, minor_units, reference, state, decline_code, decline_final, instrument`
+const intentColumns = `intent_id, idem_key, purchase_id, currency_code, minor_units, reference, state, decline_code, decline_final, instrument,
+	fee_minor_units`
 
 func (in *intent) scan(scan func(...any) error) error {
-	return scan(&in.ID, &in.key, &in.PurchaseID, &in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal, &in.Instrument)
+	return scan(&in.ID, &in.key, &in.PurchaseID, &in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal,
+		&in.Instrument, &in.Fee)
 }
 
 // card is the fingerprint of what pays.
@@ -494,8 +501,8 @@ func (p *Provider) save(ctx context.Context, tx *sql.Tx, in *intent) error {
 	if in.State == payment.Authorised {
 		in.Instrument = in.card()
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3, instrument = $4 WHERE intent_id = $5`,
-		in.State, in.DeclineCode, in.DeclineFinal, in.Instrument, in.ID); err != nil {
+	if _, err := tx.ExecContext(ctx, `UPDATE psp_intents SET state = $1, decline_code = $2, decline_final = $3, instrument = $4,
+		fee_minor_units = $5 WHERE intent_id = $6`, in.State, in.DeclineCode, in.DeclineFinal, in.Instrument, in.Fee, in.ID); err != nil {
 		return err
 	}
 	return p.hint(ctx, tx, in.ID, 0)

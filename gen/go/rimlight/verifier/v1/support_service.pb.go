@@ -228,8 +228,12 @@ type DropPurchases struct {
 	ChargedMinorUnits int64 `protobuf:"varint,12,opt,name=charged_minor_units,json=chargedMinorUnits,proto3" json:"charged_minor_units,omitempty"`
 	// What went back through the provider, minor units.
 	RefundedMinorUnits int64 `protobuf:"varint,13,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What the provider keeps of what it took, in the ledger.
+	PostedFeesMinorUnits int64 `protobuf:"varint,14,opt,name=posted_fees_minor_units,json=postedFeesMinorUnits,proto3" json:"posted_fees_minor_units,omitempty"`
+	// The same, over purchases.
+	FeesMinorUnits int64 `protobuf:"varint,15,opt,name=fees_minor_units,json=feesMinorUnits,proto3" json:"fees_minor_units,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DropPurchases) Reset() {
@@ -349,6 +353,20 @@ func (x *DropPurchases) GetChargedMinorUnits() int64 {
 func (x *DropPurchases) GetRefundedMinorUnits() int64 {
 	if x != nil {
 		return x.RefundedMinorUnits
+	}
+	return 0
+}
+
+func (x *DropPurchases) GetPostedFeesMinorUnits() int64 {
+	if x != nil {
+		return x.PostedFeesMinorUnits
+	}
+	return 0
+}
+
+func (x *DropPurchases) GetFeesMinorUnits() int64 {
+	if x != nil {
+		return x.FeesMinorUnits
 	}
 	return 0
 }
@@ -690,8 +708,12 @@ type ProviderBalance struct {
 	LedgerMinorUnits int64 `protobuf:"varint,2,opt,name=ledger_minor_units,json=ledgerMinorUnits,proto3" json:"ledger_minor_units,omitempty"`
 	// Captured minus refunded, read from the provider.
 	ProviderMinorUnits int64 `protobuf:"varint,3,opt,name=provider_minor_units,json=providerMinorUnits,proto3" json:"provider_minor_units,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What the provider keeps of what it took, in the ledger. Refunds give none of it back.
+	LedgerFeesMinorUnits int64 `protobuf:"varint,4,opt,name=ledger_fees_minor_units,json=ledgerFeesMinorUnits,proto3" json:"ledger_fees_minor_units,omitempty"`
+	// The same, read from the provider.
+	ProviderFeesMinorUnits int64 `protobuf:"varint,5,opt,name=provider_fees_minor_units,json=providerFeesMinorUnits,proto3" json:"provider_fees_minor_units,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *ProviderBalance) Reset() {
@@ -741,6 +763,20 @@ func (x *ProviderBalance) GetLedgerMinorUnits() int64 {
 func (x *ProviderBalance) GetProviderMinorUnits() int64 {
 	if x != nil {
 		return x.ProviderMinorUnits
+	}
+	return 0
+}
+
+func (x *ProviderBalance) GetLedgerFeesMinorUnits() int64 {
+	if x != nil {
+		return x.LedgerFeesMinorUnits
+	}
+	return 0
+}
+
+func (x *ProviderBalance) GetProviderFeesMinorUnits() int64 {
+	if x != nil {
+		return x.ProviderFeesMinorUnits
 	}
 	return 0
 }
@@ -1540,10 +1576,14 @@ type DropMoney struct {
 	VoucherIssuedMinorUnits int64 `protobuf:"varint,3,opt,name=voucher_issued_minor_units,json=voucherIssuedMinorUnits,proto3" json:"voucher_issued_minor_units,omitempty"`
 	// Paid with stored value, and not returned to the voucher.
 	VoucherSpentMinorUnits int64 `protobuf:"varint,4,opt,name=voucher_spent_minor_units,json=voucherSpentMinorUnits,proto3" json:"voucher_spent_minor_units,omitempty"`
-	// What the channel earned: captured - refunded - vouchers issued + vouchers spent.
+	// What the channel earned before fees: captured - refunded - vouchers issued + vouchers spent.
 	NetMinorUnits int64 `protobuf:"varint,5,opt,name=net_minor_units,json=netMinorUnits,proto3" json:"net_minor_units,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What the payment provider keeps of what it took. Refunds give none of it back.
+	FeesMinorUnits int64 `protobuf:"varint,6,opt,name=fees_minor_units,json=feesMinorUnits,proto3" json:"fees_minor_units,omitempty"`
+	// net_minor_units - fees_minor_units.
+	NetAfterFeesMinorUnits int64 `protobuf:"varint,7,opt,name=net_after_fees_minor_units,json=netAfterFeesMinorUnits,proto3" json:"net_after_fees_minor_units,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *DropMoney) Reset() {
@@ -1607,6 +1647,20 @@ func (x *DropMoney) GetVoucherSpentMinorUnits() int64 {
 func (x *DropMoney) GetNetMinorUnits() int64 {
 	if x != nil {
 		return x.NetMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetFeesMinorUnits() int64 {
+	if x != nil {
+		return x.FeesMinorUnits
+	}
+	return 0
+}
+
+func (x *DropMoney) GetNetAfterFeesMinorUnits() int64 {
+	if x != nil {
+		return x.NetAfterFeesMinorUnits
 	}
 	return 0
 }
@@ -2916,7 +2970,7 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xba\x03\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\x9b\x04\n" +
 	"\rDropPurchases\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\rR\breceived\x12\x12\n" +
@@ -2935,7 +2989,9 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	" \x01(\tR\tchannelId\x12\x1a\n" +
 	"\brefunded\x18\v \x01(\rR\brefunded\x12.\n" +
 	"\x13charged_minor_units\x18\f \x01(\x03R\x11chargedMinorUnits\x120\n" +
-	"\x14refunded_minor_units\x18\r \x01(\x03R\x12refundedMinorUnits\"\xc6\x01\n" +
+	"\x14refunded_minor_units\x18\r \x01(\x03R\x12refundedMinorUnits\x125\n" +
+	"\x17posted_fees_minor_units\x18\x0e \x01(\x03R\x14postedFeesMinorUnits\x12(\n" +
+	"\x10fees_minor_units\x18\x0f \x01(\x03R\x0efeesMinorUnits\"\xc6\x01\n" +
 	"\x0fNodeRedemptions\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\rR\breceived\x12\x18\n" +
@@ -2960,11 +3016,13 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\x0eAccountBalance\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12#\n" +
 	"\rcurrency_code\x18\x02 \x01(\tR\fcurrencyCode\x12.\n" +
-	"\x13balance_minor_units\x18\x03 \x01(\x03R\x11balanceMinorUnits\"\x96\x01\n" +
+	"\x13balance_minor_units\x18\x03 \x01(\x03R\x11balanceMinorUnits\"\x88\x02\n" +
 	"\x0fProviderBalance\x12#\n" +
 	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12,\n" +
 	"\x12ledger_minor_units\x18\x02 \x01(\x03R\x10ledgerMinorUnits\x120\n" +
-	"\x14provider_minor_units\x18\x03 \x01(\x03R\x12providerMinorUnits\"\xba\x04\n" +
+	"\x14provider_minor_units\x18\x03 \x01(\x03R\x12providerMinorUnits\x125\n" +
+	"\x17ledger_fees_minor_units\x18\x04 \x01(\x03R\x14ledgerFeesMinorUnits\x129\n" +
+	"\x19provider_fees_minor_units\x18\x05 \x01(\x03R\x16providerFeesMinorUnits\"\xba\x04\n" +
 	"\x10GetAuditResponse\x129\n" +
 	"\x05drops\x18\x01 \x03(\v2#.rimlight.verifier.v1.DropPurchasesR\x05drops\x12@\n" +
 	"\baccounts\x18\x02 \x03(\v2$.rimlight.verifier.v1.AccountBalanceR\baccounts\x12A\n" +
@@ -3039,13 +3097,15 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\bvouchers\x18\x01 \x03(\v2#.rimlight.verifier.v1.VoucherRecordR\bvouchers\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"9\n" +
 	"\x14GetDropReportRequest\x12!\n" +
-	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"\x8f\x02\n" +
+	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"\xf5\x02\n" +
 	"\tDropMoney\x120\n" +
 	"\x14captured_minor_units\x18\x01 \x01(\x03R\x12capturedMinorUnits\x120\n" +
 	"\x14refunded_minor_units\x18\x02 \x01(\x03R\x12refundedMinorUnits\x12;\n" +
 	"\x1avoucher_issued_minor_units\x18\x03 \x01(\x03R\x17voucherIssuedMinorUnits\x129\n" +
 	"\x19voucher_spent_minor_units\x18\x04 \x01(\x03R\x16voucherSpentMinorUnits\x12&\n" +
-	"\x0fnet_minor_units\x18\x05 \x01(\x03R\rnetMinorUnits\"\xd1\x04\n" +
+	"\x0fnet_minor_units\x18\x05 \x01(\x03R\rnetMinorUnits\x12(\n" +
+	"\x10fees_minor_units\x18\x06 \x01(\x03R\x0efeesMinorUnits\x12:\n" +
+	"\x1anet_after_fees_minor_units\x18\a \x01(\x03R\x16netAfterFeesMinorUnits\"\xd1\x04\n" +
 	"\x15GetDropReportResponse\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1d\n" +
 	"\n" +
