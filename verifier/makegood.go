@@ -18,8 +18,8 @@ func (s *Service) choiceDeadline(p *store.Purchase) int64 {
 	return p.StateTime + s.cfg.ChoiceWindow.Microseconds()
 }
 
-// choose is the viewer's word. The same word again is the same answer. A word after the deadline counts as long as the
-// deadline's own job has not run.
+// choose is the viewer's word. The same word again is the same answer. With a word after the deadline, the deadline's comes
+// first, though its job has not run.
 func (s *Service) choose(ctx context.Context, id store.ID, choice offerv1.MakeGood) (store.Purchase, error) {
 	event := saga.ChoseMoney
 	if choice == offerv1.MakeGood_MAKE_GOOD_VOUCHER {
@@ -39,8 +39,14 @@ func (s *Service) choose(ctx context.Context, id store.ID, choice offerv1.MakeGo
 		if p.State != saga.ChoiceRequired {
 			return errNoChoice
 		}
+		if s.deps.Now().UnixMicro() >= s.choiceDeadline(&p) {
+			return s.leaveChoice(ctx, tx, &p, saga.ChoseMoney)
+		}
 		return s.leaveChoice(ctx, tx, &p, event)
 	})
+	if err == nil && !chose(&p, event) {
+		err = errNoChoice
+	}
 	return p, err
 }
 

@@ -201,7 +201,8 @@ func purchaseProto(p *store.Purchase) *offerv1.Purchase {
 		State: offerv1.PurchaseState(p.State), Reason: errorsv1.Reason(p.Reason),
 		Price: price, StateTime: timestamppb.New(time.UnixMicro(p.StateTime)),
 	}
-	if p.State.AwaitsMoney() || p.State.Paid() || p.State.Earned() || p.Reason == saga.OrderFailed {
+	undecided := p.PresentedVoucher != (store.ID{}) && !p.VoucherHeld // what is charged follows from what the voucher covers
+	if p.State.AwaitsMoney() && !undecided || p.State.Paid() || p.State.Earned() || p.Reason == saga.OrderFailed {
 		m.Charged = &offerv1.Money{CurrencyCode: p.CurrencyCode, MinorUnits: p.Charged}
 	}
 	if p.Refunded > 0 {

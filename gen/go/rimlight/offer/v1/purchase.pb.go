@@ -335,7 +335,8 @@ type Purchase struct {
 	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// The order, once there is one. UUID.
 	OrderId string `protobuf:"bytes,11,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
-	// What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled.
+	// What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled and
+	// the voucher that came with the redemption, if one did, is taken.
 	Charged *Money `protobuf:"bytes,12,opt,name=charged,proto3" json:"charged,omitempty"`
 	// What went back after a refund by the shop. Absent: nothing. A node that keeps a final purchase may lag behind.
 	Refunded *Money `protobuf:"bytes,13,opt,name=refunded,proto3" json:"refunded,omitempty"`

@@ -152,7 +152,8 @@ export type Purchase = Message<"rimlight.offer.v1.Purchase"> & {
   orderId: string;
 
   /**
-   * What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled.
+   * What the payment provider takes or took: the price, less what a voucher covers. Set once the unit is settled and
+   * the voucher that came with the redemption, if one did, is taken.
    *
    * @generated from field: rimlight.offer.v1.Money charged = 12;
    */
