@@ -199,588 +199,6 @@ func (x *GetAuditRequest) GetPageToken() string {
 	return ""
 }
 
-// Purchases of one drop, counted by where they are.
-type DropPurchases struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// UUID.
-	DropId string `protobuf:"bytes,1,opt,name=drop_id,json=dropId,proto3" json:"drop_id,omitempty"`
-	// Distinct purchases that the verifier has.
-	Received uint32 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"`
-	// Still on their way.
-	Open uint32 `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
-	// Handed over.
-	Delivered uint32 `protobuf:"varint,4,opt,name=delivered,proto3" json:"delivered,omitempty"`
-	// Made good.
-	Vouchers uint32 `protobuf:"varint,5,opt,name=vouchers,proto3" json:"vouchers,omitempty"`
-	// Refused.
-	Refused uint32 `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
-	// Holding a unit for good: settled and not released.
-	UnitsHeld uint32 `protobuf:"varint,7,opt,name=units_held,json=unitsHeld,proto3" json:"units_held,omitempty"`
-	// Captured money, minor units of the drop's currency.
-	CapturedMinorUnits int64 `protobuf:"varint,8,opt,name=captured_minor_units,json=capturedMinorUnits,proto3" json:"captured_minor_units,omitempty"`
-	// Second redemptions of the same token from other nodes.
-	Duplicates uint32 `protobuf:"varint,9,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
-	// The channel; empty until the verifier has read the drop's terms.
-	ChannelId string `protobuf:"bytes,10,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
-	// Money given back in the end.
-	Refunded uint32 `protobuf:"varint,11,opt,name=refunded,proto3" json:"refunded,omitempty"`
-	// What the provider was asked to take, over all purchases whose money was taken, minor units.
-	ChargedMinorUnits int64 `protobuf:"varint,12,opt,name=charged_minor_units,json=chargedMinorUnits,proto3" json:"charged_minor_units,omitempty"`
-	// What went back through the provider, minor units.
-	RefundedMinorUnits int64 `protobuf:"varint,13,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
-	// What the provider keeps of what it took, in the ledger.
-	PostedFeesMinorUnits int64 `protobuf:"varint,14,opt,name=posted_fees_minor_units,json=postedFeesMinorUnits,proto3" json:"posted_fees_minor_units,omitempty"`
-	// The same, over purchases.
-	FeesMinorUnits int64 `protobuf:"varint,15,opt,name=fees_minor_units,json=feesMinorUnits,proto3" json:"fees_minor_units,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *DropPurchases) Reset() {
-	*x = DropPurchases{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DropPurchases) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DropPurchases) ProtoMessage() {}
-
-func (x *DropPurchases) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DropPurchases.ProtoReflect.Descriptor instead.
-func (*DropPurchases) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *DropPurchases) GetDropId() string {
-	if x != nil {
-		return x.DropId
-	}
-	return ""
-}
-
-func (x *DropPurchases) GetReceived() uint32 {
-	if x != nil {
-		return x.Received
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetOpen() uint32 {
-	if x != nil {
-		return x.Open
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetDelivered() uint32 {
-	if x != nil {
-		return x.Delivered
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetVouchers() uint32 {
-	if x != nil {
-		return x.Vouchers
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetRefused() uint32 {
-	if x != nil {
-		return x.Refused
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetUnitsHeld() uint32 {
-	if x != nil {
-		return x.UnitsHeld
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetCapturedMinorUnits() int64 {
-	if x != nil {
-		return x.CapturedMinorUnits
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetDuplicates() uint32 {
-	if x != nil {
-		return x.Duplicates
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetChannelId() string {
-	if x != nil {
-		return x.ChannelId
-	}
-	return ""
-}
-
-func (x *DropPurchases) GetRefunded() uint32 {
-	if x != nil {
-		return x.Refunded
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetChargedMinorUnits() int64 {
-	if x != nil {
-		return x.ChargedMinorUnits
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetRefundedMinorUnits() int64 {
-	if x != nil {
-		return x.RefundedMinorUnits
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetPostedFeesMinorUnits() int64 {
-	if x != nil {
-		return x.PostedFeesMinorUnits
-	}
-	return 0
-}
-
-func (x *DropPurchases) GetFeesMinorUnits() int64 {
-	if x != nil {
-		return x.FeesMinorUnits
-	}
-	return 0
-}
-
-// What a node's redemptions came to. Each is one of: holding a unit, on its way, denied, released or redundant.
-type NodeRedemptions struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// UUID.
-	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Distinct redemptions that the verifier has from it.
-	Received uint32 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"`
-	// Winners whose unit is settled.
-	Holding uint32 `protobuf:"varint,3,opt,name=holding,proto3" json:"holding,omitempty"`
-	// Winners and spares whose unit is not decided, or not released yet.
-	Open uint32 `protobuf:"varint,4,opt,name=open,proto3" json:"open,omitempty"`
-	// Fulfillment said no.
-	Denied uint32 `protobuf:"varint,5,opt,name=denied,proto3" json:"denied,omitempty"`
-	// The unit went back.
-	Released uint32 `protobuf:"varint,6,opt,name=released,proto3" json:"released,omitempty"`
-	// The same unit of the same lease as another redemption.
-	Redundant     uint32 `protobuf:"varint,7,opt,name=redundant,proto3" json:"redundant,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *NodeRedemptions) Reset() {
-	*x = NodeRedemptions{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *NodeRedemptions) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*NodeRedemptions) ProtoMessage() {}
-
-func (x *NodeRedemptions) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use NodeRedemptions.ProtoReflect.Descriptor instead.
-func (*NodeRedemptions) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *NodeRedemptions) GetNodeId() string {
-	if x != nil {
-		return x.NodeId
-	}
-	return ""
-}
-
-func (x *NodeRedemptions) GetReceived() uint32 {
-	if x != nil {
-		return x.Received
-	}
-	return 0
-}
-
-func (x *NodeRedemptions) GetHolding() uint32 {
-	if x != nil {
-		return x.Holding
-	}
-	return 0
-}
-
-func (x *NodeRedemptions) GetOpen() uint32 {
-	if x != nil {
-		return x.Open
-	}
-	return 0
-}
-
-func (x *NodeRedemptions) GetDenied() uint32 {
-	if x != nil {
-		return x.Denied
-	}
-	return 0
-}
-
-func (x *NodeRedemptions) GetReleased() uint32 {
-	if x != nil {
-		return x.Released
-	}
-	return 0
-}
-
-func (x *NodeRedemptions) GetRedundant() uint32 {
-	if x != nil {
-		return x.Redundant
-	}
-	return 0
-}
-
-// One channel's money in one currency, minor units: the rows of purchases, refunds and vouchers beside the ledger.
-type ChannelBalance struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The channel.
-	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
-	// ISO 4217.
-	CurrencyCode string `protobuf:"bytes,2,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
-	// Taken by the provider.
-	CapturedMinorUnits int64 `protobuf:"varint,3,opt,name=captured_minor_units,json=capturedMinorUnits,proto3" json:"captured_minor_units,omitempty"`
-	// Given back through the provider.
-	RefundedMinorUnits int64 `protobuf:"varint,4,opt,name=refunded_minor_units,json=refundedMinorUnits,proto3" json:"refunded_minor_units,omitempty"`
-	// Turned into stored value.
-	VoucherIssuedMinorUnits int64 `protobuf:"varint,5,opt,name=voucher_issued_minor_units,json=voucherIssuedMinorUnits,proto3" json:"voucher_issued_minor_units,omitempty"`
-	// Paid with stored value, and not returned to the voucher.
-	VoucherSpentMinorUnits int64 `protobuf:"varint,6,opt,name=voucher_spent_minor_units,json=voucherSpentMinorUnits,proto3" json:"voucher_spent_minor_units,omitempty"`
-	// What the ledger says that the channel earned.
-	RevenueMinorUnits int64 `protobuf:"varint,7,opt,name=revenue_minor_units,json=revenueMinorUnits,proto3" json:"revenue_minor_units,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
-}
-
-func (x *ChannelBalance) Reset() {
-	*x = ChannelBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ChannelBalance) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ChannelBalance) ProtoMessage() {}
-
-func (x *ChannelBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ChannelBalance.ProtoReflect.Descriptor instead.
-func (*ChannelBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *ChannelBalance) GetChannelId() string {
-	if x != nil {
-		return x.ChannelId
-	}
-	return ""
-}
-
-func (x *ChannelBalance) GetCurrencyCode() string {
-	if x != nil {
-		return x.CurrencyCode
-	}
-	return ""
-}
-
-func (x *ChannelBalance) GetCapturedMinorUnits() int64 {
-	if x != nil {
-		return x.CapturedMinorUnits
-	}
-	return 0
-}
-
-func (x *ChannelBalance) GetRefundedMinorUnits() int64 {
-	if x != nil {
-		return x.RefundedMinorUnits
-	}
-	return 0
-}
-
-func (x *ChannelBalance) GetVoucherIssuedMinorUnits() int64 {
-	if x != nil {
-		return x.VoucherIssuedMinorUnits
-	}
-	return 0
-}
-
-func (x *ChannelBalance) GetVoucherSpentMinorUnits() int64 {
-	if x != nil {
-		return x.VoucherSpentMinorUnits
-	}
-	return 0
-}
-
-func (x *ChannelBalance) GetRevenueMinorUnits() int64 {
-	if x != nil {
-		return x.RevenueMinorUnits
-	}
-	return 0
-}
-
-// Stored value that viewers hold, in one currency.
-type VoucherBalance struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// ISO 4217.
-	CurrencyCode string `protobuf:"bytes,1,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
-	// Left on vouchers, and held by payments in progress.
-	OpenMinorUnits int64 `protobuf:"varint,2,opt,name=open_minor_units,json=openMinorUnits,proto3" json:"open_minor_units,omitempty"`
-	// What the ledger says that we owe.
-	LiabilityMinorUnits int64 `protobuf:"varint,3,opt,name=liability_minor_units,json=liabilityMinorUnits,proto3" json:"liability_minor_units,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
-}
-
-func (x *VoucherBalance) Reset() {
-	*x = VoucherBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *VoucherBalance) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*VoucherBalance) ProtoMessage() {}
-
-func (x *VoucherBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use VoucherBalance.ProtoReflect.Descriptor instead.
-func (*VoucherBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *VoucherBalance) GetCurrencyCode() string {
-	if x != nil {
-		return x.CurrencyCode
-	}
-	return ""
-}
-
-func (x *VoucherBalance) GetOpenMinorUnits() int64 {
-	if x != nil {
-		return x.OpenMinorUnits
-	}
-	return 0
-}
-
-func (x *VoucherBalance) GetLiabilityMinorUnits() int64 {
-	if x != nil {
-		return x.LiabilityMinorUnits
-	}
-	return 0
-}
-
-// One account of the ledger in one currency.
-type AccountBalance struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// For example "provider_receivable".
-	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	// ISO 4217.
-	CurrencyCode string `protobuf:"bytes,2,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
-	// Debits minus credits.
-	BalanceMinorUnits int64 `protobuf:"varint,3,opt,name=balance_minor_units,json=balanceMinorUnits,proto3" json:"balance_minor_units,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
-}
-
-func (x *AccountBalance) Reset() {
-	*x = AccountBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AccountBalance) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AccountBalance) ProtoMessage() {}
-
-func (x *AccountBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AccountBalance.ProtoReflect.Descriptor instead.
-func (*AccountBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *AccountBalance) GetAccount() string {
-	if x != nil {
-		return x.Account
-	}
-	return ""
-}
-
-func (x *AccountBalance) GetCurrencyCode() string {
-	if x != nil {
-		return x.CurrencyCode
-	}
-	return ""
-}
-
-func (x *AccountBalance) GetBalanceMinorUnits() int64 {
-	if x != nil {
-		return x.BalanceMinorUnits
-	}
-	return 0
-}
-
-// The payment provider's own books beside the ledger, in one currency.
-type ProviderBalance struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// ISO 4217.
-	CurrencyCode string `protobuf:"bytes,1,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
-	// Captured minus refunded, in the ledger.
-	LedgerMinorUnits int64 `protobuf:"varint,2,opt,name=ledger_minor_units,json=ledgerMinorUnits,proto3" json:"ledger_minor_units,omitempty"`
-	// Captured minus refunded, read from the provider.
-	ProviderMinorUnits int64 `protobuf:"varint,3,opt,name=provider_minor_units,json=providerMinorUnits,proto3" json:"provider_minor_units,omitempty"`
-	// What the provider keeps of what it took, in the ledger. Refunds give none of it back.
-	LedgerFeesMinorUnits int64 `protobuf:"varint,4,opt,name=ledger_fees_minor_units,json=ledgerFeesMinorUnits,proto3" json:"ledger_fees_minor_units,omitempty"`
-	// The same, read from the provider.
-	ProviderFeesMinorUnits int64 `protobuf:"varint,5,opt,name=provider_fees_minor_units,json=providerFeesMinorUnits,proto3" json:"provider_fees_minor_units,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
-}
-
-func (x *ProviderBalance) Reset() {
-	*x = ProviderBalance{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ProviderBalance) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ProviderBalance) ProtoMessage() {}
-
-func (x *ProviderBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ProviderBalance.ProtoReflect.Descriptor instead.
-func (*ProviderBalance) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *ProviderBalance) GetCurrencyCode() string {
-	if x != nil {
-		return x.CurrencyCode
-	}
-	return ""
-}
-
-func (x *ProviderBalance) GetLedgerMinorUnits() int64 {
-	if x != nil {
-		return x.LedgerMinorUnits
-	}
-	return 0
-}
-
-func (x *ProviderBalance) GetProviderMinorUnits() int64 {
-	if x != nil {
-		return x.ProviderMinorUnits
-	}
-	return 0
-}
-
-func (x *ProviderBalance) GetLedgerFeesMinorUnits() int64 {
-	if x != nil {
-		return x.LedgerFeesMinorUnits
-	}
-	return 0
-}
-
-func (x *ProviderBalance) GetProviderFeesMinorUnits() int64 {
-	if x != nil {
-		return x.ProviderFeesMinorUnits
-	}
-	return 0
-}
-
 // The response of GetAudit.
 type GetAuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -810,7 +228,7 @@ type GetAuditResponse struct {
 
 func (x *GetAuditResponse) Reset() {
 	*x = GetAuditResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +240,7 @@ func (x *GetAuditResponse) String() string {
 func (*GetAuditResponse) ProtoMessage() {}
 
 func (x *GetAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +253,7 @@ func (x *GetAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuditResponse.ProtoReflect.Descriptor instead.
 func (*GetAuditResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{7}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *GetAuditResponse) GetDrops() []*DropPurchases {
@@ -933,7 +351,7 @@ type Refund struct {
 
 func (x *Refund) Reset() {
 	*x = Refund{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +363,7 @@ func (x *Refund) String() string {
 func (*Refund) ProtoMessage() {}
 
 func (x *Refund) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +376,7 @@ func (x *Refund) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refund.ProtoReflect.Descriptor instead.
 func (*Refund) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{8}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Refund) GetRefundId() string {
@@ -1036,7 +454,7 @@ type RefundPurchaseRequest struct {
 
 func (x *RefundPurchaseRequest) Reset() {
 	*x = RefundPurchaseRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +466,7 @@ func (x *RefundPurchaseRequest) String() string {
 func (*RefundPurchaseRequest) ProtoMessage() {}
 
 func (x *RefundPurchaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +479,7 @@ func (x *RefundPurchaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundPurchaseRequest.ProtoReflect.Descriptor instead.
 func (*RefundPurchaseRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{9}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RefundPurchaseRequest) GetRequestId() string {
@@ -1114,7 +532,7 @@ type RefundPurchaseResponse struct {
 
 func (x *RefundPurchaseResponse) Reset() {
 	*x = RefundPurchaseResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +544,7 @@ func (x *RefundPurchaseResponse) String() string {
 func (*RefundPurchaseResponse) ProtoMessage() {}
 
 func (x *RefundPurchaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +557,7 @@ func (x *RefundPurchaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundPurchaseResponse.ProtoReflect.Descriptor instead.
 func (*RefundPurchaseResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{10}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RefundPurchaseResponse) GetRefund() *Refund {
@@ -1178,7 +596,7 @@ type ListRefundsRequest struct {
 
 func (x *ListRefundsRequest) Reset() {
 	*x = ListRefundsRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +608,7 @@ func (x *ListRefundsRequest) String() string {
 func (*ListRefundsRequest) ProtoMessage() {}
 
 func (x *ListRefundsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +621,7 @@ func (x *ListRefundsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRefundsRequest.ProtoReflect.Descriptor instead.
 func (*ListRefundsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{11}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListRefundsRequest) GetPurchaseId() string {
@@ -1240,7 +658,7 @@ type ListRefundsResponse struct {
 
 func (x *ListRefundsResponse) Reset() {
 	*x = ListRefundsResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +670,7 @@ func (x *ListRefundsResponse) String() string {
 func (*ListRefundsResponse) ProtoMessage() {}
 
 func (x *ListRefundsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +683,7 @@ func (x *ListRefundsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRefundsResponse.ProtoReflect.Descriptor instead.
 func (*ListRefundsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{12}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRefundsResponse) GetRefunds() []*Refund {
@@ -1305,7 +723,7 @@ type VoucherRecord struct {
 
 func (x *VoucherRecord) Reset() {
 	*x = VoucherRecord{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +735,7 @@ func (x *VoucherRecord) String() string {
 func (*VoucherRecord) ProtoMessage() {}
 
 func (x *VoucherRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +748,7 @@ func (x *VoucherRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoucherRecord.ProtoReflect.Descriptor instead.
 func (*VoucherRecord) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{13}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VoucherRecord) GetVoucher() *v1.Voucher {
@@ -1401,7 +819,7 @@ type ListVouchersRequest struct {
 
 func (x *ListVouchersRequest) Reset() {
 	*x = ListVouchersRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +831,7 @@ func (x *ListVouchersRequest) String() string {
 func (*ListVouchersRequest) ProtoMessage() {}
 
 func (x *ListVouchersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +844,7 @@ func (x *ListVouchersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVouchersRequest.ProtoReflect.Descriptor instead.
 func (*ListVouchersRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{14}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListVouchersRequest) GetVoucherId() string {
@@ -1477,7 +895,7 @@ type ListVouchersResponse struct {
 
 func (x *ListVouchersResponse) Reset() {
 	*x = ListVouchersResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +907,7 @@ func (x *ListVouchersResponse) String() string {
 func (*ListVouchersResponse) ProtoMessage() {}
 
 func (x *ListVouchersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +920,7 @@ func (x *ListVouchersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVouchersResponse.ProtoReflect.Descriptor instead.
 func (*ListVouchersResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{15}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListVouchersResponse) GetVouchers() []*VoucherRecord {
@@ -1530,7 +948,7 @@ type GetDropReportRequest struct {
 
 func (x *GetDropReportRequest) Reset() {
 	*x = GetDropReportRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +960,7 @@ func (x *GetDropReportRequest) String() string {
 func (*GetDropReportRequest) ProtoMessage() {}
 
 func (x *GetDropReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +973,7 @@ func (x *GetDropReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropReportRequest.ProtoReflect.Descriptor instead.
 func (*GetDropReportRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{16}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetDropReportRequest) GetDropId() string {
@@ -1588,7 +1006,7 @@ type DropMoney struct {
 
 func (x *DropMoney) Reset() {
 	*x = DropMoney{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1018,7 @@ func (x *DropMoney) String() string {
 func (*DropMoney) ProtoMessage() {}
 
 func (x *DropMoney) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1031,7 @@ func (x *DropMoney) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropMoney.ProtoReflect.Descriptor instead.
 func (*DropMoney) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{17}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DropMoney) GetCapturedMinorUnits() int64 {
@@ -1712,7 +1130,7 @@ type GetDropReportResponse struct {
 
 func (x *GetDropReportResponse) Reset() {
 	*x = GetDropReportResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1142,7 @@ func (x *GetDropReportResponse) String() string {
 func (*GetDropReportResponse) ProtoMessage() {}
 
 func (x *GetDropReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1155,7 @@ func (x *GetDropReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropReportResponse.ProtoReflect.Descriptor instead.
 func (*GetDropReportResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{18}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetDropReportResponse) GetDropId() string {
@@ -1898,7 +1316,7 @@ type FindPurchasesRequest struct {
 
 func (x *FindPurchasesRequest) Reset() {
 	*x = FindPurchasesRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1328,7 @@ func (x *FindPurchasesRequest) String() string {
 func (*FindPurchasesRequest) ProtoMessage() {}
 
 func (x *FindPurchasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +1341,7 @@ func (x *FindPurchasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPurchasesRequest.ProtoReflect.Descriptor instead.
 func (*FindPurchasesRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{19}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindPurchasesRequest) GetDropId() string {
@@ -2017,7 +1435,7 @@ type FoundPurchase struct {
 
 func (x *FoundPurchase) Reset() {
 	*x = FoundPurchase{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +1447,7 @@ func (x *FoundPurchase) String() string {
 func (*FoundPurchase) ProtoMessage() {}
 
 func (x *FoundPurchase) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +1460,7 @@ func (x *FoundPurchase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundPurchase.ProtoReflect.Descriptor instead.
 func (*FoundPurchase) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{20}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FoundPurchase) GetPurchaseId() string {
@@ -2149,7 +1567,7 @@ type FindPurchasesResponse struct {
 
 func (x *FindPurchasesResponse) Reset() {
 	*x = FindPurchasesResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +1579,7 @@ func (x *FindPurchasesResponse) String() string {
 func (*FindPurchasesResponse) ProtoMessage() {}
 
 func (x *FindPurchasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +1592,7 @@ func (x *FindPurchasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPurchasesResponse.ProtoReflect.Descriptor instead.
 func (*FindPurchasesResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{21}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FindPurchasesResponse) GetPurchases() []*FoundPurchase {
@@ -2202,7 +1620,7 @@ type WatchPurchaseEventsRequest struct {
 
 func (x *WatchPurchaseEventsRequest) Reset() {
 	*x = WatchPurchaseEventsRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +1632,7 @@ func (x *WatchPurchaseEventsRequest) String() string {
 func (*WatchPurchaseEventsRequest) ProtoMessage() {}
 
 func (x *WatchPurchaseEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +1645,7 @@ func (x *WatchPurchaseEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseEventsRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{22}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchPurchaseEventsRequest) GetAfterCursor() int64 {
@@ -2250,7 +1668,7 @@ type WatchPurchaseEventsResponse struct {
 
 func (x *WatchPurchaseEventsResponse) Reset() {
 	*x = WatchPurchaseEventsResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +1680,7 @@ func (x *WatchPurchaseEventsResponse) String() string {
 func (*WatchPurchaseEventsResponse) ProtoMessage() {}
 
 func (x *WatchPurchaseEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +1693,7 @@ func (x *WatchPurchaseEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPurchaseEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPurchaseEventsResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{23}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchPurchaseEventsResponse) GetPurchases() []*v1.Purchase {
@@ -2321,7 +1739,7 @@ type Webhook struct {
 
 func (x *Webhook) Reset() {
 	*x = Webhook{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +1751,7 @@ func (x *Webhook) String() string {
 func (*Webhook) ProtoMessage() {}
 
 func (x *Webhook) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +1764,7 @@ func (x *Webhook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
 func (*Webhook) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{24}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Webhook) GetWebhookId() string {
@@ -2434,7 +1852,7 @@ type CreateWebhookRequest struct {
 
 func (x *CreateWebhookRequest) Reset() {
 	*x = CreateWebhookRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +1864,7 @@ func (x *CreateWebhookRequest) String() string {
 func (*CreateWebhookRequest) ProtoMessage() {}
 
 func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +1877,7 @@ func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWebhookRequest.ProtoReflect.Descriptor instead.
 func (*CreateWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{25}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateWebhookRequest) GetRequestId() string {
@@ -2496,7 +1914,7 @@ type CreateWebhookResponse struct {
 
 func (x *CreateWebhookResponse) Reset() {
 	*x = CreateWebhookResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +1926,7 @@ func (x *CreateWebhookResponse) String() string {
 func (*CreateWebhookResponse) ProtoMessage() {}
 
 func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +1939,7 @@ func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWebhookResponse.ProtoReflect.Descriptor instead.
 func (*CreateWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{26}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateWebhookResponse) GetWebhook() *Webhook {
@@ -2551,7 +1969,7 @@ type ListWebhooksRequest struct {
 
 func (x *ListWebhooksRequest) Reset() {
 	*x = ListWebhooksRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +1981,7 @@ func (x *ListWebhooksRequest) String() string {
 func (*ListWebhooksRequest) ProtoMessage() {}
 
 func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +1994,7 @@ func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{27}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListWebhooksRequest) GetPageSize() int32 {
@@ -2606,7 +2024,7 @@ type ListWebhooksResponse struct {
 
 func (x *ListWebhooksResponse) Reset() {
 	*x = ListWebhooksResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2036,7 @@ func (x *ListWebhooksResponse) String() string {
 func (*ListWebhooksResponse) ProtoMessage() {}
 
 func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2049,7 @@ func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{28}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListWebhooksResponse) GetWebhooks() []*Webhook {
@@ -2661,7 +2079,7 @@ type DeleteWebhookRequest struct {
 
 func (x *DeleteWebhookRequest) Reset() {
 	*x = DeleteWebhookRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[29]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2091,7 @@ func (x *DeleteWebhookRequest) String() string {
 func (*DeleteWebhookRequest) ProtoMessage() {}
 
 func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[29]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2104,7 @@ func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{29}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteWebhookRequest) GetRequestId() string {
@@ -2712,7 +2130,7 @@ type DeleteWebhookResponse struct {
 
 func (x *DeleteWebhookResponse) Reset() {
 	*x = DeleteWebhookResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[30]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2142,7 @@ func (x *DeleteWebhookResponse) String() string {
 func (*DeleteWebhookResponse) ProtoMessage() {}
 
 func (x *DeleteWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[30]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2155,7 @@ func (x *DeleteWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookResponse.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{30}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{24}
 }
 
 // The request of ReplayWebhook.
@@ -2755,7 +2173,7 @@ type ReplayWebhookRequest struct {
 
 func (x *ReplayWebhookRequest) Reset() {
 	*x = ReplayWebhookRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[31]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2185,7 @@ func (x *ReplayWebhookRequest) String() string {
 func (*ReplayWebhookRequest) ProtoMessage() {}
 
 func (x *ReplayWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[31]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2198,7 @@ func (x *ReplayWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayWebhookRequest.ProtoReflect.Descriptor instead.
 func (*ReplayWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{31}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplayWebhookRequest) GetRequestId() string {
@@ -2815,7 +2233,7 @@ type ReplayWebhookResponse struct {
 
 func (x *ReplayWebhookResponse) Reset() {
 	*x = ReplayWebhookResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[32]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2245,7 @@ func (x *ReplayWebhookResponse) String() string {
 func (*ReplayWebhookResponse) ProtoMessage() {}
 
 func (x *ReplayWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[32]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2258,7 @@ func (x *ReplayWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayWebhookResponse.ProtoReflect.Descriptor instead.
 func (*ReplayWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{32}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplayWebhookResponse) GetWebhook() *Webhook {
@@ -2863,7 +2281,7 @@ type RotateWebhookSecretRequest struct {
 
 func (x *RotateWebhookSecretRequest) Reset() {
 	*x = RotateWebhookSecretRequest{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[33]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +2293,7 @@ func (x *RotateWebhookSecretRequest) String() string {
 func (*RotateWebhookSecretRequest) ProtoMessage() {}
 
 func (x *RotateWebhookSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[33]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +2306,7 @@ func (x *RotateWebhookSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateWebhookSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateWebhookSecretRequest) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{33}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RotateWebhookSecretRequest) GetRequestId() string {
@@ -2918,7 +2336,7 @@ type RotateWebhookSecretResponse struct {
 
 func (x *RotateWebhookSecretResponse) Reset() {
 	*x = RotateWebhookSecretResponse{}
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[34]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +2348,7 @@ func (x *RotateWebhookSecretResponse) String() string {
 func (*RotateWebhookSecretResponse) ProtoMessage() {}
 
 func (x *RotateWebhookSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[34]
+	mi := &file_rimlight_verifier_v1_support_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +2361,7 @@ func (x *RotateWebhookSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateWebhookSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateWebhookSecretResponse) Descriptor() ([]byte, []int) {
-	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{34}
+	return file_rimlight_verifier_v1_support_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RotateWebhookSecretResponse) GetWebhook() *Webhook {
@@ -2964,65 +2382,13 @@ var File_rimlight_verifier_v1_support_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\n" +
-	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\"\x85\x01\n" +
+	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a rimlight/verifier/v1/audit.proto\"\x85\x01\n" +
 	"\x0fGetAuditRequest\x12 \n" +
 	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\x9b\x04\n" +
-	"\rDropPurchases\x12\x17\n" +
-	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1a\n" +
-	"\breceived\x18\x02 \x01(\rR\breceived\x12\x12\n" +
-	"\x04open\x18\x03 \x01(\rR\x04open\x12\x1c\n" +
-	"\tdelivered\x18\x04 \x01(\rR\tdelivered\x12\x1a\n" +
-	"\bvouchers\x18\x05 \x01(\rR\bvouchers\x12\x18\n" +
-	"\arefused\x18\x06 \x01(\rR\arefused\x12\x1d\n" +
-	"\n" +
-	"units_held\x18\a \x01(\rR\tunitsHeld\x120\n" +
-	"\x14captured_minor_units\x18\b \x01(\x03R\x12capturedMinorUnits\x12\x1e\n" +
-	"\n" +
-	"duplicates\x18\t \x01(\rR\n" +
-	"duplicates\x12\x1d\n" +
-	"\n" +
-	"channel_id\x18\n" +
-	" \x01(\tR\tchannelId\x12\x1a\n" +
-	"\brefunded\x18\v \x01(\rR\brefunded\x12.\n" +
-	"\x13charged_minor_units\x18\f \x01(\x03R\x11chargedMinorUnits\x120\n" +
-	"\x14refunded_minor_units\x18\r \x01(\x03R\x12refundedMinorUnits\x125\n" +
-	"\x17posted_fees_minor_units\x18\x0e \x01(\x03R\x14postedFeesMinorUnits\x12(\n" +
-	"\x10fees_minor_units\x18\x0f \x01(\x03R\x0efeesMinorUnits\"\xc6\x01\n" +
-	"\x0fNodeRedemptions\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\breceived\x18\x02 \x01(\rR\breceived\x12\x18\n" +
-	"\aholding\x18\x03 \x01(\rR\aholding\x12\x12\n" +
-	"\x04open\x18\x04 \x01(\rR\x04open\x12\x16\n" +
-	"\x06denied\x18\x05 \x01(\rR\x06denied\x12\x1a\n" +
-	"\breleased\x18\x06 \x01(\rR\breleased\x12\x1c\n" +
-	"\tredundant\x18\a \x01(\rR\tredundant\"\xe0\x02\n" +
-	"\x0eChannelBalance\x12\x1d\n" +
-	"\n" +
-	"channel_id\x18\x01 \x01(\tR\tchannelId\x12#\n" +
-	"\rcurrency_code\x18\x02 \x01(\tR\fcurrencyCode\x120\n" +
-	"\x14captured_minor_units\x18\x03 \x01(\x03R\x12capturedMinorUnits\x120\n" +
-	"\x14refunded_minor_units\x18\x04 \x01(\x03R\x12refundedMinorUnits\x12;\n" +
-	"\x1avoucher_issued_minor_units\x18\x05 \x01(\x03R\x17voucherIssuedMinorUnits\x129\n" +
-	"\x19voucher_spent_minor_units\x18\x06 \x01(\x03R\x16voucherSpentMinorUnits\x12.\n" +
-	"\x13revenue_minor_units\x18\a \x01(\x03R\x11revenueMinorUnits\"\x93\x01\n" +
-	"\x0eVoucherBalance\x12#\n" +
-	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12(\n" +
-	"\x10open_minor_units\x18\x02 \x01(\x03R\x0eopenMinorUnits\x122\n" +
-	"\x15liability_minor_units\x18\x03 \x01(\x03R\x13liabilityMinorUnits\"\x7f\n" +
-	"\x0eAccountBalance\x12\x18\n" +
-	"\aaccount\x18\x01 \x01(\tR\aaccount\x12#\n" +
-	"\rcurrency_code\x18\x02 \x01(\tR\fcurrencyCode\x12.\n" +
-	"\x13balance_minor_units\x18\x03 \x01(\x03R\x11balanceMinorUnits\"\x88\x02\n" +
-	"\x0fProviderBalance\x12#\n" +
-	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12,\n" +
-	"\x12ledger_minor_units\x18\x02 \x01(\x03R\x10ledgerMinorUnits\x120\n" +
-	"\x14provider_minor_units\x18\x03 \x01(\x03R\x12providerMinorUnits\x125\n" +
-	"\x17ledger_fees_minor_units\x18\x04 \x01(\x03R\x14ledgerFeesMinorUnits\x129\n" +
-	"\x19provider_fees_minor_units\x18\x05 \x01(\x03R\x16providerFeesMinorUnits\"\xba\x04\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"\xba\x04\n" +
 	"\x10GetAuditResponse\x129\n" +
 	"\x05drops\x18\x01 \x03(\v2#.rimlight.verifier.v1.DropPurchasesR\x05drops\x12@\n" +
 	"\baccounts\x18\x02 \x03(\v2$.rimlight.verifier.v1.AccountBalanceR\baccounts\x12A\n" +
@@ -3260,45 +2626,45 @@ func file_rimlight_verifier_v1_support_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_verifier_v1_support_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_rimlight_verifier_v1_support_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_rimlight_verifier_v1_support_service_proto_goTypes = []any{
 	(RefundState)(0),                    // 0: rimlight.verifier.v1.RefundState
 	(WebhookState)(0),                   // 1: rimlight.verifier.v1.WebhookState
 	(*GetAuditRequest)(nil),             // 2: rimlight.verifier.v1.GetAuditRequest
-	(*DropPurchases)(nil),               // 3: rimlight.verifier.v1.DropPurchases
-	(*NodeRedemptions)(nil),             // 4: rimlight.verifier.v1.NodeRedemptions
-	(*ChannelBalance)(nil),              // 5: rimlight.verifier.v1.ChannelBalance
-	(*VoucherBalance)(nil),              // 6: rimlight.verifier.v1.VoucherBalance
-	(*AccountBalance)(nil),              // 7: rimlight.verifier.v1.AccountBalance
-	(*ProviderBalance)(nil),             // 8: rimlight.verifier.v1.ProviderBalance
-	(*GetAuditResponse)(nil),            // 9: rimlight.verifier.v1.GetAuditResponse
-	(*Refund)(nil),                      // 10: rimlight.verifier.v1.Refund
-	(*RefundPurchaseRequest)(nil),       // 11: rimlight.verifier.v1.RefundPurchaseRequest
-	(*RefundPurchaseResponse)(nil),      // 12: rimlight.verifier.v1.RefundPurchaseResponse
-	(*ListRefundsRequest)(nil),          // 13: rimlight.verifier.v1.ListRefundsRequest
-	(*ListRefundsResponse)(nil),         // 14: rimlight.verifier.v1.ListRefundsResponse
-	(*VoucherRecord)(nil),               // 15: rimlight.verifier.v1.VoucherRecord
-	(*ListVouchersRequest)(nil),         // 16: rimlight.verifier.v1.ListVouchersRequest
-	(*ListVouchersResponse)(nil),        // 17: rimlight.verifier.v1.ListVouchersResponse
-	(*GetDropReportRequest)(nil),        // 18: rimlight.verifier.v1.GetDropReportRequest
-	(*DropMoney)(nil),                   // 19: rimlight.verifier.v1.DropMoney
-	(*GetDropReportResponse)(nil),       // 20: rimlight.verifier.v1.GetDropReportResponse
-	(*FindPurchasesRequest)(nil),        // 21: rimlight.verifier.v1.FindPurchasesRequest
-	(*FoundPurchase)(nil),               // 22: rimlight.verifier.v1.FoundPurchase
-	(*FindPurchasesResponse)(nil),       // 23: rimlight.verifier.v1.FindPurchasesResponse
-	(*WatchPurchaseEventsRequest)(nil),  // 24: rimlight.verifier.v1.WatchPurchaseEventsRequest
-	(*WatchPurchaseEventsResponse)(nil), // 25: rimlight.verifier.v1.WatchPurchaseEventsResponse
-	(*Webhook)(nil),                     // 26: rimlight.verifier.v1.Webhook
-	(*CreateWebhookRequest)(nil),        // 27: rimlight.verifier.v1.CreateWebhookRequest
-	(*CreateWebhookResponse)(nil),       // 28: rimlight.verifier.v1.CreateWebhookResponse
-	(*ListWebhooksRequest)(nil),         // 29: rimlight.verifier.v1.ListWebhooksRequest
-	(*ListWebhooksResponse)(nil),        // 30: rimlight.verifier.v1.ListWebhooksResponse
-	(*DeleteWebhookRequest)(nil),        // 31: rimlight.verifier.v1.DeleteWebhookRequest
-	(*DeleteWebhookResponse)(nil),       // 32: rimlight.verifier.v1.DeleteWebhookResponse
-	(*ReplayWebhookRequest)(nil),        // 33: rimlight.verifier.v1.ReplayWebhookRequest
-	(*ReplayWebhookResponse)(nil),       // 34: rimlight.verifier.v1.ReplayWebhookResponse
-	(*RotateWebhookSecretRequest)(nil),  // 35: rimlight.verifier.v1.RotateWebhookSecretRequest
-	(*RotateWebhookSecretResponse)(nil), // 36: rimlight.verifier.v1.RotateWebhookSecretResponse
+	(*GetAuditResponse)(nil),            // 3: rimlight.verifier.v1.GetAuditResponse
+	(*Refund)(nil),                      // 4: rimlight.verifier.v1.Refund
+	(*RefundPurchaseRequest)(nil),       // 5: rimlight.verifier.v1.RefundPurchaseRequest
+	(*RefundPurchaseResponse)(nil),      // 6: rimlight.verifier.v1.RefundPurchaseResponse
+	(*ListRefundsRequest)(nil),          // 7: rimlight.verifier.v1.ListRefundsRequest
+	(*ListRefundsResponse)(nil),         // 8: rimlight.verifier.v1.ListRefundsResponse
+	(*VoucherRecord)(nil),               // 9: rimlight.verifier.v1.VoucherRecord
+	(*ListVouchersRequest)(nil),         // 10: rimlight.verifier.v1.ListVouchersRequest
+	(*ListVouchersResponse)(nil),        // 11: rimlight.verifier.v1.ListVouchersResponse
+	(*GetDropReportRequest)(nil),        // 12: rimlight.verifier.v1.GetDropReportRequest
+	(*DropMoney)(nil),                   // 13: rimlight.verifier.v1.DropMoney
+	(*GetDropReportResponse)(nil),       // 14: rimlight.verifier.v1.GetDropReportResponse
+	(*FindPurchasesRequest)(nil),        // 15: rimlight.verifier.v1.FindPurchasesRequest
+	(*FoundPurchase)(nil),               // 16: rimlight.verifier.v1.FoundPurchase
+	(*FindPurchasesResponse)(nil),       // 17: rimlight.verifier.v1.FindPurchasesResponse
+	(*WatchPurchaseEventsRequest)(nil),  // 18: rimlight.verifier.v1.WatchPurchaseEventsRequest
+	(*WatchPurchaseEventsResponse)(nil), // 19: rimlight.verifier.v1.WatchPurchaseEventsResponse
+	(*Webhook)(nil),                     // 20: rimlight.verifier.v1.Webhook
+	(*CreateWebhookRequest)(nil),        // 21: rimlight.verifier.v1.CreateWebhookRequest
+	(*CreateWebhookResponse)(nil),       // 22: rimlight.verifier.v1.CreateWebhookResponse
+	(*ListWebhooksRequest)(nil),         // 23: rimlight.verifier.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),        // 24: rimlight.verifier.v1.ListWebhooksResponse
+	(*DeleteWebhookRequest)(nil),        // 25: rimlight.verifier.v1.DeleteWebhookRequest
+	(*DeleteWebhookResponse)(nil),       // 26: rimlight.verifier.v1.DeleteWebhookResponse
+	(*ReplayWebhookRequest)(nil),        // 27: rimlight.verifier.v1.ReplayWebhookRequest
+	(*ReplayWebhookResponse)(nil),       // 28: rimlight.verifier.v1.ReplayWebhookResponse
+	(*RotateWebhookSecretRequest)(nil),  // 29: rimlight.verifier.v1.RotateWebhookSecretRequest
+	(*RotateWebhookSecretResponse)(nil), // 30: rimlight.verifier.v1.RotateWebhookSecretResponse
+	(*DropPurchases)(nil),               // 31: rimlight.verifier.v1.DropPurchases
+	(*AccountBalance)(nil),              // 32: rimlight.verifier.v1.AccountBalance
+	(*ProviderBalance)(nil),             // 33: rimlight.verifier.v1.ProviderBalance
+	(*NodeRedemptions)(nil),             // 34: rimlight.verifier.v1.NodeRedemptions
+	(*ChannelBalance)(nil),              // 35: rimlight.verifier.v1.ChannelBalance
+	(*VoucherBalance)(nil),              // 36: rimlight.verifier.v1.VoucherBalance
 	(*v1.Money)(nil),                    // 37: rimlight.offer.v1.Money
 	(*timestamppb.Timestamp)(nil),       // 38: google.protobuf.Timestamp
 	(*v1.Voucher)(nil),                  // 39: rimlight.offer.v1.Voucher
@@ -3307,28 +2673,28 @@ var file_rimlight_verifier_v1_support_service_proto_goTypes = []any{
 	(*v1.Purchase)(nil),                 // 42: rimlight.offer.v1.Purchase
 }
 var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
-	3,  // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
-	7,  // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
-	8,  // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
-	4,  // 3: rimlight.verifier.v1.GetAuditResponse.nodes:type_name -> rimlight.verifier.v1.NodeRedemptions
-	5,  // 4: rimlight.verifier.v1.GetAuditResponse.channels:type_name -> rimlight.verifier.v1.ChannelBalance
-	6,  // 5: rimlight.verifier.v1.GetAuditResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherBalance
+	31, // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
+	32, // 1: rimlight.verifier.v1.GetAuditResponse.accounts:type_name -> rimlight.verifier.v1.AccountBalance
+	33, // 2: rimlight.verifier.v1.GetAuditResponse.provider:type_name -> rimlight.verifier.v1.ProviderBalance
+	34, // 3: rimlight.verifier.v1.GetAuditResponse.nodes:type_name -> rimlight.verifier.v1.NodeRedemptions
+	35, // 4: rimlight.verifier.v1.GetAuditResponse.channels:type_name -> rimlight.verifier.v1.ChannelBalance
+	36, // 5: rimlight.verifier.v1.GetAuditResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherBalance
 	37, // 6: rimlight.verifier.v1.Refund.amount:type_name -> rimlight.offer.v1.Money
 	0,  // 7: rimlight.verifier.v1.Refund.state:type_name -> rimlight.verifier.v1.RefundState
 	38, // 8: rimlight.verifier.v1.Refund.create_time:type_name -> google.protobuf.Timestamp
 	38, // 9: rimlight.verifier.v1.Refund.state_time:type_name -> google.protobuf.Timestamp
 	37, // 10: rimlight.verifier.v1.RefundPurchaseRequest.amount:type_name -> rimlight.offer.v1.Money
-	10, // 11: rimlight.verifier.v1.RefundPurchaseResponse.refund:type_name -> rimlight.verifier.v1.Refund
+	4,  // 11: rimlight.verifier.v1.RefundPurchaseResponse.refund:type_name -> rimlight.verifier.v1.Refund
 	37, // 12: rimlight.verifier.v1.RefundPurchaseResponse.captured:type_name -> rimlight.offer.v1.Money
 	37, // 13: rimlight.verifier.v1.RefundPurchaseResponse.refundable:type_name -> rimlight.offer.v1.Money
-	10, // 14: rimlight.verifier.v1.ListRefundsResponse.refunds:type_name -> rimlight.verifier.v1.Refund
+	4,  // 14: rimlight.verifier.v1.ListRefundsResponse.refunds:type_name -> rimlight.verifier.v1.Refund
 	39, // 15: rimlight.verifier.v1.VoucherRecord.voucher:type_name -> rimlight.offer.v1.Voucher
 	40, // 16: rimlight.verifier.v1.VoucherRecord.reason:type_name -> rimlight.errors.v1.Reason
 	38, // 17: rimlight.verifier.v1.VoucherRecord.issue_time:type_name -> google.protobuf.Timestamp
 	37, // 18: rimlight.verifier.v1.VoucherRecord.remaining:type_name -> rimlight.offer.v1.Money
-	15, // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
-	19, // 20: rimlight.verifier.v1.GetDropReportResponse.ledger:type_name -> rimlight.verifier.v1.DropMoney
-	19, // 21: rimlight.verifier.v1.GetDropReportResponse.purchases:type_name -> rimlight.verifier.v1.DropMoney
+	9,  // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
+	13, // 20: rimlight.verifier.v1.GetDropReportResponse.ledger:type_name -> rimlight.verifier.v1.DropMoney
+	13, // 21: rimlight.verifier.v1.GetDropReportResponse.purchases:type_name -> rimlight.verifier.v1.DropMoney
 	41, // 22: rimlight.verifier.v1.FindPurchasesRequest.state:type_name -> rimlight.offer.v1.PurchaseState
 	40, // 23: rimlight.verifier.v1.FindPurchasesRequest.reason:type_name -> rimlight.errors.v1.Reason
 	38, // 24: rimlight.verifier.v1.FindPurchasesRequest.since_time:type_name -> google.protobuf.Timestamp
@@ -3339,7 +2705,7 @@ var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
 	37, // 29: rimlight.verifier.v1.FoundPurchase.refunded:type_name -> rimlight.offer.v1.Money
 	38, // 30: rimlight.verifier.v1.FoundPurchase.accept_time:type_name -> google.protobuf.Timestamp
 	38, // 31: rimlight.verifier.v1.FoundPurchase.state_time:type_name -> google.protobuf.Timestamp
-	22, // 32: rimlight.verifier.v1.FindPurchasesResponse.purchases:type_name -> rimlight.verifier.v1.FoundPurchase
+	16, // 32: rimlight.verifier.v1.FindPurchasesResponse.purchases:type_name -> rimlight.verifier.v1.FoundPurchase
 	42, // 33: rimlight.verifier.v1.WatchPurchaseEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
 	41, // 34: rimlight.verifier.v1.Webhook.states:type_name -> rimlight.offer.v1.PurchaseState
 	1,  // 35: rimlight.verifier.v1.Webhook.state:type_name -> rimlight.verifier.v1.WebhookState
@@ -3347,34 +2713,34 @@ var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
 	38, // 37: rimlight.verifier.v1.Webhook.retry_time:type_name -> google.protobuf.Timestamp
 	38, // 38: rimlight.verifier.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
 	41, // 39: rimlight.verifier.v1.CreateWebhookRequest.states:type_name -> rimlight.offer.v1.PurchaseState
-	26, // 40: rimlight.verifier.v1.CreateWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
-	26, // 41: rimlight.verifier.v1.ListWebhooksResponse.webhooks:type_name -> rimlight.verifier.v1.Webhook
-	26, // 42: rimlight.verifier.v1.ReplayWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
-	26, // 43: rimlight.verifier.v1.RotateWebhookSecretResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	20, // 40: rimlight.verifier.v1.CreateWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	20, // 41: rimlight.verifier.v1.ListWebhooksResponse.webhooks:type_name -> rimlight.verifier.v1.Webhook
+	20, // 42: rimlight.verifier.v1.ReplayWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	20, // 43: rimlight.verifier.v1.RotateWebhookSecretResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
 	2,  // 44: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
-	11, // 45: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
-	13, // 46: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
-	16, // 47: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
-	18, // 48: rimlight.verifier.v1.SupportService.GetDropReport:input_type -> rimlight.verifier.v1.GetDropReportRequest
-	21, // 49: rimlight.verifier.v1.SupportService.FindPurchases:input_type -> rimlight.verifier.v1.FindPurchasesRequest
-	24, // 50: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:input_type -> rimlight.verifier.v1.WatchPurchaseEventsRequest
-	27, // 51: rimlight.verifier.v1.SupportService.CreateWebhook:input_type -> rimlight.verifier.v1.CreateWebhookRequest
-	29, // 52: rimlight.verifier.v1.SupportService.ListWebhooks:input_type -> rimlight.verifier.v1.ListWebhooksRequest
-	31, // 53: rimlight.verifier.v1.SupportService.DeleteWebhook:input_type -> rimlight.verifier.v1.DeleteWebhookRequest
-	33, // 54: rimlight.verifier.v1.SupportService.ReplayWebhook:input_type -> rimlight.verifier.v1.ReplayWebhookRequest
-	35, // 55: rimlight.verifier.v1.SupportService.RotateWebhookSecret:input_type -> rimlight.verifier.v1.RotateWebhookSecretRequest
-	9,  // 56: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
-	12, // 57: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
-	14, // 58: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
-	17, // 59: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
-	20, // 60: rimlight.verifier.v1.SupportService.GetDropReport:output_type -> rimlight.verifier.v1.GetDropReportResponse
-	23, // 61: rimlight.verifier.v1.SupportService.FindPurchases:output_type -> rimlight.verifier.v1.FindPurchasesResponse
-	25, // 62: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:output_type -> rimlight.verifier.v1.WatchPurchaseEventsResponse
-	28, // 63: rimlight.verifier.v1.SupportService.CreateWebhook:output_type -> rimlight.verifier.v1.CreateWebhookResponse
-	30, // 64: rimlight.verifier.v1.SupportService.ListWebhooks:output_type -> rimlight.verifier.v1.ListWebhooksResponse
-	32, // 65: rimlight.verifier.v1.SupportService.DeleteWebhook:output_type -> rimlight.verifier.v1.DeleteWebhookResponse
-	34, // 66: rimlight.verifier.v1.SupportService.ReplayWebhook:output_type -> rimlight.verifier.v1.ReplayWebhookResponse
-	36, // 67: rimlight.verifier.v1.SupportService.RotateWebhookSecret:output_type -> rimlight.verifier.v1.RotateWebhookSecretResponse
+	5,  // 45: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
+	7,  // 46: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
+	10, // 47: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
+	12, // 48: rimlight.verifier.v1.SupportService.GetDropReport:input_type -> rimlight.verifier.v1.GetDropReportRequest
+	15, // 49: rimlight.verifier.v1.SupportService.FindPurchases:input_type -> rimlight.verifier.v1.FindPurchasesRequest
+	18, // 50: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:input_type -> rimlight.verifier.v1.WatchPurchaseEventsRequest
+	21, // 51: rimlight.verifier.v1.SupportService.CreateWebhook:input_type -> rimlight.verifier.v1.CreateWebhookRequest
+	23, // 52: rimlight.verifier.v1.SupportService.ListWebhooks:input_type -> rimlight.verifier.v1.ListWebhooksRequest
+	25, // 53: rimlight.verifier.v1.SupportService.DeleteWebhook:input_type -> rimlight.verifier.v1.DeleteWebhookRequest
+	27, // 54: rimlight.verifier.v1.SupportService.ReplayWebhook:input_type -> rimlight.verifier.v1.ReplayWebhookRequest
+	29, // 55: rimlight.verifier.v1.SupportService.RotateWebhookSecret:input_type -> rimlight.verifier.v1.RotateWebhookSecretRequest
+	3,  // 56: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
+	6,  // 57: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
+	8,  // 58: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
+	11, // 59: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
+	14, // 60: rimlight.verifier.v1.SupportService.GetDropReport:output_type -> rimlight.verifier.v1.GetDropReportResponse
+	17, // 61: rimlight.verifier.v1.SupportService.FindPurchases:output_type -> rimlight.verifier.v1.FindPurchasesResponse
+	19, // 62: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:output_type -> rimlight.verifier.v1.WatchPurchaseEventsResponse
+	22, // 63: rimlight.verifier.v1.SupportService.CreateWebhook:output_type -> rimlight.verifier.v1.CreateWebhookResponse
+	24, // 64: rimlight.verifier.v1.SupportService.ListWebhooks:output_type -> rimlight.verifier.v1.ListWebhooksResponse
+	26, // 65: rimlight.verifier.v1.SupportService.DeleteWebhook:output_type -> rimlight.verifier.v1.DeleteWebhookResponse
+	28, // 66: rimlight.verifier.v1.SupportService.ReplayWebhook:output_type -> rimlight.verifier.v1.ReplayWebhookResponse
+	30, // 67: rimlight.verifier.v1.SupportService.RotateWebhookSecret:output_type -> rimlight.verifier.v1.RotateWebhookSecretResponse
 	56, // [56:68] is the sub-list for method output_type
 	44, // [44:56] is the sub-list for method input_type
 	44, // [44:44] is the sub-list for extension type_name
@@ -3387,14 +2753,15 @@ func file_rimlight_verifier_v1_support_service_proto_init() {
 	if File_rimlight_verifier_v1_support_service_proto != nil {
 		return
 	}
-	file_rimlight_verifier_v1_support_service_proto_msgTypes[31].OneofWrappers = []any{}
+	file_rimlight_verifier_v1_audit_proto_init()
+	file_rimlight_verifier_v1_support_service_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_verifier_v1_support_service_proto_rawDesc), len(file_rimlight_verifier_v1_support_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   35,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

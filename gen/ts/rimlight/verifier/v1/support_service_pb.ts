@@ -12,13 +12,15 @@ import type { Money } from "../../offer/v1/money_pb.js";
 import { file_rimlight_offer_v1_money } from "../../offer/v1/money_pb.js";
 import type { Purchase, PurchaseState, Voucher } from "../../offer/v1/purchase_pb.js";
 import { file_rimlight_offer_v1_purchase } from "../../offer/v1/purchase_pb.js";
+import type { AccountBalance, ChannelBalance, DropPurchases, NodeRedemptions, ProviderBalance, VoucherBalance } from "./audit_pb.js";
+import { file_rimlight_verifier_v1_audit } from "./audit_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rimlight/verifier/v1/support_service.proto.
  */
 export const file_rimlight_verifier_v1_support_service: GenFile = /*@__PURE__*/
-  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIkkKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJItgCCg1Ecm9wUHVyY2hhc2VzEg8KB2Ryb3BfaWQYASABKAkSEAoIcmVjZWl2ZWQYAiABKA0SDAoEb3BlbhgDIAEoDRIRCglkZWxpdmVyZWQYBCABKA0SEAoIdm91Y2hlcnMYBSABKA0SDwoHcmVmdXNlZBgGIAEoDRISCgp1bml0c19oZWxkGAcgASgNEhwKFGNhcHR1cmVkX21pbm9yX3VuaXRzGAggASgDEhIKCmR1cGxpY2F0ZXMYCSABKA0SEgoKY2hhbm5lbF9pZBgKIAEoCRIQCghyZWZ1bmRlZBgLIAEoDRIbChNjaGFyZ2VkX21pbm9yX3VuaXRzGAwgASgDEhwKFHJlZnVuZGVkX21pbm9yX3VuaXRzGA0gASgDEh8KF3Bvc3RlZF9mZWVzX21pbm9yX3VuaXRzGA4gASgDEhgKEGZlZXNfbWlub3JfdW5pdHMYDyABKAMiiAEKD05vZGVSZWRlbXB0aW9ucxIPCgdub2RlX2lkGAEgASgJEhAKCHJlY2VpdmVkGAIgASgNEg8KB2hvbGRpbmcYAyABKA0SDAoEb3BlbhgEIAEoDRIOCgZkZW5pZWQYBSABKA0SEAoIcmVsZWFzZWQYBiABKA0SEQoJcmVkdW5kYW50GAcgASgNItsBCg5DaGFubmVsQmFsYW5jZRISCgpjaGFubmVsX2lkGAEgASgJEhUKDWN1cnJlbmN5X2NvZGUYAiABKAkSHAoUY2FwdHVyZWRfbWlub3JfdW5pdHMYAyABKAMSHAoUcmVmdW5kZWRfbWlub3JfdW5pdHMYBCABKAMSIgoadm91Y2hlcl9pc3N1ZWRfbWlub3JfdW5pdHMYBSABKAMSIQoZdm91Y2hlcl9zcGVudF9taW5vcl91bml0cxgGIAEoAxIbChNyZXZlbnVlX21pbm9yX3VuaXRzGAcgASgDImAKDlZvdWNoZXJCYWxhbmNlEhUKDWN1cnJlbmN5X2NvZGUYASABKAkSGAoQb3Blbl9taW5vcl91bml0cxgCIAEoAxIdChVsaWFiaWxpdHlfbWlub3JfdW5pdHMYAyABKAMiVQoOQWNjb3VudEJhbGFuY2USDwoHYWNjb3VudBgBIAEoCRIVCg1jdXJyZW5jeV9jb2RlGAIgASgJEhsKE2JhbGFuY2VfbWlub3JfdW5pdHMYAyABKAMipgEKD1Byb3ZpZGVyQmFsYW5jZRIVCg1jdXJyZW5jeV9jb2RlGAEgASgJEhoKEmxlZGdlcl9taW5vcl91bml0cxgCIAEoAxIcChRwcm92aWRlcl9taW5vcl91bml0cxgDIAEoAxIfChdsZWRnZXJfZmVlc19taW5vcl91bml0cxgEIAEoAxIhChlwcm92aWRlcl9mZWVzX21pbm9yX3VuaXRzGAUgASgDIsMDChBHZXRBdWRpdFJlc3BvbnNlEjIKBWRyb3BzGAEgAygLMiMucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcFB1cmNoYXNlcxI2CghhY2NvdW50cxgCIAMoCzIkLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkFjY291bnRCYWxhbmNlEjcKCHByb3ZpZGVyGAMgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuUHJvdmlkZXJCYWxhbmNlEh8KF3VuYmFsYW5jZWRfdHJhbnNhY3Rpb25zGAQgASgNEhcKD2RvdWJsZV9jYXB0dXJlcxgFIAEoDRIRCglqb2JzX29wZW4YBiABKA0SNAoFbm9kZXMYByADKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5Ob2RlUmVkZW1wdGlvbnMSNgoIY2hhbm5lbHMYCCADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5DaGFubmVsQmFsYW5jZRI2Cgh2b3VjaGVycxgJIAMoCzIkLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlZvdWNoZXJCYWxhbmNlEhcKD25leHRfcGFnZV90b2tlbhgKIAEoCSKQAgoGUmVmdW5kEhEKCXJlZnVuZF9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIoCgZhbW91bnQYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIOCgZyZWFzb24YBCABKAkSMAoFc3RhdGUYBSABKA4yIS5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmRTdGF0ZRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJbWFrZV9nb29kGAggASgIIosBChVSZWZ1bmRQdXJjaGFzZVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIoCgZhbW91bnQYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIOCgZyZWFzb24YBCABKAkSDwoHZHJ5X3J1bhgFIAEoCCKgAQoWUmVmdW5kUHVyY2hhc2VSZXNwb25zZRIsCgZyZWZ1bmQYASABKAsyHC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmQSKgoIY2FwdHVyZWQYAiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIsCgpyZWZ1bmRhYmxlGAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkiUAoSTGlzdFJlZnVuZHNSZXF1ZXN0EhMKC3B1cmNoYXNlX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIl0KE0xpc3RSZWZ1bmRzUmVzcG9uc2USLQoHcmVmdW5kcxgBIAMoCzIcLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki/wEKDVZvdWNoZXJSZWNvcmQSKwoHdm91Y2hlchgBIAEoCzIaLnJpbWxpZ2h0Lm9mZmVyLnYxLlZvdWNoZXISEwoLcHVyY2hhc2VfaWQYAiABKAkSEgoKY2hhbm5lbF9pZBgDIAEoCRIqCgZyZWFzb24YBCABKA4yGi5yaW1saWdodC5lcnJvcnMudjEuUmVhc29uEi4KCmlzc3VlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCXJlbWFpbmluZxgGIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5Eg8KB3VzZWRfYnkYByADKAkieAoTTGlzdFZvdWNoZXJzUmVxdWVzdBISCgp2b3VjaGVyX2lkGAEgASgJEhMKC3B1cmNoYXNlX2lkGAIgASgJEhEKCW9wZW5fb25seRgDIAEoCBIRCglwYWdlX3NpemUYBCABKAUSEgoKcGFnZV90b2tlbhgFIAEoCSJmChRMaXN0Vm91Y2hlcnNSZXNwb25zZRI1Cgh2b3VjaGVycxgBIAMoCzIjLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlZvdWNoZXJSZWNvcmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIicKFEdldERyb3BSZXBvcnRSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAki5QEKCURyb3BNb25leRIcChRjYXB0dXJlZF9taW5vcl91bml0cxgBIAEoAxIcChRyZWZ1bmRlZF9taW5vcl91bml0cxgCIAEoAxIiChp2b3VjaGVyX2lzc3VlZF9taW5vcl91bml0cxgDIAEoAxIhChl2b3VjaGVyX3NwZW50X21pbm9yX3VuaXRzGAQgASgDEhcKD25ldF9taW5vcl91bml0cxgFIAEoAxIYChBmZWVzX21pbm9yX3VuaXRzGAYgASgDEiIKGm5ldF9hZnRlcl9mZWVzX21pbm9yX3VuaXRzGAcgASgDIqMDChVHZXREcm9wUmVwb3J0UmVzcG9uc2USDwoHZHJvcF9pZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEg0KBXRpdGxlGAMgASgJEg0KBWZpbmFsGAQgASgIEg0KBXVuaXRzGAUgASgNEg4KBnVuc29sZBgGIAEoDRIPCgdvZmZlcmVkGAcgASgDEhAKCHJlZGVlbWVkGAggASgNEg8KB3NldHRsZWQYCSABKA0SEAoIdm91Y2hlcnMYCiABKA0SDwoHcmVmdXNlZBgLIAEoDRIQCghyZWZ1bmRlZBgMIAEoDRIMCgRvcGVuGA0gASgNEhAKCGRlY2xpbmVkGA4gASgNEhMKC3ByaWNlX2xvY2tzGA8gASgNEhUKDWN1cnJlbmN5X2NvZGUYECABKAkSLwoGbGVkZ2VyGBEgASgLMh8ucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcE1vbmV5EjIKCXB1cmNoYXNlcxgSIAEoCzIfLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRyb3BNb25leRIOCgZhZ3JlZXMYEyABKAgiiQIKFEZpbmRQdXJjaGFzZXNSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkSLwoFc3RhdGUYAiABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgDIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SEAoIb3JkZXJfaWQYBCABKAkSGgoScHVyY2hhc2VfaWRfcHJlZml4GAUgASgJEi4KCnNpbmNlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgHIAEoBRISCgpwYWdlX3Rva2VuGAggASgJIroDCg1Gb3VuZFB1cmNoYXNlEhMKC3B1cmNoYXNlX2lkGAEgASgJEg8KB2Ryb3BfaWQYAiABKAkSLwoFc3RhdGUYAyABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgEIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIpCgdjaGFyZ2VkGAYgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSKgoIcmVmdW5kZWQYByABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIvCgthY2NlcHRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIb3JkZXJfaWQYCiABKAkSEgoKdm91Y2hlcl9pZBgLIAEoCRIPCgdub2RlX2lkGAwgASgJEg4KBnNlcmlhbBgNIAEoDSJoChVGaW5kUHVyY2hhc2VzUmVzcG9uc2USNgoJcHVyY2hhc2VzGAEgAygLMiMucmltbGlnaHQudmVyaWZpZXIudjEuRm91bmRQdXJjaGFzZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiMgoaV2F0Y2hQdXJjaGFzZUV2ZW50c1JlcXVlc3QSFAoMYWZ0ZXJfY3Vyc29yGAEgASgDIl0KG1dhdGNoUHVyY2hhc2VFdmVudHNSZXNwb25zZRIuCglwdXJjaGFzZXMYASADKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZRIOCgZjdXJzb3IYAiABKAMi2QIKB1dlYmhvb2sSEgoKd2ViaG9va19pZBgBIAEoCRILCgN1cmwYAiABKAkSMAoGc3RhdGVzGAMgAygOMiAucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2VTdGF0ZRIxCgVzdGF0ZRgEIAEoDjIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2tTdGF0ZRIOCgZjdXJzb3IYBSABKAMSDgoGYmVoaW5kGAYgASgDEjYKEmZhaWxpbmdfc2luY2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHcHJvYmxlbRgIIAEoCRIuCgpyZXRyeV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiaQoUQ3JlYXRlV2ViaG9va1JlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRILCgN1cmwYAiABKAkSMAoGc3RhdGVzGAMgAygOMiAucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2VTdGF0ZSJXChVDcmVhdGVXZWJob29rUmVzcG9uc2USLgoHd2ViaG9vaxgBIAEoCzIdLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2sSDgoGc2VjcmV0GAIgASgJIjwKE0xpc3RXZWJob29rc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiYAoUTGlzdFdlYmhvb2tzUmVzcG9uc2USLwoId2ViaG9va3MYASADKAsyHS5yaW1saWdodC52ZXJpZmllci52MS5XZWJob29rEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChREZWxldGVXZWJob29rUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCndlYmhvb2tfaWQYAiABKAkiFwoVRGVsZXRlV2ViaG9va1Jlc3BvbnNlImoKFFJlcGxheVdlYmhvb2tSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoKd2ViaG9va19pZBgCIAEoCRIZCgxhZnRlcl9jdXJzb3IYAyABKANIAIgBAUIPCg1fYWZ0ZXJfY3Vyc29yIkcKFVJlcGxheVdlYmhvb2tSZXNwb25zZRIuCgd3ZWJob29rGAEgASgLMh0ucmltbGlnaHQudmVyaWZpZXIudjEuV2ViaG9vayJEChpSb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCndlYmhvb2tfaWQYAiABKAkiXQobUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlEi4KB3dlYmhvb2sYASABKAsyHS5yaW1saWdodC52ZXJpZmllci52MS5XZWJob29rEg4KBnNlY3JldBgCIAEoCSp1CgtSZWZ1bmRTdGF0ZRIcChhSRUZVTkRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRSRUZVTkRfU1RBVEVfUEVORElORxABEhUKEVJFRlVORF9TVEFURV9ET05FEAISFwoTUkVGVU5EX1NUQVRFX0ZBSUxFRBADKmMKDFdlYmhvb2tTdGF0ZRIdChlXRUJIT09LX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUV0VCSE9PS19TVEFURV9BQ1RJVkUQARIaChZXRUJIT09LX1NUQVRFX0RJU0FCTEVEEAIy0woKDlN1cHBvcnRTZXJ2aWNlEl4KCEdldEF1ZGl0EiUucmltbGlnaHQudmVyaWZpZXIudjEuR2V0QXVkaXRSZXF1ZXN0GiYucmltbGlnaHQudmVyaWZpZXIudjEuR2V0QXVkaXRSZXNwb25zZSIDkAIBEnAKDlJlZnVuZFB1cmNoYXNlEisucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kUHVyY2hhc2VSZXF1ZXN0GiwucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kUHVyY2hhc2VSZXNwb25zZSIDkAICEmcKC0xpc3RSZWZ1bmRzEigucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFJlZnVuZHNSZXF1ZXN0GikucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFJlZnVuZHNSZXNwb25zZSIDkAIBEmoKDExpc3RWb3VjaGVycxIpLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RWb3VjaGVyc1JlcXVlc3QaKi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0Vm91Y2hlcnNSZXNwb25zZSIDkAIBEm0KDUdldERyb3BSZXBvcnQSKi5yaW1saWdodC52ZXJpZmllci52MS5HZXREcm9wUmVwb3J0UmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldERyb3BSZXBvcnRSZXNwb25zZSIDkAIBEm0KDUZpbmRQdXJjaGFzZXMSKi5yaW1saWdodC52ZXJpZmllci52MS5GaW5kUHVyY2hhc2VzUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkZpbmRQdXJjaGFzZXNSZXNwb25zZSIDkAIBEoEBChNXYXRjaFB1cmNoYXNlRXZlbnRzEjAucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZUV2ZW50c1JlcXVlc3QaMS5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlRXZlbnRzUmVzcG9uc2UiA5ACATABEm0KDUNyZWF0ZVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5DcmVhdGVXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNyZWF0ZVdlYmhvb2tSZXNwb25zZSIDkAICEmoKDExpc3RXZWJob29rcxIpLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RXZWJob29rc1JlcXVlc3QaKi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0V2ViaG9va3NSZXNwb25zZSIDkAIBEm0KDURlbGV0ZVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5EZWxldGVXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRlbGV0ZVdlYmhvb2tSZXNwb25zZSIDkAICEm0KDVJlcGxheVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5SZXBsYXlXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlcGxheVdlYmhvb2tSZXNwb25zZSIDkAICEn8KE1JvdGF0ZVdlYmhvb2tTZWNyZXQSMC5yaW1saWdodC52ZXJpZmllci52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBoxLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZSIDkAICQkVaQ2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3ZlcmlmaWVyL3YxO3ZlcmlmaWVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase]);
+  fileDesc("CipyaW1saWdodC92ZXJpZmllci92MS9zdXBwb3J0X3NlcnZpY2UucHJvdG8SFHJpbWxpZ2h0LnZlcmlmaWVyLnYxIkkKD0dldEF1ZGl0UmVxdWVzdBIPCgdkcm9wX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIsMDChBHZXRBdWRpdFJlc3BvbnNlEjIKBWRyb3BzGAEgAygLMiMucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcFB1cmNoYXNlcxI2CghhY2NvdW50cxgCIAMoCzIkLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkFjY291bnRCYWxhbmNlEjcKCHByb3ZpZGVyGAMgAygLMiUucmltbGlnaHQudmVyaWZpZXIudjEuUHJvdmlkZXJCYWxhbmNlEh8KF3VuYmFsYW5jZWRfdHJhbnNhY3Rpb25zGAQgASgNEhcKD2RvdWJsZV9jYXB0dXJlcxgFIAEoDRIRCglqb2JzX29wZW4YBiABKA0SNAoFbm9kZXMYByADKAsyJS5yaW1saWdodC52ZXJpZmllci52MS5Ob2RlUmVkZW1wdGlvbnMSNgoIY2hhbm5lbHMYCCADKAsyJC5yaW1saWdodC52ZXJpZmllci52MS5DaGFubmVsQmFsYW5jZRI2Cgh2b3VjaGVycxgJIAMoCzIkLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlZvdWNoZXJCYWxhbmNlEhcKD25leHRfcGFnZV90b2tlbhgKIAEoCSKQAgoGUmVmdW5kEhEKCXJlZnVuZF9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIoCgZhbW91bnQYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIOCgZyZWFzb24YBCABKAkSMAoFc3RhdGUYBSABKA4yIS5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmRTdGF0ZRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJbWFrZV9nb29kGAggASgIIosBChVSZWZ1bmRQdXJjaGFzZVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRITCgtwdXJjaGFzZV9pZBgCIAEoCRIoCgZhbW91bnQYAyABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIOCgZyZWFzb24YBCABKAkSDwoHZHJ5X3J1bhgFIAEoCCKgAQoWUmVmdW5kUHVyY2hhc2VSZXNwb25zZRIsCgZyZWZ1bmQYASABKAsyHC5yaW1saWdodC52ZXJpZmllci52MS5SZWZ1bmQSKgoIY2FwdHVyZWQYAiABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIsCgpyZWZ1bmRhYmxlGAMgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkiUAoSTGlzdFJlZnVuZHNSZXF1ZXN0EhMKC3B1cmNoYXNlX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIl0KE0xpc3RSZWZ1bmRzUmVzcG9uc2USLQoHcmVmdW5kcxgBIAMoCzIcLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlZnVuZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki/wEKDVZvdWNoZXJSZWNvcmQSKwoHdm91Y2hlchgBIAEoCzIaLnJpbWxpZ2h0Lm9mZmVyLnYxLlZvdWNoZXISEwoLcHVyY2hhc2VfaWQYAiABKAkSEgoKY2hhbm5lbF9pZBgDIAEoCRIqCgZyZWFzb24YBCABKA4yGi5yaW1saWdodC5lcnJvcnMudjEuUmVhc29uEi4KCmlzc3VlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCXJlbWFpbmluZxgGIAEoCzIYLnJpbWxpZ2h0Lm9mZmVyLnYxLk1vbmV5Eg8KB3VzZWRfYnkYByADKAkieAoTTGlzdFZvdWNoZXJzUmVxdWVzdBISCgp2b3VjaGVyX2lkGAEgASgJEhMKC3B1cmNoYXNlX2lkGAIgASgJEhEKCW9wZW5fb25seRgDIAEoCBIRCglwYWdlX3NpemUYBCABKAUSEgoKcGFnZV90b2tlbhgFIAEoCSJmChRMaXN0Vm91Y2hlcnNSZXNwb25zZRI1Cgh2b3VjaGVycxgBIAMoCzIjLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlZvdWNoZXJSZWNvcmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIicKFEdldERyb3BSZXBvcnRSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAki5QEKCURyb3BNb25leRIcChRjYXB0dXJlZF9taW5vcl91bml0cxgBIAEoAxIcChRyZWZ1bmRlZF9taW5vcl91bml0cxgCIAEoAxIiChp2b3VjaGVyX2lzc3VlZF9taW5vcl91bml0cxgDIAEoAxIhChl2b3VjaGVyX3NwZW50X21pbm9yX3VuaXRzGAQgASgDEhcKD25ldF9taW5vcl91bml0cxgFIAEoAxIYChBmZWVzX21pbm9yX3VuaXRzGAYgASgDEiIKGm5ldF9hZnRlcl9mZWVzX21pbm9yX3VuaXRzGAcgASgDIqMDChVHZXREcm9wUmVwb3J0UmVzcG9uc2USDwoHZHJvcF9pZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEg0KBXRpdGxlGAMgASgJEg0KBWZpbmFsGAQgASgIEg0KBXVuaXRzGAUgASgNEg4KBnVuc29sZBgGIAEoDRIPCgdvZmZlcmVkGAcgASgDEhAKCHJlZGVlbWVkGAggASgNEg8KB3NldHRsZWQYCSABKA0SEAoIdm91Y2hlcnMYCiABKA0SDwoHcmVmdXNlZBgLIAEoDRIQCghyZWZ1bmRlZBgMIAEoDRIMCgRvcGVuGA0gASgNEhAKCGRlY2xpbmVkGA4gASgNEhMKC3ByaWNlX2xvY2tzGA8gASgNEhUKDWN1cnJlbmN5X2NvZGUYECABKAkSLwoGbGVkZ2VyGBEgASgLMh8ucmltbGlnaHQudmVyaWZpZXIudjEuRHJvcE1vbmV5EjIKCXB1cmNoYXNlcxgSIAEoCzIfLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRyb3BNb25leRIOCgZhZ3JlZXMYEyABKAgiiQIKFEZpbmRQdXJjaGFzZXNSZXF1ZXN0Eg8KB2Ryb3BfaWQYASABKAkSLwoFc3RhdGUYAiABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgDIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SEAoIb3JkZXJfaWQYBCABKAkSGgoScHVyY2hhc2VfaWRfcHJlZml4GAUgASgJEi4KCnNpbmNlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgHIAEoBRISCgpwYWdlX3Rva2VuGAggASgJIroDCg1Gb3VuZFB1cmNoYXNlEhMKC3B1cmNoYXNlX2lkGAEgASgJEg8KB2Ryb3BfaWQYAiABKAkSLwoFc3RhdGUYAyABKA4yIC5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZVN0YXRlEioKBnJlYXNvbhgEIAEoDjIaLnJpbWxpZ2h0LmVycm9ycy52MS5SZWFzb24SJwoFcHJpY2UYBSABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIpCgdjaGFyZ2VkGAYgASgLMhgucmltbGlnaHQub2ZmZXIudjEuTW9uZXkSKgoIcmVmdW5kZWQYByABKAsyGC5yaW1saWdodC5vZmZlci52MS5Nb25leRIvCgthY2NlcHRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIb3JkZXJfaWQYCiABKAkSEgoKdm91Y2hlcl9pZBgLIAEoCRIPCgdub2RlX2lkGAwgASgJEg4KBnNlcmlhbBgNIAEoDSJoChVGaW5kUHVyY2hhc2VzUmVzcG9uc2USNgoJcHVyY2hhc2VzGAEgAygLMiMucmltbGlnaHQudmVyaWZpZXIudjEuRm91bmRQdXJjaGFzZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiMgoaV2F0Y2hQdXJjaGFzZUV2ZW50c1JlcXVlc3QSFAoMYWZ0ZXJfY3Vyc29yGAEgASgDIl0KG1dhdGNoUHVyY2hhc2VFdmVudHNSZXNwb25zZRIuCglwdXJjaGFzZXMYASADKAsyGy5yaW1saWdodC5vZmZlci52MS5QdXJjaGFzZRIOCgZjdXJzb3IYAiABKAMi2QIKB1dlYmhvb2sSEgoKd2ViaG9va19pZBgBIAEoCRILCgN1cmwYAiABKAkSMAoGc3RhdGVzGAMgAygOMiAucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2VTdGF0ZRIxCgVzdGF0ZRgEIAEoDjIiLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2tTdGF0ZRIOCgZjdXJzb3IYBSABKAMSDgoGYmVoaW5kGAYgASgDEjYKEmZhaWxpbmdfc2luY2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHcHJvYmxlbRgIIAEoCRIuCgpyZXRyeV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiaQoUQ3JlYXRlV2ViaG9va1JlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRILCgN1cmwYAiABKAkSMAoGc3RhdGVzGAMgAygOMiAucmltbGlnaHQub2ZmZXIudjEuUHVyY2hhc2VTdGF0ZSJXChVDcmVhdGVXZWJob29rUmVzcG9uc2USLgoHd2ViaG9vaxgBIAEoCzIdLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLldlYmhvb2sSDgoGc2VjcmV0GAIgASgJIjwKE0xpc3RXZWJob29rc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiYAoUTGlzdFdlYmhvb2tzUmVzcG9uc2USLwoId2ViaG9va3MYASADKAsyHS5yaW1saWdodC52ZXJpZmllci52MS5XZWJob29rEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChREZWxldGVXZWJob29rUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCndlYmhvb2tfaWQYAiABKAkiFwoVRGVsZXRlV2ViaG9va1Jlc3BvbnNlImoKFFJlcGxheVdlYmhvb2tSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoKd2ViaG9va19pZBgCIAEoCRIZCgxhZnRlcl9jdXJzb3IYAyABKANIAIgBAUIPCg1fYWZ0ZXJfY3Vyc29yIkcKFVJlcGxheVdlYmhvb2tSZXNwb25zZRIuCgd3ZWJob29rGAEgASgLMh0ucmltbGlnaHQudmVyaWZpZXIudjEuV2ViaG9vayJEChpSb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCndlYmhvb2tfaWQYAiABKAkiXQobUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlEi4KB3dlYmhvb2sYASABKAsyHS5yaW1saWdodC52ZXJpZmllci52MS5XZWJob29rEg4KBnNlY3JldBgCIAEoCSp1CgtSZWZ1bmRTdGF0ZRIcChhSRUZVTkRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRSRUZVTkRfU1RBVEVfUEVORElORxABEhUKEVJFRlVORF9TVEFURV9ET05FEAISFwoTUkVGVU5EX1NUQVRFX0ZBSUxFRBADKmMKDFdlYmhvb2tTdGF0ZRIdChlXRUJIT09LX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUV0VCSE9PS19TVEFURV9BQ1RJVkUQARIaChZXRUJIT09LX1NUQVRFX0RJU0FCTEVEEAIy0woKDlN1cHBvcnRTZXJ2aWNlEl4KCEdldEF1ZGl0EiUucmltbGlnaHQudmVyaWZpZXIudjEuR2V0QXVkaXRSZXF1ZXN0GiYucmltbGlnaHQudmVyaWZpZXIudjEuR2V0QXVkaXRSZXNwb25zZSIDkAIBEnAKDlJlZnVuZFB1cmNoYXNlEisucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kUHVyY2hhc2VSZXF1ZXN0GiwucmltbGlnaHQudmVyaWZpZXIudjEuUmVmdW5kUHVyY2hhc2VSZXNwb25zZSIDkAICEmcKC0xpc3RSZWZ1bmRzEigucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFJlZnVuZHNSZXF1ZXN0GikucmltbGlnaHQudmVyaWZpZXIudjEuTGlzdFJlZnVuZHNSZXNwb25zZSIDkAIBEmoKDExpc3RWb3VjaGVycxIpLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RWb3VjaGVyc1JlcXVlc3QaKi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0Vm91Y2hlcnNSZXNwb25zZSIDkAIBEm0KDUdldERyb3BSZXBvcnQSKi5yaW1saWdodC52ZXJpZmllci52MS5HZXREcm9wUmVwb3J0UmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkdldERyb3BSZXBvcnRSZXNwb25zZSIDkAIBEm0KDUZpbmRQdXJjaGFzZXMSKi5yaW1saWdodC52ZXJpZmllci52MS5GaW5kUHVyY2hhc2VzUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkZpbmRQdXJjaGFzZXNSZXNwb25zZSIDkAIBEoEBChNXYXRjaFB1cmNoYXNlRXZlbnRzEjAucmltbGlnaHQudmVyaWZpZXIudjEuV2F0Y2hQdXJjaGFzZUV2ZW50c1JlcXVlc3QaMS5yaW1saWdodC52ZXJpZmllci52MS5XYXRjaFB1cmNoYXNlRXZlbnRzUmVzcG9uc2UiA5ACATABEm0KDUNyZWF0ZVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5DcmVhdGVXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkNyZWF0ZVdlYmhvb2tSZXNwb25zZSIDkAICEmoKDExpc3RXZWJob29rcxIpLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkxpc3RXZWJob29rc1JlcXVlc3QaKi5yaW1saWdodC52ZXJpZmllci52MS5MaXN0V2ViaG9va3NSZXNwb25zZSIDkAIBEm0KDURlbGV0ZVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5EZWxldGVXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLkRlbGV0ZVdlYmhvb2tSZXNwb25zZSIDkAICEm0KDVJlcGxheVdlYmhvb2sSKi5yaW1saWdodC52ZXJpZmllci52MS5SZXBsYXlXZWJob29rUmVxdWVzdBorLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJlcGxheVdlYmhvb2tSZXNwb25zZSIDkAICEn8KE1JvdGF0ZVdlYmhvb2tTZWNyZXQSMC5yaW1saWdodC52ZXJpZmllci52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBoxLnJpbWxpZ2h0LnZlcmlmaWVyLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZSIDkAICQkVaQ2dpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L3ZlcmlmaWVyL3YxO3ZlcmlmaWVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_rimlight_errors_v1_reason, file_rimlight_offer_v1_money, file_rimlight_offer_v1_purchase, file_rimlight_verifier_v1_audit]);
 
 /**
  * The request of GetAudit.
@@ -54,370 +56,6 @@ export type GetAuditRequest = Message<"rimlight.verifier.v1.GetAuditRequest"> & 
  */
 export const GetAuditRequestSchema: GenMessage<GetAuditRequest> = /*@__PURE__*/
   messageDesc(file_rimlight_verifier_v1_support_service, 0);
-
-/**
- * Purchases of one drop, counted by where they are.
- *
- * @generated from message rimlight.verifier.v1.DropPurchases
- */
-export type DropPurchases = Message<"rimlight.verifier.v1.DropPurchases"> & {
-  /**
-   * UUID.
-   *
-   * @generated from field: string drop_id = 1;
-   */
-  dropId: string;
-
-  /**
-   * Distinct purchases that the verifier has.
-   *
-   * @generated from field: uint32 received = 2;
-   */
-  received: number;
-
-  /**
-   * Still on their way.
-   *
-   * @generated from field: uint32 open = 3;
-   */
-  open: number;
-
-  /**
-   * Handed over.
-   *
-   * @generated from field: uint32 delivered = 4;
-   */
-  delivered: number;
-
-  /**
-   * Made good.
-   *
-   * @generated from field: uint32 vouchers = 5;
-   */
-  vouchers: number;
-
-  /**
-   * Refused.
-   *
-   * @generated from field: uint32 refused = 6;
-   */
-  refused: number;
-
-  /**
-   * Holding a unit for good: settled and not released.
-   *
-   * @generated from field: uint32 units_held = 7;
-   */
-  unitsHeld: number;
-
-  /**
-   * Captured money, minor units of the drop's currency.
-   *
-   * @generated from field: int64 captured_minor_units = 8;
-   */
-  capturedMinorUnits: bigint;
-
-  /**
-   * Second redemptions of the same token from other nodes.
-   *
-   * @generated from field: uint32 duplicates = 9;
-   */
-  duplicates: number;
-
-  /**
-   * The channel; empty until the verifier has read the drop's terms.
-   *
-   * @generated from field: string channel_id = 10;
-   */
-  channelId: string;
-
-  /**
-   * Money given back in the end.
-   *
-   * @generated from field: uint32 refunded = 11;
-   */
-  refunded: number;
-
-  /**
-   * What the provider was asked to take, over all purchases whose money was taken, minor units.
-   *
-   * @generated from field: int64 charged_minor_units = 12;
-   */
-  chargedMinorUnits: bigint;
-
-  /**
-   * What went back through the provider, minor units.
-   *
-   * @generated from field: int64 refunded_minor_units = 13;
-   */
-  refundedMinorUnits: bigint;
-
-  /**
-   * What the provider keeps of what it took, in the ledger.
-   *
-   * @generated from field: int64 posted_fees_minor_units = 14;
-   */
-  postedFeesMinorUnits: bigint;
-
-  /**
-   * The same, over purchases.
-   *
-   * @generated from field: int64 fees_minor_units = 15;
-   */
-  feesMinorUnits: bigint;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.DropPurchases.
- * Use `create(DropPurchasesSchema)` to create a new message.
- */
-export const DropPurchasesSchema: GenMessage<DropPurchases> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 1);
-
-/**
- * What a node's redemptions came to. Each is one of: holding a unit, on its way, denied, released or redundant.
- *
- * @generated from message rimlight.verifier.v1.NodeRedemptions
- */
-export type NodeRedemptions = Message<"rimlight.verifier.v1.NodeRedemptions"> & {
-  /**
-   * UUID.
-   *
-   * @generated from field: string node_id = 1;
-   */
-  nodeId: string;
-
-  /**
-   * Distinct redemptions that the verifier has from it.
-   *
-   * @generated from field: uint32 received = 2;
-   */
-  received: number;
-
-  /**
-   * Winners whose unit is settled.
-   *
-   * @generated from field: uint32 holding = 3;
-   */
-  holding: number;
-
-  /**
-   * Winners and spares whose unit is not decided, or not released yet.
-   *
-   * @generated from field: uint32 open = 4;
-   */
-  open: number;
-
-  /**
-   * Fulfillment said no.
-   *
-   * @generated from field: uint32 denied = 5;
-   */
-  denied: number;
-
-  /**
-   * The unit went back.
-   *
-   * @generated from field: uint32 released = 6;
-   */
-  released: number;
-
-  /**
-   * The same unit of the same lease as another redemption.
-   *
-   * @generated from field: uint32 redundant = 7;
-   */
-  redundant: number;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.NodeRedemptions.
- * Use `create(NodeRedemptionsSchema)` to create a new message.
- */
-export const NodeRedemptionsSchema: GenMessage<NodeRedemptions> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 2);
-
-/**
- * One channel's money in one currency, minor units: the rows of purchases, refunds and vouchers beside the ledger.
- *
- * @generated from message rimlight.verifier.v1.ChannelBalance
- */
-export type ChannelBalance = Message<"rimlight.verifier.v1.ChannelBalance"> & {
-  /**
-   * The channel.
-   *
-   * @generated from field: string channel_id = 1;
-   */
-  channelId: string;
-
-  /**
-   * ISO 4217.
-   *
-   * @generated from field: string currency_code = 2;
-   */
-  currencyCode: string;
-
-  /**
-   * Taken by the provider.
-   *
-   * @generated from field: int64 captured_minor_units = 3;
-   */
-  capturedMinorUnits: bigint;
-
-  /**
-   * Given back through the provider.
-   *
-   * @generated from field: int64 refunded_minor_units = 4;
-   */
-  refundedMinorUnits: bigint;
-
-  /**
-   * Turned into stored value.
-   *
-   * @generated from field: int64 voucher_issued_minor_units = 5;
-   */
-  voucherIssuedMinorUnits: bigint;
-
-  /**
-   * Paid with stored value, and not returned to the voucher.
-   *
-   * @generated from field: int64 voucher_spent_minor_units = 6;
-   */
-  voucherSpentMinorUnits: bigint;
-
-  /**
-   * What the ledger says that the channel earned.
-   *
-   * @generated from field: int64 revenue_minor_units = 7;
-   */
-  revenueMinorUnits: bigint;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.ChannelBalance.
- * Use `create(ChannelBalanceSchema)` to create a new message.
- */
-export const ChannelBalanceSchema: GenMessage<ChannelBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 3);
-
-/**
- * Stored value that viewers hold, in one currency.
- *
- * @generated from message rimlight.verifier.v1.VoucherBalance
- */
-export type VoucherBalance = Message<"rimlight.verifier.v1.VoucherBalance"> & {
-  /**
-   * ISO 4217.
-   *
-   * @generated from field: string currency_code = 1;
-   */
-  currencyCode: string;
-
-  /**
-   * Left on vouchers, and held by payments in progress.
-   *
-   * @generated from field: int64 open_minor_units = 2;
-   */
-  openMinorUnits: bigint;
-
-  /**
-   * What the ledger says that we owe.
-   *
-   * @generated from field: int64 liability_minor_units = 3;
-   */
-  liabilityMinorUnits: bigint;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.VoucherBalance.
- * Use `create(VoucherBalanceSchema)` to create a new message.
- */
-export const VoucherBalanceSchema: GenMessage<VoucherBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 4);
-
-/**
- * One account of the ledger in one currency.
- *
- * @generated from message rimlight.verifier.v1.AccountBalance
- */
-export type AccountBalance = Message<"rimlight.verifier.v1.AccountBalance"> & {
-  /**
-   * For example "provider_receivable".
-   *
-   * @generated from field: string account = 1;
-   */
-  account: string;
-
-  /**
-   * ISO 4217.
-   *
-   * @generated from field: string currency_code = 2;
-   */
-  currencyCode: string;
-
-  /**
-   * Debits minus credits.
-   *
-   * @generated from field: int64 balance_minor_units = 3;
-   */
-  balanceMinorUnits: bigint;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.AccountBalance.
- * Use `create(AccountBalanceSchema)` to create a new message.
- */
-export const AccountBalanceSchema: GenMessage<AccountBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 5);
-
-/**
- * The payment provider's own books beside the ledger, in one currency.
- *
- * @generated from message rimlight.verifier.v1.ProviderBalance
- */
-export type ProviderBalance = Message<"rimlight.verifier.v1.ProviderBalance"> & {
-  /**
-   * ISO 4217.
-   *
-   * @generated from field: string currency_code = 1;
-   */
-  currencyCode: string;
-
-  /**
-   * Captured minus refunded, in the ledger.
-   *
-   * @generated from field: int64 ledger_minor_units = 2;
-   */
-  ledgerMinorUnits: bigint;
-
-  /**
-   * Captured minus refunded, read from the provider.
-   *
-   * @generated from field: int64 provider_minor_units = 3;
-   */
-  providerMinorUnits: bigint;
-
-  /**
-   * What the provider keeps of what it took, in the ledger. Refunds give none of it back.
-   *
-   * @generated from field: int64 ledger_fees_minor_units = 4;
-   */
-  ledgerFeesMinorUnits: bigint;
-
-  /**
-   * The same, read from the provider.
-   *
-   * @generated from field: int64 provider_fees_minor_units = 5;
-   */
-  providerFeesMinorUnits: bigint;
-};
-
-/**
- * Describes the message rimlight.verifier.v1.ProviderBalance.
- * Use `create(ProviderBalanceSchema)` to create a new message.
- */
-export const ProviderBalanceSchema: GenMessage<ProviderBalance> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 6);
 
 /**
  * The response of GetAudit.
@@ -501,7 +139,7 @@ export type GetAuditResponse = Message<"rimlight.verifier.v1.GetAuditResponse"> 
  * Use `create(GetAuditResponseSchema)` to create a new message.
  */
 export const GetAuditResponseSchema: GenMessage<GetAuditResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 7);
+  messageDesc(file_rimlight_verifier_v1_support_service, 1);
 
 /**
  * Money on its way back.
@@ -571,7 +209,7 @@ export type Refund = Message<"rimlight.verifier.v1.Refund"> & {
  * Use `create(RefundSchema)` to create a new message.
  */
 export const RefundSchema: GenMessage<Refund> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 8);
+  messageDesc(file_rimlight_verifier_v1_support_service, 2);
 
 /**
  * The request of RefundPurchase.
@@ -620,7 +258,7 @@ export type RefundPurchaseRequest = Message<"rimlight.verifier.v1.RefundPurchase
  * Use `create(RefundPurchaseRequestSchema)` to create a new message.
  */
 export const RefundPurchaseRequestSchema: GenMessage<RefundPurchaseRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 9);
+  messageDesc(file_rimlight_verifier_v1_support_service, 3);
 
 /**
  * The response of RefundPurchase.
@@ -655,7 +293,7 @@ export type RefundPurchaseResponse = Message<"rimlight.verifier.v1.RefundPurchas
  * Use `create(RefundPurchaseResponseSchema)` to create a new message.
  */
 export const RefundPurchaseResponseSchema: GenMessage<RefundPurchaseResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 10);
+  messageDesc(file_rimlight_verifier_v1_support_service, 4);
 
 /**
  * The request of ListRefunds.
@@ -690,7 +328,7 @@ export type ListRefundsRequest = Message<"rimlight.verifier.v1.ListRefundsReques
  * Use `create(ListRefundsRequestSchema)` to create a new message.
  */
 export const ListRefundsRequestSchema: GenMessage<ListRefundsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 11);
+  messageDesc(file_rimlight_verifier_v1_support_service, 5);
 
 /**
  * The response of ListRefunds.
@@ -718,7 +356,7 @@ export type ListRefundsResponse = Message<"rimlight.verifier.v1.ListRefundsRespo
  * Use `create(ListRefundsResponseSchema)` to create a new message.
  */
 export const ListRefundsResponseSchema: GenMessage<ListRefundsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 12);
+  messageDesc(file_rimlight_verifier_v1_support_service, 6);
 
 /**
  * A voucher as its issuer sees it.
@@ -781,7 +419,7 @@ export type VoucherRecord = Message<"rimlight.verifier.v1.VoucherRecord"> & {
  * Use `create(VoucherRecordSchema)` to create a new message.
  */
 export const VoucherRecordSchema: GenMessage<VoucherRecord> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 13);
+  messageDesc(file_rimlight_verifier_v1_support_service, 7);
 
 /**
  * The request of ListVouchers.
@@ -830,7 +468,7 @@ export type ListVouchersRequest = Message<"rimlight.verifier.v1.ListVouchersRequ
  * Use `create(ListVouchersRequestSchema)` to create a new message.
  */
 export const ListVouchersRequestSchema: GenMessage<ListVouchersRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 14);
+  messageDesc(file_rimlight_verifier_v1_support_service, 8);
 
 /**
  * The response of ListVouchers.
@@ -858,7 +496,7 @@ export type ListVouchersResponse = Message<"rimlight.verifier.v1.ListVouchersRes
  * Use `create(ListVouchersResponseSchema)` to create a new message.
  */
 export const ListVouchersResponseSchema: GenMessage<ListVouchersResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 15);
+  messageDesc(file_rimlight_verifier_v1_support_service, 9);
 
 /**
  * The request of GetDropReport.
@@ -879,7 +517,7 @@ export type GetDropReportRequest = Message<"rimlight.verifier.v1.GetDropReportRe
  * Use `create(GetDropReportRequestSchema)` to create a new message.
  */
 export const GetDropReportRequestSchema: GenMessage<GetDropReportRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 16);
+  messageDesc(file_rimlight_verifier_v1_support_service, 10);
 
 /**
  * Money of one drop as one side has it, minor units.
@@ -942,7 +580,7 @@ export type DropMoney = Message<"rimlight.verifier.v1.DropMoney"> & {
  * Use `create(DropMoneySchema)` to create a new message.
  */
 export const DropMoneySchema: GenMessage<DropMoney> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 17);
+  messageDesc(file_rimlight_verifier_v1_support_service, 11);
 
 /**
  * The response of GetDropReport.
@@ -1089,7 +727,7 @@ export type GetDropReportResponse = Message<"rimlight.verifier.v1.GetDropReportR
  * Use `create(GetDropReportResponseSchema)` to create a new message.
  */
 export const GetDropReportResponseSchema: GenMessage<GetDropReportResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 18);
+  messageDesc(file_rimlight_verifier_v1_support_service, 12);
 
 /**
  * The request of FindPurchases. What is not given does not narrow.
@@ -1159,7 +797,7 @@ export type FindPurchasesRequest = Message<"rimlight.verifier.v1.FindPurchasesRe
  * Use `create(FindPurchasesRequestSchema)` to create a new message.
  */
 export const FindPurchasesRequestSchema: GenMessage<FindPurchasesRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 19);
+  messageDesc(file_rimlight_verifier_v1_support_service, 13);
 
 /**
  * A purchase as support sees it: nothing that pays, unlocks or tells who bought.
@@ -1264,7 +902,7 @@ export type FoundPurchase = Message<"rimlight.verifier.v1.FoundPurchase"> & {
  * Use `create(FoundPurchaseSchema)` to create a new message.
  */
 export const FoundPurchaseSchema: GenMessage<FoundPurchase> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 20);
+  messageDesc(file_rimlight_verifier_v1_support_service, 14);
 
 /**
  * The response of FindPurchases.
@@ -1292,7 +930,7 @@ export type FindPurchasesResponse = Message<"rimlight.verifier.v1.FindPurchasesR
  * Use `create(FindPurchasesResponseSchema)` to create a new message.
  */
 export const FindPurchasesResponseSchema: GenMessage<FindPurchasesResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 21);
+  messageDesc(file_rimlight_verifier_v1_support_service, 15);
 
 /**
  * The request of WatchPurchaseEvents.
@@ -1313,7 +951,7 @@ export type WatchPurchaseEventsRequest = Message<"rimlight.verifier.v1.WatchPurc
  * Use `create(WatchPurchaseEventsRequestSchema)` to create a new message.
  */
 export const WatchPurchaseEventsRequestSchema: GenMessage<WatchPurchaseEventsRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 22);
+  messageDesc(file_rimlight_verifier_v1_support_service, 16);
 
 /**
  * One message of WatchPurchaseEvents.
@@ -1341,7 +979,7 @@ export type WatchPurchaseEventsResponse = Message<"rimlight.verifier.v1.WatchPur
  * Use `create(WatchPurchaseEventsResponseSchema)` to create a new message.
  */
 export const WatchPurchaseEventsResponseSchema: GenMessage<WatchPurchaseEventsResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 23);
+  messageDesc(file_rimlight_verifier_v1_support_service, 17);
 
 /**
  * Where changes of purchases are posted to.
@@ -1425,7 +1063,7 @@ export type Webhook = Message<"rimlight.verifier.v1.Webhook"> & {
  * Use `create(WebhookSchema)` to create a new message.
  */
 export const WebhookSchema: GenMessage<Webhook> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 24);
+  messageDesc(file_rimlight_verifier_v1_support_service, 18);
 
 /**
  * The request of CreateWebhook.
@@ -1460,7 +1098,7 @@ export type CreateWebhookRequest = Message<"rimlight.verifier.v1.CreateWebhookRe
  * Use `create(CreateWebhookRequestSchema)` to create a new message.
  */
 export const CreateWebhookRequestSchema: GenMessage<CreateWebhookRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 25);
+  messageDesc(file_rimlight_verifier_v1_support_service, 19);
 
 /**
  * The response of CreateWebhook.
@@ -1488,7 +1126,7 @@ export type CreateWebhookResponse = Message<"rimlight.verifier.v1.CreateWebhookR
  * Use `create(CreateWebhookResponseSchema)` to create a new message.
  */
 export const CreateWebhookResponseSchema: GenMessage<CreateWebhookResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 26);
+  messageDesc(file_rimlight_verifier_v1_support_service, 20);
 
 /**
  * The request of ListWebhooks.
@@ -1516,7 +1154,7 @@ export type ListWebhooksRequest = Message<"rimlight.verifier.v1.ListWebhooksRequ
  * Use `create(ListWebhooksRequestSchema)` to create a new message.
  */
 export const ListWebhooksRequestSchema: GenMessage<ListWebhooksRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 27);
+  messageDesc(file_rimlight_verifier_v1_support_service, 21);
 
 /**
  * The response of ListWebhooks.
@@ -1544,7 +1182,7 @@ export type ListWebhooksResponse = Message<"rimlight.verifier.v1.ListWebhooksRes
  * Use `create(ListWebhooksResponseSchema)` to create a new message.
  */
 export const ListWebhooksResponseSchema: GenMessage<ListWebhooksResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 28);
+  messageDesc(file_rimlight_verifier_v1_support_service, 22);
 
 /**
  * The request of DeleteWebhook.
@@ -1572,7 +1210,7 @@ export type DeleteWebhookRequest = Message<"rimlight.verifier.v1.DeleteWebhookRe
  * Use `create(DeleteWebhookRequestSchema)` to create a new message.
  */
 export const DeleteWebhookRequestSchema: GenMessage<DeleteWebhookRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 29);
+  messageDesc(file_rimlight_verifier_v1_support_service, 23);
 
 /**
  * The response of DeleteWebhook: it is gone, whoever removed it.
@@ -1587,7 +1225,7 @@ export type DeleteWebhookResponse = Message<"rimlight.verifier.v1.DeleteWebhookR
  * Use `create(DeleteWebhookResponseSchema)` to create a new message.
  */
 export const DeleteWebhookResponseSchema: GenMessage<DeleteWebhookResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 30);
+  messageDesc(file_rimlight_verifier_v1_support_service, 24);
 
 /**
  * The request of ReplayWebhook.
@@ -1622,7 +1260,7 @@ export type ReplayWebhookRequest = Message<"rimlight.verifier.v1.ReplayWebhookRe
  * Use `create(ReplayWebhookRequestSchema)` to create a new message.
  */
 export const ReplayWebhookRequestSchema: GenMessage<ReplayWebhookRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 31);
+  messageDesc(file_rimlight_verifier_v1_support_service, 25);
 
 /**
  * The response of ReplayWebhook.
@@ -1643,7 +1281,7 @@ export type ReplayWebhookResponse = Message<"rimlight.verifier.v1.ReplayWebhookR
  * Use `create(ReplayWebhookResponseSchema)` to create a new message.
  */
 export const ReplayWebhookResponseSchema: GenMessage<ReplayWebhookResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 32);
+  messageDesc(file_rimlight_verifier_v1_support_service, 26);
 
 /**
  * The request of RotateWebhookSecret.
@@ -1671,7 +1309,7 @@ export type RotateWebhookSecretRequest = Message<"rimlight.verifier.v1.RotateWeb
  * Use `create(RotateWebhookSecretRequestSchema)` to create a new message.
  */
 export const RotateWebhookSecretRequestSchema: GenMessage<RotateWebhookSecretRequest> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 33);
+  messageDesc(file_rimlight_verifier_v1_support_service, 27);
 
 /**
  * The response of RotateWebhookSecret.
@@ -1699,7 +1337,7 @@ export type RotateWebhookSecretResponse = Message<"rimlight.verifier.v1.RotateWe
  * Use `create(RotateWebhookSecretResponseSchema)` to create a new message.
  */
 export const RotateWebhookSecretResponseSchema: GenMessage<RotateWebhookSecretResponse> = /*@__PURE__*/
-  messageDesc(file_rimlight_verifier_v1_support_service, 34);
+  messageDesc(file_rimlight_verifier_v1_support_service, 28);
 
 /**
  * Where a refund is.
