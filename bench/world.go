@@ -87,7 +87,7 @@ func (w *world) open(ctx context.Context, dir string) ([]process.Stage, error) {
 	common := process.Common{
 		Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, "centre"), Database: w.database, Tokens: tokens, Log: silent, Metrics: prometheus.NewRegistry(),
 	}
-	fulfillment, err := process.StartFulfillment(ctx, common)
+	fulfillment, err := process.StartFulfillment(ctx, process.Fulfillment{Common: common})
 	if err != nil {
 		return nil, err
 	}

@@ -113,6 +113,8 @@ type Deps struct {
 	Membership Membership
 	// Central services by full name, forwarded without a choice, on the operator port only.
 	Central map[string]grpc.ClientConnInterface
+	// TimeBack decides what viewers get back of a drop's window after late answers; nil: nobody does.
+	TimeBack TimeBack
 	// Audit keeps what operators change; default: in memory. The router does not close it.
 	Audit *audit.Log
 	// Paths measures the ways to the other members of the ring; nil: nothing is measured.
@@ -139,6 +141,7 @@ type Router struct {
 	slo       *watcher
 	slips     *slipFeed
 	hooks     *alert.Sender
+	delays    *delays
 	nodes     *pool         // connections to region nodes, by measure.Target.Key
 	peers     *pool         // connections to other routers, by the same form of key
 	met       chan struct{} // the peers may be others
@@ -155,8 +158,8 @@ func New(config Config, deps Deps) (*Router, error) {
 	deps = deps.withDefaults(config.Name)
 	r := &Router{
 		config: config, deps: deps, decisions: newDecisions(), slo: newWatcher(config.SLO, deps.Metrics),
-		slips: newSlipFeed(ids.NewV7(deps.Now(), deps.Random)),
-		nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
+		slips:  newSlipFeed(ids.NewV7(deps.Now(), deps.Random)),
+		delays: newDelays(deps), nodes: &pool{dial: deps.Dial}, peers: &pool{dial: deps.Dial},
 		met: make(chan struct{}, 1),
 	}
 	prober := &forward.Prober{Router: config.Name, Conn: r.nodes.get}
@@ -248,6 +251,7 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.hearPeers(ctx) })
 	g.Go(func() error { return r.watchSLO(ctx) })
 	g.Go(func() error { return r.hooks.Run(ctx) })
+	g.Go(func() error { return r.delays.run(ctx) })
 	return g.Wait()
 }
 

@@ -83,6 +83,18 @@ func (f *slipFeed) take(slips []slo.Slip, fleet []slo.Count, silent []string, me
 	return changes
 }
 
+// id names a slip; empty when it is not kept any more.
+func (f *slipFeed) id(number int64) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range f.slips {
+		if k.number == number {
+			return k.message.GetSlipId()
+		}
+	}
+	return ""
+}
+
 // list is all kept slips, newest first.
 func (f *slipFeed) list() []*routerv1.Slip {
 	f.mu.Lock()
@@ -161,7 +173,7 @@ func (r *Router) slipProto(id string, s slo.Slip) *routerv1.Slip {
 	case slo.Region:
 		p.Region = s.Key.Name
 	case slo.Drop:
-		p.DropId = s.Key.Name
+		p.DropId, p.TimeLost = s.Key.Name, durationpb.New(r.slo.lost.Of(s.Key.Name))
 	}
 	if s.Ended() {
 		p.EndTime = timestamppb.New(s.End)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type watcher struct {
 	base    time.Time // of the steady clock
 	windows *slo.Windows
 	judge   *slo.Judge // the loop's alone
+	lost    *slo.Lost  // the loop's alone
 	metrics sloMetrics
 }
 
@@ -40,7 +42,7 @@ type sloMetrics struct {
 func newWatcher(config slo.Config, registerer prometheus.Registerer) *watcher {
 	f := promauto.With(registerer)
 	w := &watcher{
-		config: config.WithDefaults(), base: time.Now(), windows: slo.NewWindows(), judge: slo.NewJudge(config),
+		config: config.WithDefaults(), base: time.Now(), windows: slo.NewWindows(), judge: slo.NewJudge(config), lost: slo.NewLost(config),
 		metrics: sloMetrics{
 			late: f.NewCounterVec(prometheus.CounterOpts{
 				Name: "rimlight_router_late_calls_total", Help: "Calls that took longer than their objective or were failed by the platform.",
@@ -188,8 +190,17 @@ func (r *Router) judgeFleet(ctx context.Context) {
 		r.deps.Log.Warn("the peers count more windows than are judged", slog.Int("left_out", left))
 	}
 	changes := r.slo.judge.Evaluate(r.slo.now(), r.deps.Now(), fleet, silent)
+	losses := r.slo.lost.Add(r.slo.now(), r.slo.judge.Active(), routers...)
+	for _, l := range losses {
+		if !slices.ContainsFunc(changes, func(s slo.Slip) bool { return s.Number == l.Slip.Number }) {
+			changes = append(changes, l.Slip) // what it cost is news
+		}
+	}
 	for _, change := range r.slips.take(changes, fleet, silent, r.slipProto) {
 		r.announce(change)
+	}
+	for _, l := range losses {
+		r.delays.tell(l, r.slips.id(l.Slip.Number))
 	}
 	active := map[[2]string]int{}
 	for _, s := range r.slo.judge.Active() {

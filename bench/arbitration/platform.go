@@ -43,9 +43,9 @@ type platform struct {
 // measure plays one part with one policy, on processes of its own.
 func (s *suite) measure(ctx context.Context, plan *sim.Plan, j job) (m *measured, err error) {
 	j.Tokens = auth.NewTokens()
-	fulfillment, err := process.StartFulfillment(ctx, process.Common{
+	fulfillment, err := process.StartFulfillment(ctx, process.Fulfillment{Common: process.Common{
 		Listen: "127.0.0.1:0", DataDir: filepath.Join(j.Dir, "fulfillment"), Tokens: j.Tokens, Log: silent(), Metrics: prometheus.NewRegistry(),
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,8 @@ import (
 type devCmd struct {
 	tlsFlags
 	alertFlags
+	sloFlags
+	timeBackFlags
 	Listen  string   `help:"First router: public and operator port in one; further routers take the next ports." default:"127.0.0.1:8080"`
 	Data    string   `help:"Keep the state here and go on from it; default: a fresh temporary directory, removed at exit." placeholder:"DIR"`
 	Regions []string `help:"Where nodes stand." default:"asia-southeast1,europe-west3,southamerica-east1,us-central1"`
@@ -55,7 +57,10 @@ func (c *devCmd) Run(ctx context.Context, s *streams) (err error) {
 	if cfg.Traces, err = c.traceFlags.config(ctx, cfg.Log); err != nil {
 		return err
 	}
-	cfg.TraceArgs = c.args()
+	if cfg.SLO, err = c.sloFlags.config(nil); err != nil {
+		return err
+	}
+	cfg.TimeBack, cfg.TraceArgs = offWhenZero(c.TimeBack), c.args()
 	if err := cfg.Validate(); err != nil {
 		return usageError{err.Error()}
 	}

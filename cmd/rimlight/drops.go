@@ -106,7 +106,7 @@ func (c *dropsListCmd) Run(ctx context.Context, s *streams) error {
 			for _, d := range resp.GetDrops() {
 				drop, stock := d.GetDrop().GetDrop(), d.GetStock()
 				row(w, drop.GetDropId(), drop.GetChannelId(), short(drop.GetState(), "DROP_STATE_"), clock(drop.GetOpenTime()),
-					clock(drop.GetCloseTime()), money(drop.GetPrice()), stock.GetUnits(), stock.GetFree(), stock.GetLeased(), stock.GetSold(), drop.GetTitle())
+					closes(drop), money(drop.GetPrice()), stock.GetUnits(), stock.GetFree(), stock.GetLeased(), stock.GetSold(), drop.GetTitle())
 			}
 		})
 	})
@@ -134,10 +134,19 @@ func (c *dropsWatchCmd) Run(ctx context.Context, s *streams) error {
 		}
 		for _, d := range drops {
 			fmt.Fprintf(s.out, "%s  %-9s %-9s %s  %s - %s  %s  %s\n", clock(m.GetServerTime()), short(d.GetState(), "DROP_STATE_"),
-				availability(d), d.GetDropId(), clock(d.GetOpenTime()), clock(d.GetCloseTime()), money(d.GetPrice()), d.GetTitle())
+				availability(d), d.GetDropId(), clock(d.GetOpenTime()), closes(d), money(d.GetPrice()), d.GetTitle())
 		}
 		return nil
 	})
+}
+
+// closes is when a drop closes, and by how much later than planned because answers were late.
+func closes(d *offerv1.Drop) string {
+	planned := d.GetPlannedCloseTime()
+	if planned == nil {
+		return clock(d.GetCloseTime())
+	}
+	return fmt.Sprintf("%s (+%v: slow answers)", clock(d.GetCloseTime()), d.GetCloseTime().AsTime().Sub(planned.AsTime()))
 }
 
 // availability is unknown of a drop that sells nothing any more, or not yet.

@@ -72,7 +72,7 @@ func (f *changeFlags) change(ctx context.Context, s *streams, req *fulfillmentv1
 				drop *fulfillmentv1.DropStatus
 			}{{"before", resp.GetBefore()}, {"after", resp.GetAfter()}} {
 				d := side.drop.GetDrop().GetDrop()
-				row(w, side.name, short(d.GetState(), "DROP_STATE_"), clock(d.GetOpenTime()), clock(d.GetCloseTime()))
+				row(w, side.name, short(d.GetState(), "DROP_STATE_"), clock(d.GetOpenTime()), closes(d))
 			}
 			fmt.Fprintf(w, "\nIt meets %d nodes in %d regions and %d units that are not sold.\n", blast.GetNodes(), blast.GetRegions(), blast.GetUnitsUnsold())
 			for _, sentence := range blast.GetConsequences() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/router/slo"
 )
 
@@ -60,4 +61,25 @@ func readObjective(text string) (objective time.Duration, share float64, err err
 		return 0, 0, fmt.Errorf("%q is not a share like 5%%", second)
 	}
 	return objective, percent / 100, nil
+}
+
+// timeBackFlags say how much of a drop's window fulfillment gives back after late answers.
+type timeBackFlags struct {
+	TimeBack time.Duration `name:"time-back" help:"How much later than planned a drop closes at most because answers to its viewers were late, and never more than a quarter of its window; 0: not at all." default:"30s"`
+}
+
+// Validate implements kong's.
+func (f *timeBackFlags) Validate() error {
+	if f.TimeBack < 0 || f.TimeBack > dropclock.LongestBack {
+		return fmt.Errorf("--time-back is 0 to %v", dropclock.LongestBack)
+	}
+	return nil
+}
+
+// offWhenZero is a flag's value for a config in which zero is the default.
+func offWhenZero(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }

@@ -108,6 +108,7 @@ func (f *centralFlags) common(ctx context.Context, s *streams) (process.Common, 
 
 type fulfillmentCmd struct {
 	centralFlags
+	timeBackFlags
 	RecoverWithout []string `help:"After a restore: nodes that are gone for good, so that nobody waits for their reports; what they may hold is out of sale for the claims window. Repeatable." placeholder:"UUID"`
 }
 
@@ -116,7 +117,7 @@ func (c *fulfillmentCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	p, err := process.StartFulfillment(ctx, common, c.RecoverWithout...)
+	p, err := process.StartFulfillment(ctx, process.Fulfillment{Common: common, RecoverWithout: c.RecoverWithout, TimeBack: offWhenZero(c.TimeBack)})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func lateNow(windows []*routerv1.SlipWindow) string {
 }
 
 func slipHeader(w io.Writer) {
-	row(w, "START", "END", "SCOPE", "NAME", "RULE", "CAUSE", "BEFORE", "WORST", "AFTER", "LATE", "EXPLAIN")
+	row(w, "START", "END", "SCOPE", "NAME", "RULE", "CAUSE", "BEFORE", "WORST", "AFTER", "LATE", "LOST", "EXPLAIN")
 }
 
 func slipRow(w io.Writer, s *routerv1.Slip) {
@@ -65,13 +65,17 @@ func slipRow(w io.Writer, s *routerv1.Slip) {
 	if s.GetEndTime() != nil {
 		end = clock(s.GetEndTime())
 	}
+	lost := "-" // of a drop's time
+	if t := s.GetTimeLost(); t != nil {
+		lost = t.AsDuration().Round(100 * time.Millisecond).String()
+	}
 	example := ""
 	if ids := s.GetDecisionIds(); len(ids) > 0 {
 		example = ids[0]
 	}
 	row(w, clock(s.GetStartTime()), end, short(s.GetScope(), "SLIP_SCOPE_"), s.GetFlow()+s.GetRegion()+s.GetDropId(),
 		short(s.GetRule(), "SLIP_RULE_"), short(s.GetCause(), "SLIP_CAUSE_"), percent(s.GetShareBefore()), percent(s.GetWorstShare()),
-		percent(s.GetShareAfter()), fmt.Sprintf("%d/%d", s.GetLateCalls(), s.GetCalls()), example)
+		percent(s.GetShareAfter()), fmt.Sprintf("%d/%d", s.GetLateCalls(), s.GetCalls()), lost, example)
 }
 
 // follow prints slips over as many streams as it takes: one JSON message a line, or one row.

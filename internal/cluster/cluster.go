@@ -39,6 +39,7 @@ import (
 	"github.com/rimlight/rimlight/internal/viewers"
 	"github.com/rimlight/rimlight/internal/wan"
 	"github.com/rimlight/rimlight/router/alert"
+	"github.com/rimlight/rimlight/router/slo"
 )
 
 // Config is what `rimlight dev` asks for.
@@ -66,6 +67,9 @@ type Config struct {
 	Split bool
 	// Webhooks are told by the first router of slips that begin and end.
 	Webhooks alert.Config
+	// SLO is which calls the routers count as late; TimeBack how much later a drop closes at most because of them.
+	SLO      slo.Config
+	TimeBack time.Duration
 	// Drills lets operators break regions for a while.
 	Drills bool
 	// Storefront serves the shop's page at / of every router.
@@ -126,7 +130,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.Tokens, err = auth.LoadOrCreate(filepath.Join(cfg.DataDir, "tokens.json")); err != nil {
 		return c, err
 	}
-	fulfillment, err := process.StartFulfillment(ctx, c.central("fulfillment"))
+	fulfillment, err := process.StartFulfillment(ctx, process.Fulfillment{Common: c.central("fulfillment"), TimeBack: cfg.TimeBack})
 	if err != nil {
 		return c, fmt.Errorf("starting fulfillment: %w", err)
 	}
@@ -256,7 +260,7 @@ func (c *Cluster) startRouters(ctx context.Context, fulfillment, verifier string
 			hooks = c.cfg.Webhooks
 		}
 		r, err := process.StartRouter(ctx, process.Router{
-			Webhooks: hooks, Pages: pages,
+			Webhooks: hooks, SLO: c.cfg.SLO, Pages: pages,
 			Common: common, Name: name, Fulfillment: fulfillment, Verifier: verifier, Operator: true, AdminListen: "127.0.0.1:0", TLS: c.cfg.TLS,
 			DialCentre: c.dialer(name, c.cfg.Centre, nil),
 			DialTo:     func(place string) process.Dialer { return c.dialer(name, place, c.links(place)) },

@@ -12,29 +12,37 @@ import (
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
 
-// StartFulfillment opens fulfillment on DataDir/fulfillment.db, or on Database. Nodes of recoverWithout are those that a
-// restored one does not wait for.
-func StartFulfillment(ctx context.Context, c Common, recoverWithout ...string) (_ *Process, err error) {
+// Fulfillment is what fulfillment needs beyond Common.
+type Fulfillment struct {
+	Common
+	// RecoverWithout are nodes that a restored fulfillment does not wait for.
+	RecoverWithout []string
+	// TimeBack is how much later a drop closes at most because answers were late: see fulfillment.Config.
+	TimeBack time.Duration
+}
+
+// StartFulfillment opens fulfillment on DataDir/fulfillment.db, or on Database.
+func StartFulfillment(ctx context.Context, c Fulfillment) (_ *Process, err error) {
 	p := &Process{}
 	defer func() {
 		if err != nil {
 			p.abandon()
 		}
 	}()
-	if err := p.observe(c, "fulfillment", ""); err != nil {
+	if err := p.observe(c.Common, "fulfillment", ""); err != nil {
 		return nil, err
 	}
-	db, err := p.openStore(ctx, c, "fulfillment", fulfillment.Migrate)
+	db, err := p.openStore(ctx, c.Common, "fulfillment", fulfillment.Migrate)
 	if err != nil {
 		return nil, err
 	}
-	svc, err := fulfillment.New(fulfillment.Config{RecoverWithout: recoverWithout}, fulfillment.Deps{
+	svc, err := fulfillment.New(fulfillment.Config{RecoverWithout: c.RecoverWithout, TimeBack: c.TimeBack}, fulfillment.Deps{
 		DB: db, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "fulfillment"), Metrics: c.Metrics, Traces: p.tracer,
 	})
 	if err != nil {
 		return nil, err
 	}
-	server, err := p.listen(c, "fulfillment", fulfillment.Rules(), nil)
+	server, err := p.listen(c.Common, "fulfillment", fulfillment.Rules(), nil)
 	if err != nil {
 		return nil, err
 	}

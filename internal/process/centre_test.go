@@ -26,7 +26,7 @@ func TestProductionRefusesTheTestProviderBeforeItMakesAFile(t *testing.T) {
 // TestAStoreServesOneProcess: two verifiers on one store would drive the same purchases.
 func TestAStoreServesOneProcess(t *testing.T) {
 	c := common(t, "centre", auth.NewTokens())
-	fulfillment, err := process.StartFulfillment(t.Context(), c)
+	fulfillment, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: c})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestAStoreServesOneProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Metrics, v.Metrics = prometheus.NewRegistry(), prometheus.NewRegistry() // as another process has
-	if _, err := process.StartFulfillment(t.Context(), c); err == nil || !strings.Contains(err.Error(), "is locked by process") {
+	if _, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: c}); err == nil || !strings.Contains(err.Error(), "is locked by process") {
 		t.Errorf("a second fulfillment on the store: got %v", err)
 	}
 	if _, err := process.StartVerifier(t.Context(), v); err == nil || !strings.Contains(err.Error(), "is locked by process") {

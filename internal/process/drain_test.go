@@ -16,7 +16,7 @@ import (
 // the others see that it left, not that it is dead.
 func TestADrainedNodeLeavesTheRingWhenItStops(t *testing.T) {
 	tokens := auth.NewTokens()
-	fulfillment, err := process.StartFulfillment(t.Context(), common(t, "fulfillment", tokens))
+	fulfillment, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: common(t, "fulfillment", tokens)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func (c mutedConn) Read(b []byte) (int, error) {
 // the other one's unit comes back.
 func TestAHedgedRedemptionIsOnePurchase(t *testing.T) {
 	tokens := auth.NewTokens()
-	fulfillment, err := process.StartFulfillment(t.Context(), common(t, "fulfillment", tokens))
+	fulfillment, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: common(t, "fulfillment", tokens)})
 	if err != nil {
 		t.Fatal(err)
 	}

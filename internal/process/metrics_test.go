@@ -89,7 +89,7 @@ func registries(t *testing.T) map[string]*prometheus.Registry {
 		all[role] = c.Metrics
 		return c
 	}
-	fulfillment, err := process.StartFulfillment(t.Context(), of("fulfillment"))
+	fulfillment, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: of("fulfillment")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/gossip"
 	"github.com/rimlight/rimlight/internal/rpc"
+	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/router"
 	"github.com/rimlight/rimlight/router/alert"
 	"github.com/rimlight/rimlight/router/audit"
@@ -142,6 +143,14 @@ func StartRouter(ctx context.Context, c Router) (_ *RouterProcess, err error) {
 	deps := router.Deps{
 		Audit: changes, Saboteur: c.Saboteur,
 		Dial: p.dialTo(c), Policy: c.Policy, Central: central, Now: time.Now, Random: rand.Reader, Log: log, Metrics: c.registerer(), Version: c.Version,
+	}
+	if c.Fulfillment != "" && c.Tokens[auth.Service] != "" {
+		conn, err := p.dial(c.Common, c.Fulfillment, c.DialCentre)
+		if err != nil { // a router needs no centre to serve
+			log.Warn("late answers cannot be reported to fulfillment: viewers get no time back", "error", err)
+		} else {
+			deps.TimeBack = fulfillmentv1.NewCatalogServiceClient(conn)
+		}
 	}
 	var ring *gossip.Ring
 	if c.Gossip.Listen != "" {

@@ -51,7 +51,7 @@ func runs(t *testing.T, run func(context.Context) error) {
 // Viewers' port serves viewers; what operators do is behind the other one.
 func TestTheCentreIsBehindTheOperatorPortOnly(t *testing.T) {
 	tokens := auth.NewTokens()
-	fulfillment, err := process.StartFulfillment(t.Context(), common(t, "fulfillment", tokens))
+	fulfillment, err := process.StartFulfillment(t.Context(), process.Fulfillment{Common: common(t, "fulfillment", tokens)})
 	if err != nil {
 		t.Fatal(err)
 	}

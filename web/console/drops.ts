@@ -50,7 +50,7 @@ function row(v: View, { drop, stock }: DropStatus, held: Holding[]): TemplateRes
   const most = Math.max(1, held[0]?.units ?? 0);
   return html`<tr data-drop=${d?.dropId ?? ""}>
     <th scope="row">${d?.title ?? "–"} <small>${d?.channelId ?? ""}</small></th>
-    <td>${word(DropState, d?.state ?? DropState.UNSPECIFIED)} <small>${window(v, d && epoch(d.openTime), d && epoch(d.closeTime))}</small></td>
+    <td>${word(DropState, d?.state ?? DropState.UNSPECIFIED)} <small>${window(v, d && epoch(d.openTime), d && epoch(d.closeTime))}${later(d && epoch(d.plannedCloseTime), d && epoch(d.closeTime))}</small></td>
     <td class="n">${showCount(stock?.units ?? drop?.units ?? 0)}</td><td class="n">${showCount(stock?.free ?? 0)}</td><td class="n">${showCount(stock?.leased ?? 0)}</td>
     <td class="n">${showCount(stock?.quarantined ?? 0)}</td><td class="n">${showCount(stock?.sold ?? 0)}</td>
     <td class="levels">${held.slice(0, HOLDERS).map(({ region, units }) => html`<span class="level"><meter max=${most} value=${units} aria-hidden="true"></meter> ${region} <b>${showCount(units)}</b></span> `)}
@@ -61,4 +61,9 @@ function window(v: View, opens: number | undefined, closes: number | undefined):
   if (opens !== undefined && opens > v.now) return `opens in ${showSpan(opens - v.now)}`;
   if (closes !== undefined && closes > v.now) return `closes in ${showSpan(closes - v.now)}`;
   return "";
+}
+
+/** By how much it closes later than planned, because answers to its viewers were late. */
+function later(planned: number | undefined, closes: number | undefined): string {
+  return planned === undefined || closes === undefined ? "" : `, ${showSpan(closes - planned)} later than planned: slow answers`;
 }

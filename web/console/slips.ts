@@ -72,6 +72,7 @@ function item(v: View, s: Slip): TemplateResult {
     <p>${s.explanation}</p>
     <p class="quiet">Late: ${showShare(s.shareBefore)} before, ${showShare(s.worstShare)} at worst (${showCount(s.lateCalls)} of ${showCount(s.calls)} calls),
       ${showShare(s.shareAfter)} ${end === undefined ? "now" : "afterwards"}.
+      ${s.timeLost ? html`Its viewers lost ${showSpan(Number(s.timeLost.seconds) * 1000)}. ` : nothing}
       ${s.decisionIds.map((id, i) => html`<button class="link" @click=${() => v.actions.explain(id)}>Late call ${i + 1}</button> `)}</p>
   </li>`;
 }

@@ -157,7 +157,7 @@ AuditEntry
 rtt (\v2.google.protobuf.Duration\f
 sent (\r\f
 lost (\rbproto3`),[e,w]),ue=t(btoa(`
-rimlight/router/v1/slip.protorimlight.router.v1"Ò
+rimlight/router/v1/slip.protorimlight.router.v1"
 Slip
 \x07slip_id (	,
 scope (2.rimlight.router.v1.SlipScope\f
@@ -178,7 +178,8 @@ start_time\b (\v2.google.protobuf.Timestamp,
 late_calls (
 \fdecision_ids (	
 \vexplanation (	
-silent_routers (	"­
+silent_routers (	,
+	time_lost (\v2.google.protobuf.Duration"­
 
 SlipWindow,
 scope (2.rimlight.router.v1.SlipScope\f

@@ -76,6 +76,9 @@ export class RimlightDrop extends HTMLElement {
   #timer?: ReturnType<typeof setTimeout>;
   #shown = "";
   #leftMs = 0;
+  /** When the shown drop closes, and by how many seconds that moved while it was shown. */
+  #closes = 0;
+  #longer = 0;
 
   constructor() {
     super();
@@ -270,6 +273,7 @@ export class RimlightDrop extends HTMLElement {
     if (!this.#live) return t.offline;
     if (!drop) return t.none;
     if (drop.state === "paused") return t.paused;
+    if (drop.state === "open" && !drop.soldOut && !unsent(drop) && this.#longer > 0 && this.#shown === `${drop.id} true`) return t.longer(this.#longer);
     if (drop.state === "open" || drop.state === "planned" || drop.state === "armed") return drop.soldOut ? t.soldOut : unsent(drop) ? t.unsent : "";
     return drop.soldOut ? t.soldOut : t.over;
   }
@@ -285,7 +289,13 @@ export class RimlightDrop extends HTMLElement {
     if (open && this.#shown === key) {
       const mark = markPassed(this.#leftMs, leftMs);
       if (mark !== undefined) set(this.#spoken, this.#texts.left(mark));
-    }
+      if (drop.closesAt > this.#closes) {
+        this.#longer += Math.round((drop.closesAt - this.#closes) / 1000);
+        set(this.#spoken, this.#texts.longer(this.#longer));
+        set(this.#status, this.#note || this.#stateText(drop));
+      }
+    } else this.#longer = 0;
+    this.#closes = drop.closesAt;
     this.#shown = key;
     this.#leftMs = leftMs;
     if (this.isConnected) this.#timer = setTimeout(() => this.#show(), untilNextSecond(leftMs));

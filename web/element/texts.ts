@@ -22,6 +22,8 @@ export interface Texts {
   readonly takeVoucher: string;
   readonly takeMoney: string;
   readonly left: (seconds: number) => string;
+  /** Said when an open drop's end moves: by an operator, or because answers were late. */
+  readonly longer: (seconds: number) => string;
   readonly refused: Readonly<Partial<Record<ReasonName, string>>>;
   readonly states: Readonly<Partial<Record<PurchaseStateName, string>>>;
 }
@@ -46,6 +48,7 @@ export const english: Texts = {
   takeVoucher: "Take a voucher",
   takeMoney: "Take the money",
   left: (seconds) => `${seconds} seconds left.`,
+  longer: (seconds) => `Extended by ${seconds} seconds.`,
   refused: {
     SOLD_OUT: "Sold out.",
     NO_UNIT_HERE: "Sold out for now. You can try again.",

@@ -235,6 +235,9 @@ type Slip struct {
 	Explanation string `protobuf:"bytes,16,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// Routers whose counts were missing when it was noticed.
 	SilentRouters []string `protobuf:"bytes,17,rep,name=silent_routers,json=silentRouters,proto3" json:"silent_routers,omitempty"`
+	// Of a drop's slip: what late answers cost the viewers that had it worst, over all of the drop's slips so far; fulfillment
+	// gives it back, up to a cap. See planned_close_time of a drop.
+	TimeLost      *durationpb.Duration `protobuf:"bytes,18,opt,name=time_lost,json=timeLost,proto3" json:"time_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +387,13 @@ func (x *Slip) GetExplanation() string {
 func (x *Slip) GetSilentRouters() []string {
 	if x != nil {
 		return x.SilentRouters
+	}
+	return nil
+}
+
+func (x *Slip) GetTimeLost() *durationpb.Duration {
+	if x != nil {
+		return x.TimeLost
 	}
 	return nil
 }
@@ -647,7 +657,7 @@ var File_rimlight_router_v1_slip_proto protoreflect.FileDescriptor
 
 const file_rimlight_router_v1_slip_proto_rawDesc = "" +
 	"\n" +
-	"\x1drimlight/router/v1/slip.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x04\n" +
+	"\x1drimlight/router/v1/slip.proto\x12\x12rimlight.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x05\n" +
 	"\x04Slip\x12\x17\n" +
 	"\aslip_id\x18\x01 \x01(\tR\x06slipId\x123\n" +
 	"\x05scope\x18\x02 \x01(\x0e2\x1d.rimlight.router.v1.SlipScopeR\x05scope\x12\x12\n" +
@@ -670,7 +680,8 @@ const file_rimlight_router_v1_slip_proto_rawDesc = "" +
 	"late_calls\x18\x0e \x01(\x03R\tlateCalls\x12!\n" +
 	"\fdecision_ids\x18\x0f \x03(\tR\vdecisionIds\x12 \n" +
 	"\vexplanation\x18\x10 \x01(\tR\vexplanation\x12%\n" +
-	"\x0esilent_routers\x18\x11 \x03(\tR\rsilentRouters\"\xe2\x01\n" +
+	"\x0esilent_routers\x18\x11 \x03(\tR\rsilentRouters\x126\n" +
+	"\ttime_lost\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\btimeLost\"\xe2\x01\n" +
 	"\n" +
 	"SlipWindow\x123\n" +
 	"\x05scope\x18\x01 \x01(\x0e2\x1d.rimlight.router.v1.SlipScopeR\x05scope\x12\x12\n" +
@@ -744,18 +755,19 @@ var file_rimlight_router_v1_slip_proto_depIdxs = []int32{
 	2,  // 2: rimlight.router.v1.Slip.cause:type_name -> rimlight.router.v1.SlipCause
 	7,  // 3: rimlight.router.v1.Slip.start_time:type_name -> google.protobuf.Timestamp
 	7,  // 4: rimlight.router.v1.Slip.end_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: rimlight.router.v1.SlipWindow.scope:type_name -> rimlight.router.v1.SlipScope
-	8,  // 6: rimlight.router.v1.SlipWindow.objective:type_name -> google.protobuf.Duration
-	0,  // 7: rimlight.router.v1.WindowCounts.scope:type_name -> rimlight.router.v1.SlipScope
-	5,  // 8: rimlight.router.v1.WindowCounts.sliding:type_name -> rimlight.router.v1.CallCounts
-	5,  // 9: rimlight.router.v1.WindowCounts.whole:type_name -> rimlight.router.v1.CallCounts
-	5,  // 10: rimlight.router.v1.WindowCounts.past:type_name -> rimlight.router.v1.CallCounts
-	8,  // 11: rimlight.router.v1.WindowCounts.counted_for:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 5: rimlight.router.v1.Slip.time_lost:type_name -> google.protobuf.Duration
+	0,  // 6: rimlight.router.v1.SlipWindow.scope:type_name -> rimlight.router.v1.SlipScope
+	8,  // 7: rimlight.router.v1.SlipWindow.objective:type_name -> google.protobuf.Duration
+	0,  // 8: rimlight.router.v1.WindowCounts.scope:type_name -> rimlight.router.v1.SlipScope
+	5,  // 9: rimlight.router.v1.WindowCounts.sliding:type_name -> rimlight.router.v1.CallCounts
+	5,  // 10: rimlight.router.v1.WindowCounts.whole:type_name -> rimlight.router.v1.CallCounts
+	5,  // 11: rimlight.router.v1.WindowCounts.past:type_name -> rimlight.router.v1.CallCounts
+	8,  // 12: rimlight.router.v1.WindowCounts.counted_for:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_router_v1_slip_proto_init() }
