@@ -98,6 +98,10 @@ bench: ## Run the benchmarks, BENCHTIME (1s) each, and measure the figures of be
 bench-browser: build web/node_modules/.package-lock.json ## Measure from tap to verified receipt in Chromium, SAMPLES (200) times each way (needs node, chromium).
 	node web/bench.mjs
 
+.PHONY: bench-console
+bench-console: web/node_modules/.package-lock.json ## Measure the console with 1,000 regions in Chromium: first paint, memory after an hour of virtual updates (needs node, chromium).
+	node web/bench-console.mjs
+
 .PHONY: bench-arbitration
 bench-arbitration: ## Play arbitration scenarios with real routers and regions (minutes, a quiet machine), and compare with the simulator.
 	go build -trimpath -o bin/arbitration ./bench/arbitration

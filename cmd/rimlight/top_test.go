@@ -85,6 +85,16 @@ func TestTopAtAHundredRegions(t *testing.T) {
 	}
 }
 
+// BenchmarkTopAtAHundredRegions is what top does for each answer of the router, which is once a second.
+func BenchmarkTopAtAHundredRegions(b *testing.B) {
+	all, now := hundredRegions(), time.Date(2026, 11, 22, 12, 4, 5, 0, time.UTC)
+	b.ReportAllocs()
+	for b.Loop() {
+		v := topView{router: "r1", rows: topRows(all), sort: "trouble", now: now, heard: now}
+		v.lines(120, 50)
+	}
+}
+
 func TestTopWithoutATerminalIsOneSnapshot(t *testing.T) {
 	f := startFakeAdmin(t)
 	f.set(func() { f.listed = &routerv1.ListRegionsResponse{Router: "r1", Regions: hundredRegions()[:8]} })

@@ -18,7 +18,7 @@ before(async () => {
   for (const name of await readdir(dist, { recursive: true })) {
     if (types[extname(name)]) pages[`/${name}`] = { type: types[extname(name)], body: await readFile(join(dist, name)) };
   }
-  pages["/shop.js"] = { type: "text/javascript", body: `import * as rimlight from "./client.js"; import "./element.js"; window.rimlight = rimlight;` };
+  pages["/shop.js"] = { type: "text/javascript", body: `import * as rimlight from "./client.js"; import "./element.js"; window.rimlight = rimlight; window.sealer = () => import("./seal.js");` };
   [platform, browser, site] = await Promise.all([startPlatform({ traces: true }), startBrowser(), serve(pages, POLICY)]);
 });
 
@@ -95,10 +95,12 @@ const TRACED = {
   router: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "rimlight.offer.v1.OfferService/WatchPurchase", "router.attempt"],
   region: ["rimlight.offer.v1.OfferService/RequestOffer", "rimlight.offer.v1.OfferService/RedeemOffer", "rimlight.offer.v1.OfferService/WatchPurchase", "region.decide", "journal.commit", "region.forward"],
   verifier: ["verifier.ingest", "verifier.settle", "verifier.pay", "ledger.commit", "verifier.order", "verifier.outcome"],
-  fulfillment: ["rimlight.fulfillment.v1.OrderService/PlaceOrders", "fulfillment.deliver"],
+  fulfillment: ["rimlight.fulfillment.v1.OrderService/PlaceOrders", "fulfillment.assign"],
+  node: ["node.pack", "node.send"],
 };
 
-test("a purchase is one trace, from the page to the licence key", async () => {
+test("a purchase is one trace, from the page to the parcel", async () => {
+  await platform.verb("drops", "create", "--channel", "parcels", "--title", "Poster", "--units", "20", "--price", "19", "--sku", "poster", "--opens", "1s", "--duration", "30m");
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
   const sent = {};
@@ -109,18 +111,18 @@ test("a purchase is one trace, from the page to the licence key", async () => {
   await page.goto(`${site.origin}/shop.html`);
   await page.waitForFunction(() => "rimlight" in window);
   const state = await page.evaluate(async (routers) => {
-    const client = new window.rimlight.RimlightClient({ routers });
+    const client = new window.rimlight.RimlightClient({ routers, channelId: "parcels", consent: ["delivery"], sealer: window.sealer });
     for await (const { drops } of client.watchDrops()) {
-      const open = drops.find((d) => d.state === "open" && !d.soldOut && !d.physical);
+      const open = drops.find((d) => d.state === "open" && !d.soldOut && d.deliveryKeys.length > 0);
       if (!open) continue;
       const offer = await client.requestOffer({ dropId: open.id });
       if (offer.kind !== "granted") continue;
-      const bought = await client.redeem(offer.offer, { paymentReference: "tp_ok" });
+      const bought = await client.redeem(offer.offer, { paymentReference: "tp_ok", deliveryDetails: new TextEncoder().encode("1 Test Street") });
       if (bought.kind !== "accepted") continue; // it was over just then
       for await (const p of client.follow(bought.purchaseId)) if (p.final) return p.state;
     }
   }, platform.urls);
-  assert.equal(state, "delivered");
+  assert.equal(state, "shipped");
   const [, trace, root] = sent.RequestOffer.split("-");
   assert.deepEqual([sent.RedeemOffer, sent.WatchPurchase], [sent.RequestOffer, sent.RequestOffer], "one traceparent for all calls of a purchase");
   assert.equal(sent.WatchDrops, undefined, "what is no purchase is in no trace of the page's");
