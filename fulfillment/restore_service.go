@@ -141,7 +141,12 @@ func (s *stockServer) reportHoldings(ctx context.Context, req *fulfillmentv1.Rep
 			return err
 		}
 	}
-	return s.store.Report(ctx, store.Report{Node: node, Leases: req.GetLeases(), Drops: req.GetDrops(), Complete: req.GetComplete()}, s.now())
+	for i, k := range req.GetKeys() {
+		if _, err := parseID(fmt.Sprintf("keys[%d].node_id", i), k.GetNodeId()); err != nil {
+			return err
+		}
+	}
+	return s.store.Report(ctx, store.Report{Node: node, Keys: req.GetKeys(), Leases: req.GetLeases(), Drops: req.GetDrops(), Complete: req.GetComplete()}, s.now())
 }
 
 func (s *stockServer) RestoreUnits(ctx context.Context, req *fulfillmentv1.RestoreUnitsRequest) (*fulfillmentv1.RestoreUnitsResponse, error) {
@@ -199,6 +204,13 @@ func parseTold(req *fulfillmentv1.RestoreUnitsRequest) (store.Told, error) {
 		if _, err := parseID(fmt.Sprintf("keys[%d].node_id", i), k.GetNodeId()); err != nil {
 			return told, err
 		}
+	}
+	for i, text := range req.GetNodeIds() {
+		node, err := parseID(fmt.Sprintf("node_ids[%d]", i), text)
+		if err != nil {
+			return told, err
+		}
+		told.Nodes = append(told.Nodes, node)
 	}
 	for i, seal := range req.GetSeals() {
 		node, err := parseID(fmt.Sprintf("seals[%d].node_id", i), seal.GetNodeId())

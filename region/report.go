@@ -1,10 +1,12 @@
 package region
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 )
 
 // Bounds of one request of a report: serials take three bytes at most, a drop's terms about a thousand.
@@ -49,6 +51,11 @@ func (s *stocker) report(ctx context.Context) error {
 			}
 		}
 		request.Drops = append(request.Drops, d.msg)
+	}
+	for _, k := range n.keys.All() {
+		if k.GetOwner() == offerv1.KeyOwner_KEY_OWNER_NODE && !bytes.Equal(k.GetKeyId(), n.signer.Public().GetKeyId()) {
+			request.Keys = append(request.Keys, k)
+		}
 	}
 	request.Complete = true
 	if err := send(); err != nil {

@@ -71,6 +71,13 @@ func (s *Service) tellLast(ctx context.Context, request *fulfillmentv1.RestoreUn
 			request.Keys = append(request.Keys, k)
 		}
 	}
+	nodes, err := s.store.Read().Forwarders(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range nodes {
+		request.NodeIds = append(request.NodeIds, id.UUID())
+	}
 	seals, err := s.store.Read().Seals(ctx)
 	for _, seal := range seals {
 		request.Seals = append(request.Seals, &fulfillmentv1.SealedEpoch{NodeId: seal.NodeID.UUID(), Epoch: seal.Epoch})

@@ -43,6 +43,11 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	if err != nil {
 		return err
 	}
+	if acknowledged == 0 { // whoever may sell is remembered before it has sold: a restored fulfillment waits for it
+		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, 0) }); err != nil {
+			return err
+		}
+	}
 	head := first.GetHello().JournalHead // nil is not 0
 	if err := s.reread(ctx, nodeID, acknowledged, head); err != nil {
 		return err

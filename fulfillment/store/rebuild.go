@@ -145,7 +145,7 @@ func endHolders(ctx context.Context, tx *sql.Tx, b Rebuilding, out *Rebuilt, now
 			if _, err := quarantine(ctx, tx, h.id, nil, now); err != nil {
 				return err
 			}
-			if h.seals <= passed {
+			if h.seals < max(passed+1, 1) {
 				out.Lost = append(out.Lost, h.id)
 			}
 		case !h.told && slices.Contains(b.Without, h.id):

@@ -14,6 +14,7 @@ import (
 	"github.com/rimlight/rimlight/fulfillment/stock"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 )
 
 const (
@@ -53,6 +54,9 @@ func (s *Store) MarkRestored(ctx context.Context, now time.Time) error {
 			SELECT node_id, epoch, epoch, -1, 0 FROM nodes`); err != nil {
 			return err
 		}
+		if _, err := tx.ExecContext(ctx, `UPDATE restores SET end_time_us = $1 WHERE end_time_us = 0`, now.UnixMicro()); err != nil { // begun again
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO restores (restore_time_us, end_time_us, after_token, complete) VALUES ($1, 0, $2, 0)
 			ON CONFLICT DO NOTHING`, now.UnixMicro(), []byte{})
 		return err
@@ -90,6 +94,7 @@ type Report struct {
 	Node     Node
 	Leases   []*fulfillmentv1.HeldSerials
 	Drops    []*fulfillmentv1.CatalogDrop
+	Keys     []*offerv1.SigningKey // other nodes'
 	Complete bool
 }
 
@@ -112,6 +117,9 @@ func (s *Store) Report(ctx context.Context, r Report, now time.Time) error {
 			if err := keepHoldings(ctx, tx, r); err != nil {
 				return err
 			}
+		}
+		if err := tellNodes(ctx, tx, Told{Keys: r.Keys}); err != nil {
+			return err
 		}
 		for _, d := range r.Drops {
 			if err := mergeDrop(ctx, tx, d, now); err != nil {
@@ -251,6 +259,7 @@ type Told struct {
 	After    []byte
 	Complete bool
 	Keys     []*offerv1.SigningKey
+	Nodes    []ID
 	Seals    []Seal
 }
 
@@ -317,27 +326,43 @@ func (s *Store) Tell(ctx context.Context, t Told) error {
 // tellNodes makes nodes known that joined after the backup. A key of a known node that is not known is another disk's: of
 // that node only a report under a later epoch counts.
 func tellNodes(ctx context.Context, tx *sql.Tx, t Told) error {
+	expect := func(node ID, region string) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO nodes (node_id, disk_id, epoch, region, seen_time_us) VALUES ($1, '', 0, $2, 0) ON CONFLICT (node_id) DO NOTHING`,
+			node[:], region); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO restore_nodes (node_id, backup_epoch, wanted_epoch, told_epoch, fresh) VALUES ($1, 0, 1, -1, 0)
+			ON CONFLICT (node_id) DO UPDATE SET wanted_epoch = restore_nodes.backup_epoch + 1`, node[:])
+		return err
+	}
 	for _, k := range t.Keys {
 		node, err := ParseID(k.GetNodeId())
 		if err != nil {
 			return err
 		}
 		var known bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM signing_keys WHERE key_id = $1)`, k.GetKeyId()).Scan(&known); err != nil || known {
-			if err != nil {
-				return err
-			}
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM signing_keys WHERE key_id = $1)`, k.GetKeyId()).Scan(&known); err != nil {
+			return err
+		}
+		if known {
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO nodes (node_id, disk_id, epoch, region, seen_time_us) VALUES ($1, '', 0, $2, 0) ON CONFLICT (node_id) DO NOTHING`,
-			node[:], k.GetRegion()); err != nil {
+		if err := expect(node, k.GetRegion()); err != nil {
 			return err
 		}
 		if err := addKey(ctx, tx, node[:], k); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO restore_nodes (node_id, backup_epoch, wanted_epoch, told_epoch, fresh) VALUES ($1, 0, 1, -1, 0)
-			ON CONFLICT (node_id) DO UPDATE SET wanted_epoch = restore_nodes.backup_epoch + 1`, node[:]); err != nil {
+	}
+	for _, node := range t.Nodes {
+		var known bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM nodes WHERE node_id = $1)`, node[:]).Scan(&known); err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if err := expect(node, ""); err != nil {
 			return err
 		}
 	}
@@ -364,7 +389,7 @@ func unreported(ctx context.Context, q querier, without []ID) ([]ID, error) {
 	}
 	var missing []ID
 	for _, n := range nodes {
-		if id := ID(n); !slices.Contains(without, id) {
+		if id := ID(n); !slices.Contains(without, id) && !mutant.On(mutant.SilentUnfrozen) {
 			missing = append(missing, id)
 		}
 	}

@@ -67,6 +67,8 @@ const (
 	InstrumentForgotten  Mutation = "instrument-forgotten"
 	AddressInClear       Mutation = "address-in-clear"
 	FeeUnposted          Mutation = "fee-unposted"
+	GrantRecovering      Mutation = "grant-recovering"
+	SilentUnfrozen       Mutation = "silent-unfrozen"
 )
 
 // Rule is what a mutation leaves out.
@@ -131,5 +133,7 @@ func Rules() []Rule {
 		{InstrumentForgotten, "that an instrument's share is over is durable before its intent is cancelled", "cards"},
 		{AddressKept, "the centre forgets an address when a depot has the order, or nobody", "parcels"},
 		{AddressInClear, "an address is sealed before it leaves the viewer, and refused if it is not", "parcels"},
+		{GrantRecovering, "a restored fulfillment lends nothing before it knows what it lent", "restores"},
+		{SilentUnfrozen, "a restored fulfillment waits for every node's report, and freezes what a lost one may hold", "restores"},
 	}
 }

@@ -137,6 +137,7 @@ func (h *host) down(crash bool) error {
 type centre struct {
 	verifier, fulfillment          *host
 	verifierDB, stockDB, paymentDB *sqldb.DB
+	lostDBs                        []*sqldb.DB // that were restored away
 }
 
 // hosts are all that can die, by name.
@@ -300,7 +301,7 @@ func (w *world) stop() error {
 	errs = append(errs, w.closeDepots())
 	w.net.Close()
 	if c := w.centre; c != nil {
-		for _, db := range []*sqldb.DB{c.verifierDB, c.stockDB, c.paymentDB} {
+		for _, db := range append(c.lostDBs, c.verifierDB, c.stockDB, c.paymentDB) {
 			if db != nil {
 				errs = append(errs, db.Close())
 			}

@@ -110,6 +110,17 @@ func (w *world) swizzle(ctx context.Context, f Fault) {
 
 // takeDown takes a host down and up again. false: it could not, or the world ends.
 func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
+	var backup []byte
+	if f.Kind == Restore {
+		if !w.sleepUntil(ctx, f.At-f.By) {
+			return false
+		}
+		var err error
+		if backup, err = w.centre.stockDB.Image(ctx); err != nil {
+			w.watch.surprise("backing %s up: %v", h.name, err)
+			return false
+		}
+	}
 	if !w.sleepUntil(ctx, f.At) {
 		return false
 	}
@@ -138,6 +149,12 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 		}
 	}
 	w.watch.down(Down{h.name, from, time.Since(w.start)})
+	if f.Kind == Restore {
+		if err := w.restore(ctx, backup); err != nil {
+			w.watch.surprise("%v", err)
+			return false
+		}
+	}
 	if f.Kind == LoseDisk {
 		if err := h.loseDisk(); err != nil {
 			w.watch.surprise("%v", err)

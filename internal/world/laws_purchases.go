@@ -73,7 +73,7 @@ func noUnitDenied(e *Evidence, x *index, broken func(string, ...any)) {
 		if p.Reason != saga.UnitDenied {
 			continue
 		}
-		if end, given := e.Tombstones[p.Lease]; given && p.Arrived+2*maxSkew >= end { // both times are of a clock that steps
+		if end, given := e.givenUp(p.Lease, p.Serial); given && p.Arrived+2*maxSkew >= end { // both times are of a clock that steps
 			continue
 		}
 		for _, c := range x.candidates[p.Token] {

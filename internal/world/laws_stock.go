@@ -85,6 +85,9 @@ func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
 	leases, epochs := map[string]Lease{}, map[string]int64{} // by id; by node
 	for _, l := range e.Leases {
 		leases[l.ID] = l
+		if l.Epoch == 0 { // frozen, and nobody's
+			continue
+		}
 		if l.Epoch < epochs[l.Node] {
 			broken("lease %s was granted under epoch %d to node %s, after one of epoch %d", l.ID, l.Epoch, l.Node, epochs[l.Node])
 		}
@@ -110,7 +113,11 @@ func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
 	}
 	for _, c := range e.Candidates {
 		r, genuine := x.receipts[c.Receipt]
-		if l := leases[c.Lease]; genuine && c.Settled != 0 && (r.epoch != l.Epoch || r.nodeID != l.Node || !slices.Contains(l.Serials, c.Serial)) {
+		l, known := leases[c.Lease]
+		if !known && e.restored() { // lost with the store, and with the disk that held it
+			continue
+		}
+		if genuine && c.Settled != 0 && (r.epoch != l.Epoch || r.nodeID != l.Node || !slices.Contains(l.Serials, c.Serial)) {
 			broken("a redemption of epoch %d of node %s settled unit %d of lease %s, of epoch %d of node %s", r.epoch, r.nodeID, c.Serial, l.ID, l.Epoch, l.Node)
 		}
 	}

@@ -35,6 +35,8 @@ const (
 	AimMoney = "money"
 	// AimCards is a few cards that pay for many, and outages of the provider.
 	AimCards = "cards"
+	// AimRestores is a fulfillment that goes on from old backups, while nodes crash and lose their disks.
+	AimRestores = "restores"
 	// AimParcels is a drop of parcels with every fault at the depots.
 	AimParcels = "parcels"
 )
@@ -55,6 +57,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimPayments:  {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
 	AimCards:     {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Crash}, {1, Storm}, {4, NoPayments}},
 	AimMoney:     {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
+	AimRestores:  {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {2, LoseDisk}, {1, Slow}, {1, Storm}},
 	AimParcels:   {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 }
 
@@ -176,6 +179,8 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		f.Host, f.Nth = host(), 1+r.IntN(12)
 	case Slow:
 		f.Host, f.By = host(), upTo(20*time.Millisecond, 1500*time.Millisecond)
+	case Restore:
+		f.Host, f.By = "fulfillment", upTo(time.Second, 25*time.Second)
 	case Step, Drift:
 		f.Host, f.By = host(), upTo(-900*time.Millisecond, 900*time.Millisecond)
 	default:

@@ -16,7 +16,7 @@
 // no summary. With them it can decide which of two messages on one link is the n-th, so a replay meets the same faults
 // and the same audience, and may tell a slightly different story: run a seed a few times.
 //
-// It does not model routers, gossip, restored backups or stolen keys.
+// It does not model routers, gossip, a restored verifier or stolen keys.
 package world
 
 import (

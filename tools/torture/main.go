@@ -32,7 +32,7 @@ var (
 	workers   = flag.Int("workers", runtime.NumCPU(), "processes")
 	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
 	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
-	aim       = flag.String("aim", "", "mix of faults: market, crashes, disks, copies, late, operators, room, payments, cards, money, parcels; empty: every kind")
+	aim       = flag.String("aim", "", "mix of faults: market, crashes, disks, copies, late, operators, room, payments, cards, money, parcels, restores; empty: every kind")
 	mutants   = flag.Bool("mutants", false, "leave out one rule after the other, and tell how soon a law breaks")
 	rule      = flag.String("rule", "", "with -mutants or -replay: this mutation only")
 	runs      = flag.Int("runs", 5, "with -mutants: runs for the median")

@@ -66,6 +66,12 @@ func (q Queries) Seals(ctx context.Context) ([]SealedEpoch, error) {
 		`SELECT DISTINCT node_id, sealed_epoch FROM journals WHERE sealed_epoch IS NOT NULL`)
 }
 
+// Forwarders lists the nodes that ever began to forward.
+func (q Queries) Forwarders(ctx context.Context) ([]ID, error) {
+	return collect(ctx, q.q, "listing nodes that forward", func(r *sql.Rows, id *ID) error { return r.Scan(id) },
+		`SELECT DISTINCT node_id FROM journals ORDER BY node_id`)
+}
+
 // Sealed tells whether a node retired from an epoch, and all that it sold under it is here.
 func (q Queries) Sealed(ctx context.Context, nodeID ID, epoch int64) (bool, error) {
 	var yes bool

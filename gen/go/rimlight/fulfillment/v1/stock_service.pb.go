@@ -1592,7 +1592,9 @@ type ReportHoldingsRequest struct {
 	// Drops as it serves them.
 	Drops []*CatalogDrop `protobuf:"bytes,3,rep,name=drops,proto3" json:"drops,omitempty"`
 	// This is the last one.
-	Complete      bool `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	Complete bool `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	// Other nodes' keys that it knows: offers which they signed were redeemed here.
+	Keys          []*v1.SigningKey `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1655,6 +1657,13 @@ func (x *ReportHoldingsRequest) GetComplete() bool {
 	return false
 }
 
+func (x *ReportHoldingsRequest) GetKeys() []*v1.SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 // The response of ReportHoldings.
 type ReportHoldingsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1706,7 +1715,9 @@ type RestoreUnitsRequest struct {
 	// With the last page: the keys of all nodes that the verifier ever heard of.
 	Keys []*v1.SigningKey `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
 	// With the last page: every seal of a journal that it has all of.
-	Seals         []*SealedEpoch `protobuf:"bytes,6,rep,name=seals,proto3" json:"seals,omitempty"`
+	Seals []*SealedEpoch `protobuf:"bytes,6,rep,name=seals,proto3" json:"seals,omitempty"`
+	// With the last page: all nodes that ever began to forward a journal to it.
+	NodeIds       []string `protobuf:"bytes,7,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1779,6 +1790,13 @@ func (x *RestoreUnitsRequest) GetKeys() []*v1.SigningKey {
 func (x *RestoreUnitsRequest) GetSeals() []*SealedEpoch {
 	if x != nil {
 		return x.Seals
+	}
+	return nil
+}
+
+func (x *RestoreUnitsRequest) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
 	}
 	return nil
 }
@@ -1959,13 +1977,14 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tpageToken\"q\n" +
 	"\x14ListNodeKeysResponse\x121\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x89\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc7\x02\n" +
 	"\x15ReportHoldingsRequest\x12D\n" +
 	"\x04node\x18\x01 \x01(\v2(.rimlight.fulfillment.v1.JoinNodeRequestB\x06\xbaH\x03\xc8\x01\x01R\x04node\x12G\n" +
 	"\x06leases\x18\x02 \x03(\v2$.rimlight.fulfillment.v1.HeldSerialsB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06leases\x12E\n" +
 	"\x05drops\x18\x03 \x03(\v2$.rimlight.fulfillment.v1.CatalogDropB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05drops\x12\x1a\n" +
-	"\bcomplete\x18\x04 \x01(\bR\bcomplete\"\x18\n" +
-	"\x16ReportHoldingsResponse\"\xc8\x02\n" +
+	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12<\n" +
+	"\x04keys\x18\x05 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x04keys\"\x18\n" +
+	"\x16ReportHoldingsResponse\"\xf5\x02\n" +
 	"\x13RestoreUnitsRequest\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\x03R\trestoreId\x12B\n" +
@@ -1973,7 +1992,9 @@ const file_rimlight_fulfillment_v1_stock_service_proto_rawDesc = "" +
 	"\x0eafter_token_id\x18\x03 \x01(\fB\a\xbaH\x04z\x02\x18\x10R\fafterTokenId\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12<\n" +
 	"\x04keys\x18\x05 \x03(\v2\x1d.rimlight.offer.v1.SigningKeyB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x04keys\x12E\n" +
-	"\x05seals\x18\x06 \x03(\v2$.rimlight.fulfillment.v1.SealedEpochB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x05seals\"w\n" +
+	"\x05seals\x18\x06 \x03(\v2$.rimlight.fulfillment.v1.SealedEpochB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x05seals\x12+\n" +
+	"\bnode_ids\x18\a \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10\x90N\"\x05r\x03\xb0\x01\x01R\anodeIds\"w\n" +
 	"\x14RestoreUnitsResponse\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\x03R\trestoreId\x12$\n" +
@@ -2069,38 +2090,39 @@ var file_rimlight_fulfillment_v1_stock_service_proto_depIdxs = []int32{
 	0,  // 15: rimlight.fulfillment.v1.ReportHoldingsRequest.node:type_name -> rimlight.fulfillment.v1.JoinNodeRequest
 	34, // 16: rimlight.fulfillment.v1.ReportHoldingsRequest.leases:type_name -> rimlight.fulfillment.v1.HeldSerials
 	35, // 17: rimlight.fulfillment.v1.ReportHoldingsRequest.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	36, // 18: rimlight.fulfillment.v1.RestoreUnitsRequest.facts:type_name -> rimlight.fulfillment.v1.UnitFact
-	29, // 19: rimlight.fulfillment.v1.RestoreUnitsRequest.keys:type_name -> rimlight.offer.v1.SigningKey
-	37, // 20: rimlight.fulfillment.v1.RestoreUnitsRequest.seals:type_name -> rimlight.fulfillment.v1.SealedEpoch
-	0,  // 21: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
-	2,  // 22: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
-	4,  // 23: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
-	7,  // 24: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
-	12, // 25: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
-	15, // 26: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
-	17, // 27: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
-	19, // 28: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
-	21, // 29: rimlight.fulfillment.v1.StockService.RetireNode:input_type -> rimlight.fulfillment.v1.RetireNodeRequest
-	25, // 30: rimlight.fulfillment.v1.StockService.ReportHoldings:input_type -> rimlight.fulfillment.v1.ReportHoldingsRequest
-	27, // 31: rimlight.fulfillment.v1.StockService.RestoreUnits:input_type -> rimlight.fulfillment.v1.RestoreUnitsRequest
-	23, // 32: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
-	1,  // 33: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
-	3,  // 34: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
-	5,  // 35: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
-	10, // 36: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
-	14, // 37: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
-	16, // 38: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
-	18, // 39: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
-	20, // 40: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
-	22, // 41: rimlight.fulfillment.v1.StockService.RetireNode:output_type -> rimlight.fulfillment.v1.RetireNodeResponse
-	26, // 42: rimlight.fulfillment.v1.StockService.ReportHoldings:output_type -> rimlight.fulfillment.v1.ReportHoldingsResponse
-	28, // 43: rimlight.fulfillment.v1.StockService.RestoreUnits:output_type -> rimlight.fulfillment.v1.RestoreUnitsResponse
-	24, // 44: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
-	33, // [33:45] is the sub-list for method output_type
-	21, // [21:33] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	29, // 18: rimlight.fulfillment.v1.ReportHoldingsRequest.keys:type_name -> rimlight.offer.v1.SigningKey
+	36, // 19: rimlight.fulfillment.v1.RestoreUnitsRequest.facts:type_name -> rimlight.fulfillment.v1.UnitFact
+	29, // 20: rimlight.fulfillment.v1.RestoreUnitsRequest.keys:type_name -> rimlight.offer.v1.SigningKey
+	37, // 21: rimlight.fulfillment.v1.RestoreUnitsRequest.seals:type_name -> rimlight.fulfillment.v1.SealedEpoch
+	0,  // 22: rimlight.fulfillment.v1.StockService.JoinNode:input_type -> rimlight.fulfillment.v1.JoinNodeRequest
+	2,  // 23: rimlight.fulfillment.v1.StockService.GrantLease:input_type -> rimlight.fulfillment.v1.GrantLeaseRequest
+	4,  // 24: rimlight.fulfillment.v1.StockService.ReturnUnits:input_type -> rimlight.fulfillment.v1.ReturnUnitsRequest
+	7,  // 25: rimlight.fulfillment.v1.StockService.Heartbeat:input_type -> rimlight.fulfillment.v1.HeartbeatRequest
+	12, // 26: rimlight.fulfillment.v1.StockService.SettleUnits:input_type -> rimlight.fulfillment.v1.SettleUnitsRequest
+	15, // 27: rimlight.fulfillment.v1.StockService.ReleaseUnits:input_type -> rimlight.fulfillment.v1.ReleaseUnitsRequest
+	17, // 28: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:input_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesRequest
+	19, // 29: rimlight.fulfillment.v1.StockService.CloseLease:input_type -> rimlight.fulfillment.v1.CloseLeaseRequest
+	21, // 30: rimlight.fulfillment.v1.StockService.RetireNode:input_type -> rimlight.fulfillment.v1.RetireNodeRequest
+	25, // 31: rimlight.fulfillment.v1.StockService.ReportHoldings:input_type -> rimlight.fulfillment.v1.ReportHoldingsRequest
+	27, // 32: rimlight.fulfillment.v1.StockService.RestoreUnits:input_type -> rimlight.fulfillment.v1.RestoreUnitsRequest
+	23, // 33: rimlight.fulfillment.v1.StockService.ListNodeKeys:input_type -> rimlight.fulfillment.v1.ListNodeKeysRequest
+	1,  // 34: rimlight.fulfillment.v1.StockService.JoinNode:output_type -> rimlight.fulfillment.v1.JoinNodeResponse
+	3,  // 35: rimlight.fulfillment.v1.StockService.GrantLease:output_type -> rimlight.fulfillment.v1.GrantLeaseResponse
+	5,  // 36: rimlight.fulfillment.v1.StockService.ReturnUnits:output_type -> rimlight.fulfillment.v1.ReturnUnitsResponse
+	10, // 37: rimlight.fulfillment.v1.StockService.Heartbeat:output_type -> rimlight.fulfillment.v1.HeartbeatResponse
+	14, // 38: rimlight.fulfillment.v1.StockService.SettleUnits:output_type -> rimlight.fulfillment.v1.SettleUnitsResponse
+	16, // 39: rimlight.fulfillment.v1.StockService.ReleaseUnits:output_type -> rimlight.fulfillment.v1.ReleaseUnitsResponse
+	18, // 40: rimlight.fulfillment.v1.StockService.ListQuarantinedLeases:output_type -> rimlight.fulfillment.v1.ListQuarantinedLeasesResponse
+	20, // 41: rimlight.fulfillment.v1.StockService.CloseLease:output_type -> rimlight.fulfillment.v1.CloseLeaseResponse
+	22, // 42: rimlight.fulfillment.v1.StockService.RetireNode:output_type -> rimlight.fulfillment.v1.RetireNodeResponse
+	26, // 43: rimlight.fulfillment.v1.StockService.ReportHoldings:output_type -> rimlight.fulfillment.v1.ReportHoldingsResponse
+	28, // 44: rimlight.fulfillment.v1.StockService.RestoreUnits:output_type -> rimlight.fulfillment.v1.RestoreUnitsResponse
+	24, // 45: rimlight.fulfillment.v1.StockService.ListNodeKeys:output_type -> rimlight.fulfillment.v1.ListNodeKeysResponse
+	34, // [34:46] is the sub-list for method output_type
+	22, // [22:34] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_stock_service_proto_init() }
