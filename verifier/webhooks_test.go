@@ -283,6 +283,27 @@ func TestWebhooksHearWhatTheyAskedForAndCanHearItAgain(t *testing.T) {
 	})
 }
 
+// Whoever asks for a replay is heard at once: the lanes look at the store by themselves after hours only.
+func TestAReplayBeginsAtOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		e := newEndpoints()
+		e.answer = func(string, int) (int, error) { return 204, nil }
+		w.transport = e
+		w.cfg.Poll, w.cfg.KeyPoll, w.cfg.DropPoll, w.cfg.ClosePoll = 6*time.Hour, 6*time.Hour, 6*time.Hour, 6*time.Hour
+		w.start()
+		id := w.hook("final").GetWebhook().GetWebhookId()
+		w.sell(2)
+		time.Sleep(time.Minute)
+		begin := int64(0)
+		_, err := w.support().ReplayWebhook(t.Context(), &verifierv1.ReplayWebhookRequest{RequestId: "r", WebhookId: id, AfterCursor: &begin})
+		check(t, err)
+		time.Sleep(time.Minute)
+		if got := e.told("final"); len(got) != 2+2 {
+			t.Errorf("a minute after the replay was asked for it has told %v", got)
+		}
+	})
+}
+
 // Whatever fails and restarts: every event is told at least once, and first in its order. Two replicas share one store.
 func TestEventsAreToldAtLeastOnceAndInOrder(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
