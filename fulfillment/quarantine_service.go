@@ -62,11 +62,7 @@ func (w ClaimsWindows) end(q store.QuarantinedLease) time.Time {
 	if mutant.On(mutant.ClaimsFromQuarantine) {
 		return q.Since.Add(window)
 	}
-	over := q.Drop.OverTime
-	if mutant.On(mutant.ClaimsBeforeTimeBack) {
-		over = over.Add(-q.Drop.TimeBack)
-	}
-	return stock.ClaimsEnd(q.Since, over, w.Skew, window)
+	return stock.ClaimsEnd(q.Since, q.Drop.OverTime, w.Skew, window)
 }
 
 func (s *stockServer) ListQuarantinedLeases(ctx context.Context, req *fulfillmentv1.ListQuarantinedLeasesRequest) (*fulfillmentv1.ListQuarantinedLeasesResponse, error) {
