@@ -37,7 +37,7 @@ func (l *life) depotsOf(d *fulfillmentv1.CatalogDrop) ([]*fulfillmentv1.Depot, i
 }
 
 func TestADropNamesTheDepotsThatHaveIt(t *testing.T) {
-	onBoth(t, func(t *testing.T, db *sqldb.DB) {
+	onSQLite(t, func(t *testing.T, db *sqldb.DB) {
 		l := start(t, db, fulfillment.Config{}, nil)
 		before, mug, digital := l.planPoster("poster"), l.planPoster("mug"), l.createDrop(20)
 		key := newDepotKey().Public()

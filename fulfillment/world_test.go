@@ -34,15 +34,24 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // while a bubble's goroutine waits for a socket, so the server works as fast as it can and no timer overtakes it.
 func onBoth(t *testing.T, test func(*testing.T, *sqldb.DB)) {
 	t.Parallel()
-	for name, open := range map[string]func(testing.TB) *sqldb.DB{"file": openFile, "memory": openMemory, "postgres": openPostgres} {
-		t.Run(name, func(t *testing.T) {
-			if name == "postgres" && testing.Short() {
-				t.Skip("the race detector sees the same code on SQLite, in a fraction of the time")
-			}
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { test(t, open(t)) })
-		})
-	}
+	run(t, "postgres", openPostgres, test)
+	onSQLite(t, test)
+}
+
+// onSQLite is onBoth for stories of days: replicas poll, unlike a service that is alone on its store.
+func onSQLite(t *testing.T, test func(*testing.T, *sqldb.DB)) {
+	run(t, "file", openFile, test)
+	run(t, "memory", openMemory, test)
+}
+
+func run(t *testing.T, engine string, open func(testing.TB) *sqldb.DB, test func(*testing.T, *sqldb.DB)) {
+	t.Run(engine, func(t *testing.T) {
+		if engine == "postgres" && testing.Short() {
+			t.Skip("the race detector sees the same code on SQLite, in a fraction of the time")
+		}
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) { test(t, open(t)) })
+	})
 }
 
 var openPostgres = sqldbtest.Template(fulfillment.Migrate)
