@@ -65,7 +65,7 @@ mutants: ## Leave out one rule of the protocol after the other, and see how soon
 
 .PHONY: mutants-short
 mutants-short: ## Leave out one rule after the other, once each.
-	go run ./tools/torture -mutants -runs 1 -most 150
+	go run ./tools/torture -mutants -runs 1 -most 400
 
 KILLS ?= 100
 
