@@ -68,17 +68,6 @@ func TestADropNamesTheDepotsThatHaveIt(t *testing.T) {
 		if depots, _ := l.depotsOf(before); len(depots) != 1 || !bytes.Equal(depots[0].GetPublicKey(), key) {
 			t.Errorf("after it made another key: %v", depots)
 		}
-
-		time.Sleep(6 * 24 * time.Hour)
-		l.hire(newID(), nil).leave()
-		if depots, _ := l.depotsOf(before); len(depots) != 2 || !bytes.Equal(depots[1].GetPublicKey(), key) {
-			t.Errorf("with a second depot, the first silent for 6 days: %v", depots)
-		}
-		time.Sleep(2 * 24 * time.Hour)
-		l.hire(newID(), nil).leave()
-		if depots, _ := l.depotsOf(before); len(depots) != 2 || bytes.Equal(depots[1].GetPublicKey(), key) {
-			t.Errorf("with a third, the first silent for 8 days: %v", depots)
-		}
 	})
 }
 
