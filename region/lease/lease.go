@@ -320,8 +320,8 @@ func (b *Book) Holdings() []Holding {
 	var out []Holding
 	for _, e := range b.leases {
 		h := Holding{Lease: e.Lease}
-		for _, s := range e.Serials {
-			if e.states[s] == returning || e.states[s] == gone {
+		for i, s := range e.Serials {
+			if e.states[i] == returning || e.states[i] == gone {
 				h.GivenBack = append(h.GivenBack, s)
 			}
 		}

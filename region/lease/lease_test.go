@@ -200,3 +200,15 @@ func TestAdoptKeepsItsOwnSerials(t *testing.T) {
 		t.Error("a forgotten drop has leases")
 	}
 }
+
+func TestHoldingsLackWhatWentBack(t *testing.T) {
+	var b lease.Book
+	b.SetEpoch(1)
+	b.Adopt(lease.Lease{ID: "b", Drop: "d", Epoch: 1, Serials: []uint32{7, 9, 11}})
+	b.Take("d")
+	b.PlanReturn("d", 1)
+	got := b.Holdings()
+	if len(got) != 1 || len(got[0].GivenBack) != 1 || got[0].GivenBack[0] != 11 || len(got[0].Serials) != 3 {
+		t.Errorf("got %+v; 7 is used, 9 untouched, 11 on its way back", got)
+	}
+}
