@@ -16,15 +16,15 @@ const benchBatch = 100
 // the same engine in the same run.
 func onEngines(b *testing.B, bench func(*testing.B, *sqldb.DB)) {
 	b.Helper()
-	b.Run("file", func(b *testing.B) { bench(b, migrated(b, sqldbtest.File(b))) })
-	b.Run("postgres", func(b *testing.B) { bench(b, migrated(b, sqldbtest.Postgres(b))) })
+	b.Run("file", func(b *testing.B) { bench(b, sqldbtest.File(b)) })
+	b.Run("postgres", func(b *testing.B) { bench(b, sqldbtest.Postgres(b)) })
 }
 
 // BenchmarkIngest takes batches of 100 receipts in: signatures, rows, one durable commit each.
 func BenchmarkIngest(b *testing.B) { onEngines(b, benchIngest) }
 
 func benchIngest(b *testing.B, db *sqldb.DB) {
-	w := newWorldOn(b, db)
+	w := newWorldOn(b, migrated(b, db))
 	w.make()
 	f := w.open(w.nodes[0], 1<<40)
 	f.ack()
@@ -71,7 +71,7 @@ func benchRawInsert(b *testing.B, db *sqldb.DB) {
 func BenchmarkSaga(b *testing.B) { onEngines(b, benchSaga) }
 
 func benchSaga(b *testing.B, db *sqldb.DB) {
-	w := newWorldOn(b, db)
+	w := newWorldOn(b, migrated(b, db))
 	w.start()
 	f := w.open(w.nodes[0], 1<<40)
 	f.ack()
