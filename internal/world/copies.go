@@ -1,13 +1,18 @@
 package world
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/region"
+	"github.com/rimlight/rimlight/region/journal"
 )
 
 // copyNode starts another process of a region's first node on a copy of its data directory, as a backup does that is
@@ -15,21 +20,38 @@ import (
 // copy has a lock of its own; on another machine the copy is another disk.
 func (w *world) copyNode(f Fault) error {
 	original, count := w.nodeAt(f.Host), 0
+	w.mu.Lock()
+	identity, disk := original.identity, original.disk.Copy()
+	w.mu.Unlock()
+	if sealed, err := isSealed(disk.Copy()); sealed || err != nil { // it would refuse to start, as the original does
+		return err
+	}
 	for _, n := range w.allNodes() {
 		if n.region == original.region {
 			count++
 		}
 	}
 	n := w.newNodeHost(fmt.Sprintf("%s~%d", f.Host, count), original.region, original.id)
-	w.mu.Lock()
-	n.identity, n.disk = original.identity, original.disk.Copy()
-	w.disksOf[original.region]++ // it knows other things than the first
-	if f.Nth > 0 {               // as another machine's id makes it
+	n.identity, n.disk = identity, disk
+	if f.Nth > 0 { // as another machine's id makes it
 		n.identity.DiskID += fmt.Sprintf(" on machine %d", count)
 	}
+	w.mu.Lock()
+	w.disksOf[original.region]++ // it knows other things than the first
 	w.mu.Unlock()
 	w.background.Go(func() { w.mendRegion(original.region) })
 	return w.startNode(n)
+}
+
+// isSealed tells disks of nodes that retired.
+func isSealed(disk *journal.Disk) (bool, error) {
+	records, err := readDisk(context.Background(), disk)
+	if err != nil || len(records) == 0 {
+		return false, err
+	}
+	var last regionv1.JournalRecord
+	err = proto.Unmarshal(records[len(records)-1].Payload, &last)
+	return last.GetSealed() != nil, err
 }
 
 // mendRegion is what an operator does where each process of a node stopped for another one: the node begins again as itself
