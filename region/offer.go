@@ -119,7 +119,7 @@ func (n *Node) sign(w wish, d *knownDrop, decision decide.Decision, now time.Tim
 			DeliveryKeys: d.deliveryKeys(n.cfg.Region),
 		},
 	}
-	if decision.ExtraTime {
+	if decision.ExtraTime && !mutant.On(mutant.TimeBackUnproven) {
 		m.token.TimeBack = drop.GetTimeBack()
 	}
 	var err error

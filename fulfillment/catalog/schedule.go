@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rimlight/rimlight/internal/dropclock"
+	"github.com/rimlight/rimlight/internal/mutant"
 )
 
 // Schedule is the part of a drop that an operator may change after it is ARMED. Times are exact to the microsecond.
@@ -115,6 +116,9 @@ func (s Schedule) GiveBack(lost, most time.Duration, now time.Time) (next Schedu
 		return s, fmt.Sprintf("The drop is %v.", state)
 	}
 	allowed := min(most, dropclock.MostBack(s.PlannedClose().Sub(s.OpenTime)))
+	if mutant.On(mutant.TimeBackUncapped) {
+		allowed = lost
+	}
 	if lost > allowed {
 		lost, limit = allowed, fmt.Sprintf("It is %v at most.", allowed.Truncate(backStep))
 	}

@@ -66,6 +66,8 @@ const (
 	FeeUnposted          Mutation = "fee-unposted"
 	GrantRecovering      Mutation = "grant-recovering"
 	SilentUnfrozen       Mutation = "silent-unfrozen"
+	TimeBackUncapped     Mutation = "time-back-uncapped"
+	TimeBackUnproven     Mutation = "time-back-unproven"
 )
 
 // Rule is what a mutation leaves out.
@@ -132,5 +134,7 @@ func Rules() []Rule {
 		{AddressInClear, "an address is sealed before it leaves the viewer, and refused if it is not", "parcels"},
 		{GrantRecovering, "a restored fulfillment lends nothing before it knows what it lent", "restores"},
 		{SilentUnfrozen, "a restored fulfillment waits for every node's report, and freezes what a lost one may hold", "restores"},
+		{TimeBackUncapped, "no more of a drop's window is given back than a quarter", "late-answers"},
+		{TimeBackUnproven, "an offer in time given back carries the word for it", "late-answers"},
 	}
 }

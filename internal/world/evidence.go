@@ -34,6 +34,7 @@ type Evidence struct {
 	Downs     []Down
 	Noes      []No
 	Pauses    []Pause
+	Closings  map[string]Closing // of drops, by id
 	Surprises []string
 
 	FullSpans    []FullSpan
@@ -182,7 +183,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 	if e.Unfinished, err = w.unfinished(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readMoney(ctx, e), w.readCards(ctx, e), w.readDetails(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e), w.readBoards(ctx, e)); err != nil {
+	if err := errors.Join(w.readStock(ctx, e), w.readVerifier(ctx, e), w.readMoney(ctx, e), w.readCards(ctx, e), w.readClosings(ctx, e), w.readDetails(ctx, e), w.readTombstones(ctx, e), w.readJournals(ctx, e), w.askKeys(ctx, e), w.readBoards(ctx, e)); err != nil {
 		return nil, err
 	}
 	w.readRoom(ctx, e)

@@ -52,6 +52,8 @@ const (
 	Storm Kind = "storm"
 	// Paused is the shop's own doing: it holds every drop, and lets it go on.
 	Paused Kind = "paused drops"
+	// LateAnswers are routers that measured that By of each drop's window was lost to its viewers, more and more until the end.
+	LateAnswers Kind = "late answers"
 	// NoPayments makes the provider fail: it refuses, or is silent before or after the effect.
 	NoPayments Kind = "payment outage"
 )
@@ -101,7 +103,7 @@ func (f Fault) validate(c Config) error {
 		return name == "verifier" || name == "fulfillment" || slices.Contains(c.Regions, name) || slices.Contains(c.depots(), name)
 	}
 	switch {
-	case f.Kind != Storm && f.Kind != NoPayments && f.Kind != Paused && !isHost(f.Host):
+	case f.Kind != Storm && f.Kind != NoPayments && f.Kind != Paused && f.Kind != LateAnswers && !isHost(f.Host):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.Host)
 	case f.Kind == Cut && !isHost(f.To):
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)

@@ -58,6 +58,8 @@ func (w *world) cause(ctx context.Context, f Fault) {
 		w.weather.storm(-f.Share)
 	case Paused:
 		w.pauseDrops(ctx, f)
+	case LateAnswers:
+		w.reportDelays(ctx, f)
 	case NoPayments:
 		w.weather.payments(1)
 		end()

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"time"
@@ -36,6 +37,7 @@ var laws = []law{
 	{"I13", "after healing every saga is terminal within T", everythingSettles},
 	{"I14", "with willing buyers for three times the stock, at most 1 % stays unsold", stockSells},
 	{"pause", "two seconds after a pause, and until it ends, no node sells of the drop", pausedSellsNothing},
+	{"time back", "a drop closes later by no more than the cap, and what is sold in that time has fulfillment's signed word for it", timeBackIsGranted},
 	{"watch", "watch streams tell every change in its order, once, over any break", streamsTellAll},
 	{"cancel", "a token that was cancelled is refused for ever", noesStand},
 	{"fence", "a fenced node is lent nothing", fencesHold},
@@ -64,6 +66,8 @@ type opened struct {
 	previous                                      []byte
 	late                                          time.Duration // accepted after the token's time
 	accepted                                      time.Time
+	offered                                       time.Time
+	closes                                        time.Time // by the word that the offer carries; zero: none that is genuine
 }
 
 func newIndex(e *Evidence) *index {
@@ -81,11 +85,15 @@ func newIndex(e *Evidence) *index {
 			x.forged = append(x.forged, fmt.Sprintf("a receipt %s: %v", where, err))
 			return
 		}
+		var closes time.Time
+		if w, err := keys.OpenTimeBack(offer.GetTimeBack()); err == nil && bytes.Equal(w.GetDropId(), offer.GetDropId()) {
+			closes = time.UnixMicro(w.GetCloseTimeUs())
+		}
 		x.receipts[text] = opened{
 			purchase: r.GetPurchaseId(), token: hex.EncodeToString(offer.GetTokenId()), session: hex.EncodeToString(offer.GetViewerSessionId()),
 			drop: ids.Text(offer.GetDropId()), lease: r.GetLeaseId(), nodeID: r.GetNodeId(), serial: r.GetSerial(), epoch: r.GetEpoch(),
 			previous: r.GetPreviousReceiptHash(), late: r.GetAcceptTime().AsTime().Sub(time.UnixMicro(offer.GetExpireTimeUs())),
-			accepted: r.GetAcceptTime().AsTime(),
+			accepted: r.GetAcceptTime().AsTime(), offered: time.UnixMicro(offer.GetIssueTimeUs()), closes: closes,
 		}
 	}
 	read := map[string]bool{}

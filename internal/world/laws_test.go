@@ -206,6 +206,16 @@ var lies = []doctored{
 	{"pause", "a drop was paused all the while and sold", func(e *world.Evidence) {
 		e.Pauses = []world.Pause{{Drop: delivered(e).Drop, To: e.Settled}}
 	}},
+	{"time back", "a drop was closed later than the cap allows", func(e *world.Evidence) {
+		c := e.Closings[delivered(e).Drop]
+		c.Granted = c.Granted.Add(31 * time.Second)
+		e.Closings[delivered(e).Drop] = c
+	}},
+	{"time back", "a drop was to close earlier, and was sold from after that without a word", func(e *world.Evidence) {
+		for i := range e.Config.Drops {
+			e.Config.Drops[i].Lasts = 0
+		}
+	}},
 	{"audit", "an equation does not hold", func(e *world.Evidence) { e.Equations = []balance.Equation{{Law: "all is well"}} }},
 	{"edge", "a service answered INTERNAL", func(e *world.Evidence) { e.Misdeeds = map[string]int{"a method": 1} }},
 	{"edge", "a viewer got an answer that is none", func(e *world.Evidence) { e.Surprises = []string{"UNKNOWN"} }},

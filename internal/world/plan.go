@@ -41,6 +41,7 @@ type viewerPlan struct {
 	Session   [16]byte
 	RequestID string
 	Details   string // empty: none, and no consent for delivery
+	overtime  bool   // it comes when the drop was planned to be closed
 
 	aftermath
 	voucher string // that it spends; empty: none
@@ -74,8 +75,11 @@ func newPlan(cfg Config) plan {
 	first := time.Duration(math.MaxInt64)
 	for i, d := range cfg.Drops {
 		first = min(first, d.Opens)
-		p.calm = max(p.calm, d.Opens+d.Lasts)
-		p.over = max(p.over, d.Opens+d.Lasts+tokenTTL+dropclock.Grace+cfg.Skew)
+		closes := d.Opens + d.Lasts
+		if cfg.slips() {
+			closes += mostBack(d.Lasts)
+		}
+		p.calm, p.over = max(p.calm, closes), max(p.over, closes+tokenTTL+dropclock.Grace+cfg.Skew)
 		for range d.Viewers {
 			p.viewers = append(p.viewers, cfg.newViewer(len(p.viewers), i))
 		}
@@ -120,6 +124,7 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 	if v.Habit == Fails {
 		v.Payment = Payment{Reference: testpsp.RefDecline}
 	}
+	c.comeLate(&v)
 	if v.Habit == TapsLate {
 		v.Think = tokenTTL + dropclock.Grace + 2*c.Skew + time.Second + v.Think
 	}
@@ -136,7 +141,7 @@ func (v *viewerPlan) address() {
 
 // willing tells viewers who buy if they can.
 func (v *viewerPlan) willing() bool {
-	return !v.Abandons && !slices.Contains([]Habit{TapsLate, Steals, Vanishes, Shares, Fails}, v.Habit)
+	return !v.Abandons && !v.overtime && !slices.Contains([]Habit{TapsLate, Steals, Vanishes, Shares, Fails}, v.Habit)
 }
 
 func pick[T any](r *rand.Rand, from []Weighted[T]) T {

@@ -29,6 +29,8 @@ type Report struct {
 	Network simnet.Stats
 	// Choices that were taken, Refunds that are done, Spent vouchers (uses of them) and Parcels that left.
 	Choices, Refunds, Spent, Parcels int
+	// ExtraTime counts receipts of offers that were made after a drop's planned close, in time given back.
+	ExtraTime int
 	// TapToReceipt is how long each viewer waited for its first receipt, by viewer.
 	TapToReceipt map[int]time.Duration
 	Violations   []Violation
@@ -61,6 +63,11 @@ func Judge(e *Evidence) *Report {
 	for i, d := range e.Config.Drops {
 		over = max(over, d.Opens+d.Lasts+tokenTTL)
 		r.Drops = append(r.Drops, DropReport{Title: d.Title, Units: d.Units, Viewers: e.ViewersOfDrop[i], Willing: len(e.Willing[i]), SellsOut: e.sellsOut(i)})
+	}
+	for _, opened := range x.receipts {
+		if !opened.closes.IsZero() {
+			r.ExtraTime++
+		}
 	}
 	r.SettledAfter = max(0, e.Settled-over)
 	for _, p := range e.Purchases {
