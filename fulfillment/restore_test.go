@@ -1,9 +1,11 @@
 package fulfillment_test
 
 import (
+	"database/sql"
+	"errors"
 	"slices"
+	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment"
@@ -15,12 +17,81 @@ import (
 	"github.com/rimlight/rimlight/internal/token"
 )
 
+// onBackups runs a test in virtual time on both engines, with a way to take a backup that can be opened once the store is
+// nobody's any more.
+func onBackups(t *testing.T, test func(t *testing.T, db *sqldb.DB, backup func() reopen)) {
+	t.Parallel()
+	run(t, "memory", openMemory, func(t *testing.T, db *sqldb.DB) {
+		test(t, db, func() reopen {
+			image, err := db.Image(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() *sqldb.DB {
+				db, err := sqldb.OpenImage(t.Context(), image)
+				return ready(t, db, err)
+			}
+		})
+	})
+	run(t, "postgres", openPostgres, func(t *testing.T, db *sqldb.DB) {
+		test(t, db, func() reopen {
+			tables := tablesOf(t, db)
+			for _, table := range tables {
+				execute(t, db, "CREATE TABLE backup_of_"+table+" AS TABLE "+table)
+			}
+			return func() *sqldb.DB {
+				execute(t, db, "SET LOCAL session_replication_role = replica", "TRUNCATE "+strings.Join(tables, ", "))
+				for _, table := range tables { // rows that point to each other come in any order
+					execute(t, db, "SET LOCAL session_replication_role = replica", "INSERT INTO "+table+" SELECT * FROM backup_of_"+table)
+				}
+				return db
+			}
+		})
+	})
+}
+
+// reopen is a store as it was when its backup was taken.
+type reopen func() *sqldb.DB
+
+func tablesOf(t *testing.T, db *sqldb.DB) (names []string) {
+	t.Helper()
+	rows, err := db.Read().QueryContext(t.Context(), "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// execute runs statements in one transaction.
+func execute(t *testing.T, db *sqldb.DB, statements ...string) {
+	t.Helper()
+	if err := db.Write(t.Context(), func(tx *sql.Tx) error {
+		for _, s := range statements {
+			if _, err := tx.ExecContext(t.Context(), s); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // restore ends a life and begins another on a backup.
-func (l *life) restore(backup []byte, cfg fulfillment.Config) *life {
+func (l *life) restore(backup reopen, cfg fulfillment.Config) *life {
 	l.t.Helper()
 	l.end()
-	db, err := sqldb.OpenImage(l.t.Context(), backup)
-	db = ready(l.t, db, err)
+	db := backup()
 	if err := fulfillment.MarkRestored(l.t.Context(), db, time.Now()); err != nil {
 		l.t.Fatal(err)
 	}
@@ -85,8 +156,7 @@ func (n *node) recovers(drop string) {
 // After the backup units are lent to a node that it knows and to one that it does not, sold, and released, orders are placed
 // and delivered, and a drop is planned. When everybody has told, all of that is so again.
 func TestARestoredFulfillmentIsWhatItWas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		db := openMemory(t)
+	onBackups(t, func(t *testing.T, db *sqldb.DB, takeBackup func() reopen) {
 		l := start(t, db, fulfillment.Config{}, nil)
 		old := l.createDrop(40)
 		drop := old.GetDrop().GetDropId()
@@ -95,10 +165,7 @@ func TestARestoredFulfillmentIsWhatItWas(t *testing.T) {
 		before := first.take(drop)
 		l.settle(before)
 		ordered := l.place(before)
-		backup, err := db.Image(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		backup := takeBackup()
 
 		time.Sleep(time.Second) // the order is delivered
 		delivered, err := l.orders.GetOrder(as(t.Context(), "service"), &fulfillmentv1.GetOrderRequest{OrderId: ordered[0]})
@@ -182,15 +249,11 @@ func (l *life) planned(drop string) int64 {
 // A node that was lent units after the backup stays away, and an operator gives it up. What it may hold is lent to nobody;
 // a receipt of its still settles; it begins under a new epoch when it comes back after all; the rest is free after its window.
 func TestWhatASilentNodeMayHoldIsFrozen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		db := openMemory(t)
+	onBackups(t, func(t *testing.T, db *sqldb.DB, takeBackup func() reopen) {
 		l := start(t, db, fulfillment.Config{}, nil)
 		drop := l.createDrop(20).GetDrop().GetDropId()
 		here, silent := l.join(), l.join()
-		backup, err := db.Image(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		backup := takeBackup()
 		here.grant(drop, 2)
 		silent.grant(drop, 2)
 		late := silent.take(drop)
@@ -232,16 +295,12 @@ func TestWhatASilentNodeMayHoldIsFrozen(t *testing.T) {
 func TestASealFreezesNothingALostDiskDoes(t *testing.T) {
 	for name, sealed := range map[string]bool{"sealed": true, "lost": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				db := openMemory(t)
+			onBackups(t, func(t *testing.T, db *sqldb.DB, takeBackup func() reopen) {
 				l := start(t, db, fulfillment.Config{}, nil)
 				drop := l.createDrop(20).GetDrop().GetDropId()
 				n := l.join()
 				n.grant(drop, 1)
-				backup, err := db.Image(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
+				backup := takeBackup()
 				l = l.restore(backup, fulfillment.Config{})
 				n.life = l
 				var seals []*fulfillmentv1.SealedEpoch
@@ -263,7 +322,7 @@ func TestASealFreezesNothingALostDiskDoes(t *testing.T) {
 				}
 				old := n.joinRequest()
 				old.Epoch = 1
-				_, err = l.stock.JoinNode(t.Context(), old)
+				_, err := l.stock.JoinNode(t.Context(), old)
 				if disk := rpcerr.Reason(err) == errorsv1.Reason_REASON_DISK_CHANGED; disk == sealed {
 					t.Errorf("the older disk joins: %v", err)
 				}

@@ -96,6 +96,40 @@ func TestManyRowsAtOnce(t *testing.T) {
 	})
 }
 
+// Whoever tells a restored fulfillment what became of units reads purchases page by page, and every seal.
+func TestEverythingIsReadInPages(t *testing.T) {
+	onEach(t, func(t *testing.T, s *store.Store) {
+		ctx, journal := t.Context(), store.Journal{NodeID: store.ID{1}, Name: "a disk"}
+		check(t, s.Write(ctx, func(tx *store.Tx) error {
+			for n := byte(1); n <= 7; n++ {
+				if err := insert(ctx, tx, n); err != nil {
+					return err
+				}
+			}
+			return errors.Join(tx.Acknowledge(ctx, store.Journal{NodeID: store.ID{2}, Name: "another"}, 5), tx.Seal(ctx, journal, 9, 3))
+		}))
+		var read []store.ID
+		for page := []store.ID{{}}; len(page) > 0; read = append(read, page...) {
+			var err error
+			page, err = s.Read().TokensAfter(ctx, page[len(page)-1], 3)
+			check(t, err)
+		}
+		if len(read) != 7 || read[0] != (store.ID{1}) || read[6] != (store.ID{7}) {
+			t.Errorf("read %v", read)
+		}
+		seals, err := s.Read().Seals(ctx)
+		check(t, err)
+		if len(seals) != 1 || seals[0] != (store.SealedEpoch{NodeID: journal.NodeID, Epoch: 3}) {
+			t.Errorf("seals %v", seals)
+		}
+		found, err := s.Read().PurchasesByPublicID(ctx, []store.ID{{3}, {200}})
+		check(t, err)
+		if len(found) != 1 || found[store.ID{3}] == nil {
+			t.Errorf("found %v", found)
+		}
+	})
+}
+
 // Changes that wait for each other share a commit; one that fails does not take the others with it.
 func TestAChangeThatFailsStandsAlone(t *testing.T) {
 	onEach(t, func(t *testing.T, s *store.Store) {
