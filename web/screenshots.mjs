@@ -18,7 +18,7 @@ try {
     await page.goto(platform.urls[0]);
     await page.selectOption("#place", place);
     await page.check(`input[value=${card}]`);
-    await page.locator("rimlight-drop >> button[aria-disabled=false]").first().click({ timeout: 90_000 });
+    await page.locator(".channel", { hasText: /aurora|nocturne/ }).locator("rimlight-drop >> [part=button][aria-disabled=false]").first().click({ timeout: 90_000 });
     await page.locator(`.purchase[data-state=${state}]`).waitFor({ timeout: 60_000 });
     await page.locator(".purchase .why p").waitFor();
     await page.evaluate(() => document.activeElement?.blur());
