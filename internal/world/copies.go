@@ -46,12 +46,16 @@ func (w *world) copyNode(f Fault) error {
 // isSealed tells disks of nodes that retired.
 func isSealed(disk *journal.Disk) (bool, error) {
 	records, err := readDisk(context.Background(), disk)
-	if err != nil || len(records) == 0 {
-		return false, err
+	for _, r := range records { // outcomes may follow the seal
+		var m regionv1.JournalRecord
+		if err := proto.Unmarshal(r.Payload, &m); err != nil {
+			return false, fmt.Errorf("decoding record %d: %w", r.Sequence, err)
+		}
+		if m.GetSealed() != nil {
+			return true, nil
+		}
 	}
-	var last regionv1.JournalRecord
-	err = proto.Unmarshal(records[len(records)-1].Payload, &last)
-	return last.GetSealed() != nil, err
+	return false, err
 }
 
 // mendRegion is what an operator does where each process of a node stopped for another one: the node begins again as itself
