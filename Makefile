@@ -40,12 +40,13 @@ SCHEDULES ?= 2000
 SEED ?= 1
 KEEP ?=
 AIM ?=
+TRANSPORT ?=
 RUNS ?= 5
 MOST ?= 200
 
 .PHONY: torture
-torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual time, from SEED (1) on.
-	go run ./tools/torture -schedules $(SCHEDULES) -seed $(SEED)
+torture: ## Play SCHEDULES (2000) schedules of faults on the platform in virtual time, from SEED (1) on; all over grpc-go with TRANSPORT=grpc.
+	go run ./tools/torture -schedules $(SCHEDULES) -seed $(SEED) -transport '$(TRANSPORT)'
 
 .PHONY: torture-short
 torture-short: ## Play the first hundred seeds.
@@ -57,7 +58,7 @@ torture-fresh: ## Play seeds that nobody chose, for most of a minute.
 
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
-	go run ./tools/torture -replay -seed $(SEED) -aim '$(AIM)' -keep '$(KEEP)'
+	go run ./tools/torture -replay -seed $(SEED) -aim '$(AIM)' -transport '$(TRANSPORT)' -keep '$(KEEP)'
 
 .PHONY: mutants
 mutants: ## Leave out one rule of the protocol after the other, and see how soon a law breaks: RUNS (5) of at most MOST (200) schedules.

@@ -44,16 +44,16 @@ func sum(ns []int) (total int) {
 	return total
 }
 
-// Hunt leaves one rule out and plays schedules until a law breaks, in so many runs of at most so many schedules. Runs use
-// different seeds. The pool's workers must have the rule's switch turned.
-func Hunt(ctx context.Context, pool *Pool, rule mutant.Rule, first uint64, runs, schedules int) (Caught, error) {
+// Hunt leaves one rule out and plays schedules until a law breaks, in so many runs of at most so many schedules, from
+// first's seed and with its transport on. Runs use different seeds. The pool's workers must have the rule's switch turned.
+func Hunt(ctx context.Context, pool *Pool, rule mutant.Rule, first Order, runs, schedules int) (Caught, error) {
 	c := Caught{Rule: rule, Runs: runs}
 	for run := range runs {
 		tries := 0
 		for tries < schedules {
-			seed := first + uint64(run*schedules+tries)
+			seed := first.Seed + uint64(run*schedules+tries)
 			tries++
-			v, err := pool.Play(ctx, Order{Seed: seed, Aim: rule.Aim})
+			v, err := pool.Play(ctx, Order{Seed: seed, Aim: rule.Aim, Transport: first.Transport})
 			if err != nil {
 				return c, err
 			}

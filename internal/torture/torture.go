@@ -24,11 +24,19 @@ type Order struct {
 	Seed uint64 `json:"seed"`
 	// Aim is the mix to draw from; empty: every kind of fault.
 	Aim string `json:"aim,omitempty"`
+	// Transport carries the calls: InProcess or OverGRPC; empty: as the seed draws it.
+	Transport string `json:"transport,omitempty"`
 	// Keep has the places of the faults to play; nil: all of them.
 	Keep *[]int `json:"keep,omitempty"`
 	// Tell asks for the story and the schedule.
 	Tell bool `json:"tell,omitempty"`
 }
+
+// What carries a schedule's calls.
+const (
+	InProcess = "in-process"
+	OverGRPC  = "grpc"
+)
 
 // Verdict is what became of it.
 type Verdict struct {
@@ -47,6 +55,8 @@ type Verdict struct {
 	Wanted       int            `json:"wanted"`
 	SoldOfWanted int            `json:"sold_of_wanted"`
 	Faults       map[string]int `json:"faults"`
+	// OverGRPC tells that grpc-go carried the calls.
+	OverGRPC bool `json:"over_grpc,omitempty"`
 	// VirtualSeconds is how long the world lived.
 	VirtualSeconds float64 `json:"virtual_seconds"`
 }
@@ -56,6 +66,9 @@ func (o Order) Replay() string {
 	s := fmt.Sprintf("make torture-replay SEED=%d", o.Seed)
 	if o.Aim != "" {
 		s += " AIM=" + o.Aim
+	}
+	if o.Transport != "" {
+		s += " TRANSPORT=" + o.Transport
 	}
 	if o.Keep != nil {
 		s += " KEEP=" + strings.Trim(strings.ReplaceAll(fmt.Sprint(*o.Keep), " ", ","), "[]")
@@ -74,6 +87,8 @@ type Summary struct {
 	SellThrough float64        `json:"sell_through"`
 	Faults      map[string]int `json:"faults"`
 	Seconds     float64        `json:"seconds"`
+	// OverGRPC counts the schedules whose calls grpc-go carried.
+	OverGRPC int `json:"over_grpc"`
 	// PerCPUMinute is how many schedules a core plays in a minute.
 	PerCPUMinute   float64 `json:"schedules_per_cpu_minute"`
 	VirtualSeconds float64 `json:"virtual_seconds"`
@@ -95,6 +110,9 @@ func (s *Summary) add(v Verdict) {
 		s.Faults[what] += v.Faults[what]
 	}
 	s.VirtualSeconds += v.VirtualSeconds
+	if v.OverGRPC {
+		s.OverGRPC++
+	}
 }
 
 // Run plays the schedules of n seeds from first.Seed on, or as many as begin within a time if that is not zero. It hands
@@ -107,7 +125,7 @@ func Run(ctx context.Context, pool *Pool, within time.Duration, first Order, n i
 		defer close(orders)
 		for i := 0; i < n && (within == 0 || time.Since(begin) < within); i++ {
 			select {
-			case orders <- Order{Seed: first.Seed + uint64(i), Aim: first.Aim}:
+			case orders <- Order{Seed: first.Seed + uint64(i), Aim: first.Aim, Transport: first.Transport}:
 			case <-ctx.Done():
 				return
 			}

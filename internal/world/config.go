@@ -48,6 +48,10 @@ type Config struct {
 	// an order that dies of nobody packing it, and the viewer's time to choose.
 	HealWithin time.Duration
 
+	// OverGRPC carries the calls over internal/rpc and grpc-go on simulated TCP, in place of simnet. What becomes of each
+	// message then depends on the scheduler, too; Duplication has no meaning.
+	OverGRPC bool
+
 	// broken, for tests of the laws, replaces parts by ones that break them.
 	broken sabotage
 }

@@ -92,6 +92,14 @@ func (e *ears) hear(h *host, method string, err error) {
 	if rpcerr.Reason(err) == errorsv1.Reason_REASON_JOURNAL_FULL {
 		h.w.room.refuse(h.name, time.Since(h.w.start))
 	}
+	e.note(method, err)
+}
+
+// note keeps how a call ended.
+func (e *ears) note(method string, err error) {
+	if err == nil {
+		return
+	}
 	st := status.Convert(err)
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -42,7 +42,7 @@ type brokenJournal interface {
 type host struct {
 	w    *world
 	name string
-	sim  *simnet.Host
+	sim  server
 	// begin makes the next life's service. run is its loops, cut is the power cut of its disk, close ends it in order.
 	begin func(life int) (service, error)
 	clock *clock
@@ -85,9 +85,11 @@ func (h *host) start() error {
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", h.name, err)
 	}
+	if err := h.sim.Up(); err != nil {
+		return fmt.Errorf("starting %s: %w", h.name, err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	h.now, h.stop, h.ended = s, stop, make(chan struct{})
-	h.sim.Up()
 	go func() {
 		defer close(h.ended)
 		h.err = s.run(ctx)
@@ -121,6 +123,7 @@ func (h *host) down(crash bool) error {
 		<-h.ended
 		return nil // a service that lost its disk may say so
 	}
+	h.sim.Drain()
 	h.stop()
 	<-h.ended
 	h.sim.Down()

@@ -67,6 +67,9 @@ var kinds = map[string][]Weighted[Kind]{
 // faultsDrawn is how many faults a schedule has.
 const faultsDrawn = 20
 
+// grpcOneIn is how many schedules there are to one over grpc-go, which costs more and shows less of duplication.
+const grpcOneIn = 50
+
 // Torture is a small world with everything against it: three regions, forty viewers, twenty faults, two virtual minutes.
 // All of it follows from the seed and the aim; Config.Schedule lists the faults in the order of their times.
 func Torture(seed uint64, aim string) Config {
@@ -74,6 +77,7 @@ func Torture(seed uint64, aim string) Config {
 		Seed: seed, Regions: []string{"asia-southeast1", "europe-west3", "us-central1"},
 		Jitter: 10 * time.Millisecond, SyncTime: 2 * time.Millisecond,
 	}
+	cfg.OverGRPC = cfg.draws("transport", 0).IntN(grpcOneIn) == 0
 	r := cfg.draws("torture "+aim, 0)
 	if aim == AnyAim && r.IntN(4) == 0 {
 		aim = AimMarket

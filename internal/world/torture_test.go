@@ -42,6 +42,10 @@ func TestTortureWorker(t *testing.T) {
 func playOrder(t *testing.T, o torture.Order) torture.Verdict {
 	cfg := world.Torture(o.Seed, o.Aim)
 	v := torture.Verdict{Seed: o.Seed, Size: len(cfg.Schedule), Faults: map[string]int{}}
+	if o.Transport != "" {
+		cfg.OverGRPC = o.Transport == torture.OverGRPC
+	}
+	v.OverGRPC = cfg.OverGRPC
 	if o.Keep != nil {
 		cfg = cfg.Keep(*o.Keep)
 	}

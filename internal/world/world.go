@@ -27,8 +27,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/rimlight/rimlight/internal/simnet"
 )
 
 // Run plays one scenario in the bubble of its caller. The error is a world that could not be built or read; broken laws
@@ -46,7 +44,7 @@ type world struct {
 	cfg   Config
 	plan  plan
 	start time.Time
-	net   *simnet.Network
+	net   network
 	ears  *ears // what was logged and answered
 	log   *slog.Logger
 
@@ -87,7 +85,7 @@ func play(ctx context.Context, cfg Config) (_ *Evidence, err error) {
 	w := &world{life: ctx, cfg: cfg, plan: newPlan(cfg), start: time.Now(), ears: newEars(), disksOf: map[string]int{}, calm: make(chan struct{})}
 	w.moods = w.random("payments", 0)
 	w.log = slog.New(slog.NewJSONHandler(w.ears, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.net = simnet.New(simnet.Config{Seed: cfg.Seed, Link: w.link})
+	w.net = w.newNetwork()
 	defer func() { err = errors.Join(err, w.stop()) }()
 	if err := w.open(ctx); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ var (
 	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
 	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
 	aim       = flag.String("aim", "", "mix of faults: market, crashes, disks, copies, late, operators, room, payments, cards, money, parcels, restores; empty: every kind")
+	transport = flag.String("transport", "", "what carries the calls: in-process or grpc; empty: as each seed draws it, one in fifty over grpc")
 	mutants   = flag.Bool("mutants", false, "leave out one rule after the other, and tell how soon a law breaks")
 	rule      = flag.String("rule", "", "with -mutants or -replay: this mutation only")
 	runs      = flag.Int("runs", 5, "with -mutants: runs for the median")
@@ -58,6 +60,9 @@ func main() {
 }
 
 func run(ctx context.Context) (held bool, err error) {
+	if !slices.Contains([]string{"", torture.InProcess, torture.OverGRPC}, *transport) {
+		return false, fmt.Errorf("-transport %s: there are %s and %s", *transport, torture.InProcess, torture.OverGRPC)
+	}
 	dir, err := os.MkdirTemp("", "torture")
 	if err != nil {
 		return false, err
@@ -86,10 +91,10 @@ func run(ctx context.Context) (held bool, err error) {
 	if *last > 0 {
 		*schedules = math.MaxInt
 	}
-	summary, err := torture.Run(ctx, pool, *last, torture.Order{Seed: *seed, Aim: *aim}, *schedules, func(v torture.Verdict) {
+	summary, err := torture.Run(ctx, pool, *last, torture.Order{Seed: *seed, Aim: *aim, Transport: *transport}, *schedules, func(v torture.Verdict) {
 		if len(v.Broken) > 0 {
 			broken = append(broken, v)
-			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed, Aim: *aim}.Replay())
+			fmt.Printf("seed %d broke %s\n%s\n%s\n\n", v.Seed, strings.Join(v.Broken, ", "), indent(v.Detail), torture.Order{Seed: v.Seed, Aim: *aim, Transport: *transport}.Replay())
 		}
 	})
 	if err != nil {
@@ -119,7 +124,7 @@ func hunt(ctx context.Context, binary string) (allCaught bool, err error) {
 			continue
 		}
 		g.Go(func() error {
-			c, err := torture.Hunt(ctx, torture.NewPool(ctx, binary, 1, "-mutant", string(r.Mutation)), r, *seed, *runs, *most)
+			c, err := torture.Hunt(ctx, torture.NewPool(ctx, binary, 1, "-mutant", string(r.Mutation)), r, torture.Order{Seed: *seed, Transport: *transport}, *runs, *most)
 			if err != nil {
 				return err
 			}
@@ -144,7 +149,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 	var failure error
 	small := torture.Shrink(v.Size, func(keep []int) bool {
 		for range shrinkTries {
-			again, err := pool.Play(ctx, torture.Order{Seed: v.Seed, Aim: *aim, Keep: &keep})
+			again, err := pool.Play(ctx, torture.Order{Seed: v.Seed, Aim: *aim, Transport: *transport, Keep: &keep})
 			if err != nil {
 				failure = err
 				return true // ends the search soon
@@ -158,7 +163,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 	if failure != nil {
 		return failure
 	}
-	o := torture.Order{Seed: v.Seed, Aim: *aim, Keep: &small, Tell: true}
+	o := torture.Order{Seed: v.Seed, Aim: *aim, Transport: *transport, Keep: &small, Tell: true}
 	told, err := pool.Play(ctx, o)
 	if err != nil {
 		return err
@@ -169,7 +174,7 @@ func shrink(ctx context.Context, pool *torture.Pool, v torture.Verdict) error {
 
 // tell plays one schedule until a law breaks.
 func tell(ctx context.Context, pool *torture.Pool) (held bool, err error) {
-	o := torture.Order{Seed: *seed, Aim: *aim, Tell: true}
+	o := torture.Order{Seed: *seed, Aim: *aim, Transport: *transport, Tell: true}
 	if *keep != "" {
 		o.Keep = &[]int{}
 		for word := range strings.SplitSeq(*keep, ",") {
