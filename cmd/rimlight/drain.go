@@ -42,11 +42,24 @@ type (
 	undrainCmd struct{ modeFlags }
 )
 
+// Validate implements kong's check of the command line: a time in the past is no time at all.
+func (f *modeFlags) Validate() error {
+	if f.For < 0 {
+		return usageError{fmt.Sprintf("--for %v is over already", f.For)}
+	}
+	return nil
+}
+
 // Validate implements kong's check of the command line.
 func (c *drainCmd) Validate() error {
+	if err := c.modeFlags.Validate(); err != nil {
+		return err
+	}
 	switch {
 	case c.Wait && c.DryRun:
 		return usageError{"--dry-run changes nothing, so there is nothing to --wait for"}
+	case c.Wait && c.Within <= 0:
+		return usageError{"--within must be above 0"}
 	case c.Wait && c.For > 0 && c.For <= c.Within:
 		return usageError{fmt.Sprintf("the region serves again after --for %v; wait for less --within", c.For)}
 	}

@@ -90,6 +90,16 @@ func TestWhatIsLeftInARegion(t *testing.T) {
 	}
 }
 
+func TestTimesThatAreOver(t *testing.T) {
+	for args, says := range map[string]string{
+		"drain moon --for=-5s": "--for -5s", "cordon moon --for=-5s": "--for -5s", "undrain moon --for=-5s": "--for -5s", "drain moon --wait --within=0s": "--within",
+	} {
+		if code, _, errOut := exec(t, strings.Fields(args)...); code != exitUsage || !strings.Contains(errOut, says) {
+			t.Errorf("%s: exit %d, %q", args, code, errOut)
+		}
+	}
+}
+
 func TestDrainsFlagsContradict(t *testing.T) {
 	for _, args := range [][]string{{"--wait", "--dry-run"}, {"--wait", "--for", (4 * time.Minute).String()}} {
 		if code, _, errOut := exec(t, append([]string{"drain", "moon"}, args...)...); code != exitUsage || !strings.Contains(errOut, args[1]) {
