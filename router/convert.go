@@ -95,7 +95,7 @@ func decisionProto(router string, d *forward.Decision) *routerv1.Decision {
 		if g := a.Choice.Region; g != nil {
 			p.Attempts = append(p.Attempts, &routerv1.Attempt{
 				Region: g.Name, NodeId: g.NodeID, StartOffset: durationpb.New(a.Start), Duration: durationpb.New(a.Duration),
-				StatusCode: int32(a.Code), Reason: a.Reason, Residence: durationpb.New(a.Residence),
+				StatusCode: int32(a.Code), Reason: a.Reason, Residence: durationpb.New(a.Residence), GivenUp: a.GivenUp,
 			})
 		}
 	}

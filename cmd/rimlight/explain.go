@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
@@ -38,16 +39,45 @@ func explain(out io.Writer, d *routerv1.Decision) error {
 	}
 	for i, choice := range d.GetChoices() {
 		fmt.Fprintf(out, "\nAttempt %d", i+1)
+		if i < len(d.GetAttempts()) && i > 0 {
+			fmt.Fprintf(out, ", after %s ms", ms(d.GetAttempts()[i].GetStartOffset()))
+		}
 		if err := explainChoice(out, choice); err != nil {
 			return err
 		}
 		if i < len(d.GetAttempts()) {
-			a := d.GetAttempts()[i]
-			fmt.Fprintf(out, "It took %s ms, %s ms of them inside the node, and ended %s %s\n",
-				ms(a.GetDuration()), ms(a.GetResidence()), codes.Code(a.GetStatusCode()), ifSet(reasonName(a.GetReason())))
+			fmt.Fprintln(out, cameOf(d.GetAttempts()[i]))
 		}
 	}
 	return nil
+}
+
+// cameOf says in a sentence what came of an attempt.
+func cameOf(a *routerv1.Attempt) string {
+	took, code := ms(a.GetDuration()), codes.Code(a.GetStatusCode())
+	inside := a.GetResidence().AsDuration()
+	switch {
+	case a.GetGivenUp() && code == codes.Canceled:
+		return fmt.Sprintf("%s was given up after %s ms: another region had answered.", a.GetRegion(), took)
+	case a.GetGivenUp():
+		return fmt.Sprintf("%s was given up after %s ms without an answer, while another region could still be asked.", a.GetRegion(), took)
+	case inside > 0:
+		way := durationpb.New(max(0, a.GetDuration().AsDuration()-inside))
+		return fmt.Sprintf("%s answered %s in %s ms: %s ms inside the node, %s ms on the way.", a.GetRegion(), outcome(a), took, ms(a.GetResidence()), ms(way))
+	case code == codes.OK:
+		return fmt.Sprintf("%s answered OK in %s ms; it did not say how much of that was its own.", a.GetRegion(), took)
+	default:
+		return fmt.Sprintf("It ended with %s after %s ms.", outcome(a), took)
+	}
+}
+
+// outcome is a reason where there is one, and the code.
+func outcome(a *routerv1.Attempt) string {
+	code := codes.Code(a.GetStatusCode()).String()
+	if reason := reasonName(a.GetReason()); reason != "UNSPECIFIED" {
+		return reason + " (" + code + ")"
+	}
+	return code
 }
 
 // explainChoice goes on after the choice's name.
@@ -73,11 +103,4 @@ func explainChoice(out io.Writer, choice *routerv1.Choice) error {
 			percent(k.GetSuccessRate()), why)
 	}
 	return w.Flush()
-}
-
-func ifSet(reason string) string {
-	if reason == "UNSPECIFIED" {
-		return ""
-	}
-	return "(" + reason + ")"
 }

@@ -132,6 +132,7 @@ func (c *call) keep(n *node, r result) {
 	a := &c.decision.Attempts[n.attempt]
 	a.Duration = r.took
 	a.Code, a.Reason, a.Verdict = status.Code(r.err), rpcerr.Reason(r.err), r.verdict
+	a.GivenUp = r.givenUp
 	load := loadIn(r.trailer)
 	a.Residence, a.Service = load.GetResidence().AsDuration(), load.GetServiceTime().AsDuration()
 }

@@ -64,6 +64,7 @@ type Attempt struct {
 	Code      codes.Code
 	Reason    errorsv1.Reason
 	Verdict   measure.Verdict
+	GivenUp   bool          // the router stopped waiting: it took too long, or the other attempt was first
 	Residence time.Duration // inside the node, by its own word; 0 if it did not say
 	Service   time.Duration // the part of it that was work, by its own word
 }

@@ -127,9 +127,13 @@ func TestHedging(t *testing.T) {
 					t.Errorf("got %+v of near and %+v of far, want %v", near, far, tt.verdicts)
 				}
 				losers := int32(0)
-				for _, v := range tt.verdicts {
-					if v == measure.Outrun || v == measure.Ignored {
+				for i, v := range tt.verdicts {
+					lost := v == measure.Outrun || v == measure.Ignored
+					if lost {
 						losers++
+					}
+					if d.Attempts[i].GivenUp != lost {
+						t.Errorf("attempt %d: given up is %v, want %v", i+1, d.Attempts[i].GivenUp, lost)
 					}
 				}
 				if cancelled.Load() != losers {

@@ -112,6 +112,9 @@ func (c *call) invoke(ctx context.Context, n *node, request *frame.Frame, timeou
 	took := time.Since(start)
 	r := judge(ctx, err, n.region.Name, took, c.patience(n))
 	r.header, r.trailer, r.took = header, trailer, took
+	if r.verdict == measure.Broken && ctx.Err() == nil && attemptCtx.Err() != nil { // by the timeout
+		r.givenUp = true
+	}
 	c.tell(n, r, true)
 	c.describe(span, n, r)
 	return answer, r

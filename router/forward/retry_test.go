@@ -229,6 +229,16 @@ func TestASilentNodeIsGivenUpInTime(t *testing.T) {
 	if o := w.regions.of("near"); len(o) != 1 || o[0].Verdict != measure.Broken {
 		t.Errorf("got %+v, want one that is broken", o)
 	}
+	if a := w.last(t).Attempts; len(a) != 2 || !a[0].GivenUp || a[1].GivenUp {
+		t.Errorf("recorded %+v, want the first one given up", a)
+	}
+	w = newWorld(t, forward.Config{HedgeShare: -1}, node{"near", fails(status.Error(codes.Unavailable, "broken"))}, node{"far", answers("from far")})
+	if _, err := w.call(t.Context(), requestOffer, nil); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.last(t).Attempts; len(a) != 2 || a[0].GivenUp {
+		t.Errorf("recorded %+v: a connection that breaks is not given up", a)
+	}
 }
 
 func TestAStreamIsGivenUpOnceItsNodeIsUnreachable(t *testing.T) {

@@ -35,6 +35,7 @@ type result struct {
 	retry   bool // asking another node makes sense
 	verdict measure.Verdict
 	took    time.Duration // until the answer, or a stream's first message
+	givenUp bool          // nobody waited for it any more
 
 	header, trailer metadata.MD // as the node sent them
 }
@@ -51,9 +52,9 @@ func judge(ctx context.Context, err error, region string, elapsed, patience time
 	st := status.Convert(err)
 	switch {
 	case errors.Is(context.Cause(ctx), errOutrun):
-		return result{err: ended(ctx), weight: silent, verdict: measure.Outrun}
+		return result{err: ended(ctx), weight: silent, verdict: measure.Outrun, givenUp: true}
 	case errors.Is(context.Cause(ctx), errNotNeeded):
-		return result{err: ended(ctx), weight: silent, verdict: measure.Ignored}
+		return result{err: ended(ctx), weight: silent, verdict: measure.Ignored, givenUp: true}
 	case ctx.Err() == context.Canceled:
 		return result{err: ended(ctx), weight: late, verdict: measure.Ignored}
 	case ctx.Err() == context.DeadlineExceeded:

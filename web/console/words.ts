@@ -41,9 +41,11 @@ function tellAttempt(a: Attempt, choice: Choice, elsewhere: boolean): string {
   const expected = millis(choice.candidates.find((c) => c.region === a.region && c.nodeId === a.nodeId)?.expected);
   let text = `${a.region} was asked${began >= 1 ? ` after ${showMs(began)}` : ""} and `;
   if (a.statusCode === 0) text += `answered in ${showMs(took)}`;
-  else if (a.statusCode === Code.Canceled && elsewhere) text += `given up after ${showMs(took)} without an answer`;
+  else if (a.givenUp && a.statusCode === Code.Canceled) text += `given up after ${showMs(took)}, as another region had answered`;
+  else if (a.givenUp || (a.statusCode === Code.Canceled && elsewhere)) text += `given up after ${showMs(took)} without an answer`;
   else text += `failed after ${showMs(took)} with ${status(a)}`;
   if (expected !== undefined && expected > 0) text += `, where ${showMs(expected)} had been expected`;
+  if (a.givenUp) return `${text}.`;
   if (inside > 0) {
     const way = Math.max(0, took - inside);
     text += `: ${showMs(inside)} inside the region, ${showMs(way)} on the way. `;

@@ -25,7 +25,7 @@ import{C as e,T as t,_ as n,b as r,c as i,g as a,h as o,n as s,p as c,r as l,s a
 
 held_share (/
 \ffailure_time (\v2.google.protobuf.Duration0
-\rnetwork_floor (\v2.google.protobuf.Duration"÷
+\rnetwork_floor (\v2.google.protobuf.Duration"
 \x07Attempt
 region (	
 \x07node_id (	/
@@ -33,7 +33,8 @@ held_share (/
 \bduration (\v2.google.protobuf.Duration
 \vstatus_code (*
 reason (2.rimlight.errors.v1.Reason,
-	residence\x07 (\v2.google.protobuf.Duration"ö
+	residence\x07 (\v2.google.protobuf.Duration
+\bgiven_up\b (\b"ö
 Choice1
 
 candidates (\v2.rimlight.router.v1.Candidate

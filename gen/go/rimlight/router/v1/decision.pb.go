@@ -383,7 +383,9 @@ type Attempt struct {
 	// Rimlight's reason, where the status had one.
 	Reason v1.Reason `protobuf:"varint,6,opt,name=reason,proto3,enum=rimlight.errors.v1.Reason" json:"reason,omitempty"`
 	// What was measured as the node's share of the duration; 0 if it did not say.
-	Residence     *durationpb.Duration `protobuf:"bytes,7,opt,name=residence,proto3" json:"residence,omitempty"`
+	Residence *durationpb.Duration `protobuf:"bytes,7,opt,name=residence,proto3" json:"residence,omitempty"`
+	// The router stopped waiting for it: after several times the expected time, or (CANCELLED) because another region answered first.
+	GivenUp       bool `protobuf:"varint,8,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +467,13 @@ func (x *Attempt) GetResidence() *durationpb.Duration {
 		return x.Residence
 	}
 	return nil
+}
+
+func (x *Attempt) GetGivenUp() bool {
+	if x != nil {
+		return x.GivenUp
+	}
+	return false
 }
 
 // One choice among regions: everything that went into it.
@@ -726,7 +735,7 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\n" +
 	"held_share\x18\x0e \x01(\x01R\theldShare\x12<\n" +
 	"\ffailure_time\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vfailureTime\x12>\n" +
-	"\rnetwork_floor\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\fnetworkFloor\"\xbd\x02\n" +
+	"\rnetwork_floor\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\fnetworkFloor\"\xd8\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12<\n" +
@@ -735,7 +744,8 @@ const file_rimlight_router_v1_decision_proto_rawDesc = "" +
 	"\vstatus_code\x18\x05 \x01(\x05R\n" +
 	"statusCode\x122\n" +
 	"\x06reason\x18\x06 \x01(\x0e2\x1a.rimlight.errors.v1.ReasonR\x06reason\x127\n" +
-	"\tresidence\x18\a \x01(\v2\x19.google.protobuf.DurationR\tresidence\"\xcb\x02\n" +
+	"\tresidence\x18\a \x01(\v2\x19.google.protobuf.DurationR\tresidence\x12\x19\n" +
+	"\bgiven_up\x18\b \x01(\bR\agivenUp\"\xcb\x02\n" +
 	"\x06Choice\x12=\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x1d.rimlight.router.v1.CandidateR\n" +
