@@ -94,10 +94,10 @@ func (h *host) start() error {
 		defer close(h.ended)
 		h.err = s.run(ctx)
 		if gaveWay(h.err) { // it has been replaced, and nobody starts it again
-			h.sim.Down()
 			h.mu.Lock()
 			h.fenced = true
 			h.mu.Unlock()
+			h.sim.Down()
 		} else if h.err != nil && ctx.Err() == nil && !h.isDead() {
 			h.w.watch.surprise("%s stopped by itself: %v", h.name, h.err)
 		}

@@ -69,10 +69,10 @@ func (x *room) refuse(host string, at time.Duration) {
 func (w *world) stillFull(ctx context.Context) []string {
 	var full []string
 	for _, n := range w.allNodes() {
-		if n.isFenced() {
+		answer, err := regionv1.NewRegionServiceClient(w.net.Conn("operator", n.name)).Probe(ctx, &regionv1.ProbeRequest{})
+		if n.isFenced() { // perhaps while it was asked
 			continue
 		}
-		answer, err := regionv1.NewRegionServiceClient(w.net.Conn("operator", n.name)).Probe(ctx, &regionv1.ProbeRequest{})
 		if err != nil || answer.GetJournalFull() {
 			full = append(full, n.name)
 		}
