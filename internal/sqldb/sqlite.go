@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
@@ -72,16 +73,27 @@ func refuseBackup(ctx context.Context, db *sql.DB) error {
 // service is given the same DB again. Its statements do not end with their context: they take microseconds, and a
 // goroutine each to watch it would cost as much.
 func OpenMemory(context.Context) (*DB, error) {
-	c, err := newConnector("file::memory:?_pragma=foreign_keys(ON)", beginWriting)
+	c, err := memoryConnector()
 	if err != nil {
 		return nil, fmt.Errorf("opening a database in memory: %w", err)
 	}
-	c.steady = true
+	return newMemory(c), nil
+}
+
+func memoryConnector() (*cachingConnector, error) {
+	c, err := newConnector("file::memory:?_pragma=foreign_keys(ON)", beginWriting)
+	if err == nil {
+		c.steady = true
+	}
+	return c, err
+}
+
+func newMemory(c driver.Connector) *DB {
 	pool := sql.OpenDB(c)
 	pool.SetMaxOpenConns(1) // every further connection would be another, empty database
 	db := newSQLite(pool, pool)
 	db.steady = true
-	return db, nil
+	return db
 }
 
 // image is what modernc.org/sqlite's connections can do with a whole database.

@@ -61,8 +61,8 @@ func (c *cachingConnector) Connect(context.Context) (driver.Conn, error) {
 // Driver implements driver.Connector.
 func (c *cachingConnector) Driver() driver.Driver { return c.driver }
 
-// fullConn is what modernc.org/sqlite's connections can do, but for the calls without a prepared statement: database/sql
-// prepares one for each.
+// fullConn is what modernc.org/sqlite's connections can do, but for the calls without a prepared statement: those are
+// cachingConn's own.
 type fullConn interface {
 	driver.Conn
 	driver.ConnPrepareContext
@@ -83,6 +83,7 @@ type cachingConn struct {
 	idle   map[string]fullStmt
 	begin  string // begins a transaction that may write
 	steady bool
+	closed func(*cachingConn) error // takes it back when it is closed; nil: it ends
 }
 
 // Prepare implements driver.Conn.
@@ -92,8 +93,16 @@ func (c *cachingConn) Prepare(query string) (driver.Stmt, error) {
 
 // PrepareContext implements driver.ConnPrepareContext.
 func (c *cachingConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if s, ok := c.idle[query]; ok {
-		delete(c.idle, query) // while its rows are open, the same text needs another one
+	s, err := c.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *cachingConn) prepared(ctx context.Context, query string) (*cachedStmt, error) {
+	if s := c.idle[query]; s != nil {
+		c.idle[query] = nil // while its rows are open, the same text needs another one
 		return &cachedStmt{s, c, query}, nil
 	}
 	prepared, err := c.fullConn.PrepareContext(ctx, query)
@@ -106,6 +115,41 @@ func (c *cachingConn) PrepareContext(ctx context.Context, query string) (driver.
 	}
 	return &cachedStmt{s, c, query}, nil
 }
+
+// ExecContext implements driver.ExecerContext. Without it database/sql makes and ends a Stmt of its own around each call.
+func (c *cachingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	s, err := c.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.ExecContext(ctx, args)
+	if cerr := s.Close(); cerr != nil {
+		return nil, errors.Join(err, cerr)
+	}
+	return result, err
+}
+
+// QueryContext implements driver.QueryerContext, as ExecContext does.
+func (c *cachingConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	s, err := c.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.QueryContext(ctx, args)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return &cachedRows{rows, s}, nil
+}
+
+// cachedRows are the rows of one statement, which is free again when they are closed.
+type cachedRows struct {
+	driver.Rows
+	stmt *cachedStmt
+}
+
+// Close implements driver.Rows.
+func (r *cachedRows) Close() error { return errors.Join(r.Rows.Close(), r.stmt.Close()) }
 
 // BeginTx implements driver.ConnBeginTx. The driver's own transactions parse each BEGIN and COMMIT anew.
 func (c *cachingConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
@@ -121,12 +165,8 @@ func (c *cachingConn) BeginTx(ctx context.Context, options driver.TxOptions) (dr
 
 // run executes one of the statements that make transactions.
 func (c *cachingConn) run(ctx context.Context, query string) error {
-	s, err := c.PrepareContext(ctx, query)
-	if err != nil {
-		return err
-	}
-	_, err = s.(*cachedStmt).ExecContext(ctx, nil)
-	return errors.Join(err, s.Close())
+	_, err := c.ExecContext(ctx, query, nil)
+	return err
 }
 
 // cachedTx is the transaction of its connection.
@@ -146,9 +186,18 @@ func (t cachedTx) Rollback() error { return t.conn.run(context.Background(), "RO
 
 // Close implements driver.Conn.
 func (c *cachingConn) Close() error {
+	if c.closed != nil {
+		return c.closed(c)
+	}
+	return c.end()
+}
+
+func (c *cachingConn) end() error {
 	var errs []error
 	for _, s := range c.idle {
-		errs = append(errs, s.Close())
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
 	}
 	clear(c.idle)
 	return errors.Join(append(errs, c.fullConn.Close())...)
@@ -202,7 +251,7 @@ func (r steadyReader) QueryRowContext(ctx context.Context, query string, args ..
 
 // Close implements driver.Stmt.
 func (s *cachedStmt) Close() error {
-	if _, kept := s.conn.idle[s.query]; kept || len(s.conn.idle) >= mostStatements {
+	if idle, known := s.conn.idle[s.query]; idle != nil || !known && len(s.conn.idle) >= mostStatements {
 		return s.fullStmt.Close()
 	}
 	s.conn.idle[s.query] = s.fullStmt

@@ -39,11 +39,11 @@ func (c Config) depots() []string {
 // openDepots starts them.
 func (w *world) openDepots(ctx context.Context) error {
 	for _, name := range w.cfg.depots() {
-		b, err := emptyInbox()
+		t, err := emptyInbox()
 		if err != nil {
 			return err
 		}
-		inbox, err := sqldb.OpenImage(ctx, b)
+		inbox, err := t.Open(ctx)
 		if err != nil {
 			return err
 		}
@@ -57,7 +57,7 @@ func (w *world) openDepots(ctx context.Context) error {
 	return nil
 }
 
-var emptyInbox = sync.OnceValues(func() ([]byte, error) { return migrated(micro.Migrate) })
+var emptyInbox = sync.OnceValues(func() (*sqldb.Template, error) { return migrated(micro.Migrate) })
 
 func (w *world) newDepot(d *depot, life int) (service, error) {
 	n, err := micro.New(micro.Config{SKUs: []string{sku}, Parallel: 4}, micro.Deps{

@@ -167,13 +167,13 @@ func (w *world) open(ctx context.Context) error {
 	w.centre = c
 	for _, store := range []struct {
 		db    **sqldb.DB
-		empty func() ([]byte, error)
+		empty func() (*sqldb.Template, error)
 	}{{&c.verifierDB, emptyVerifier}, {&c.stockDB, emptyFulfillment}, {&c.paymentDB, emptyProvider}} {
-		b, err := store.empty()
+		t, err := store.empty()
 		if err != nil {
 			return err
 		}
-		if *store.db, err = sqldb.OpenImage(ctx, b); err != nil {
+		if *store.db, err = t.Open(ctx); err != nil {
 			return err
 		}
 	}
@@ -192,23 +192,13 @@ func (w *world) open(ctx context.Context) error {
 
 // Databases without a row, shared between worlds: migrating three of them takes as long as half a small world.
 var (
-	emptyVerifier    = sync.OnceValues(func() ([]byte, error) { return migrated(verifier.Migrate) })
-	emptyFulfillment = sync.OnceValues(func() ([]byte, error) { return migrated(fulfillment.Migrate) })
-	emptyProvider    = sync.OnceValues(func() ([]byte, error) { return migrated(testpsp.Migrate) })
+	emptyVerifier    = sync.OnceValues(func() (*sqldb.Template, error) { return migrated(verifier.Migrate) })
+	emptyFulfillment = sync.OnceValues(func() (*sqldb.Template, error) { return migrated(fulfillment.Migrate) })
+	emptyProvider    = sync.OnceValues(func() (*sqldb.Template, error) { return migrated(testpsp.Migrate) })
 )
 
-func migrated(migrate func(context.Context, *sqldb.DB) error) ([]byte, error) {
-	ctx := context.Background()
-	db, err := sqldb.OpenMemory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	err = migrate(ctx, db)
-	var b []byte
-	if err == nil {
-		b, err = db.Image(ctx)
-	}
-	return b, errors.Join(err, db.Close())
+func migrated(migrate func(context.Context, *sqldb.DB) error) (*sqldb.Template, error) {
+	return sqldb.NewTemplate(context.Background(), migrate)
 }
 
 // store is a database as one life of a host sees it.
