@@ -33,8 +33,9 @@ type Config struct {
 	// CallTimeout bounds one unary call to fulfillment or the verifier. 0: 2 s. At half, a far centre's slow moments fail
 	// calls that would have answered; at double, a cut link is noticed late, which costs stock and no viewer's time.
 	CallTimeout time.Duration
-	// DrainTimeout bounds how long a stopping node waits for the verifier to take the rest of its journal. 0: 5 s. What is
-	// left is forwarded after the next start, so a small value delays settlement and loses nothing.
+	// DrainTimeout bounds how long a stopping node waits for the verifier to take the rest of its journal, and then how long
+	// it writes snapshots. 0: 5 s. What is left is forwarded, or read, after the next start, so a small value delays
+	// settlement or that start, and loses nothing.
 	DrainTimeout time.Duration
 	// Drills lets SetFault break viewers' calls for a while. Never where viewers pay.
 	Drills bool

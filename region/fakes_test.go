@@ -206,6 +206,9 @@ type fakeVerifier struct {
 	cursor   int64
 	told     []*offerv1.Purchase // by cursor
 	muted    bool                // answers get lost
+	held     bool                // news wait for tellNext; what a stream missed comes when it begins
+	untold   []*verifierv1.SubmitRedemptionsResponse
+	stream   *submitStream // the newest
 	journals []string
 	hangUp   chan error // what streams of WatchPurchase end with, one each
 
@@ -226,6 +229,21 @@ func (f *fakeVerifier) mute(on bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.muted = on
+}
+
+// holdNews lets news wait for tellNext.
+func (f *fakeVerifier) holdNews() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = true
+}
+
+// tellNext tells the oldest news that wait.
+func (f *fakeVerifier) tellNext() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stream.answers <- f.untold[0]
+	f.untold = f.untold[1:]
 }
 
 func newFakeVerifier(random io.Reader) *fakeVerifier {
@@ -303,7 +321,11 @@ func (f *fakeVerifier) SubmitRedemptions(ctx context.Context, _ ...grpc.CallOpti
 	if f.gone() {
 		return nil, errDown
 	}
-	return &submitStream{ctx: ctx, f: f, down: f.isDown(), answers: make(chan *verifierv1.SubmitRedemptionsResponse, 1000)}, nil
+	s := &submitStream{ctx: ctx, f: f, down: f.isDown(), answers: make(chan *verifierv1.SubmitRedemptionsResponse, 1000)}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stream = s
+	return s, nil
 }
 
 type submitStream struct {
@@ -348,8 +370,13 @@ func (s *submitStream) Send(m *verifierv1.SubmitRedemptionsRequest) error {
 	s.answers <- &verifierv1.SubmitRedemptionsResponse{Message: &verifierv1.SubmitRedemptionsResponse_Acknowledgement{
 		Acknowledgement: &verifierv1.Acknowledgement{Sequence: s.f.acked}}}
 	if len(purchases) > 0 {
-		s.answers <- &verifierv1.SubmitRedemptionsResponse{Message: &verifierv1.SubmitRedemptionsResponse_Outcomes{
+		news := &verifierv1.SubmitRedemptionsResponse{Message: &verifierv1.SubmitRedemptionsResponse_Outcomes{
 			Outcomes: &verifierv1.OutcomeBatch{Purchases: purchases, Cursor: s.f.cursor}}}
+		if s.f.held && m.GetHello() == nil {
+			s.f.untold = append(s.f.untold, news)
+		} else {
+			s.answers <- news
+		}
 	}
 	return nil
 }

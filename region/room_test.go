@@ -1,6 +1,7 @@
 package region_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -158,6 +159,62 @@ func TestAUnitIsNotSentBackBeforeThatIsWritten(t *testing.T) {
 		w.mustRedeem(1, token)
 		if n := w.probe().GetStock()[0].GetUntouched(); n != 9 {
 			t.Errorf("%d units are left, want 9", n)
+		}
+	})
+}
+
+// lateAnswers is a journal whose Resume answers a while after there is room.
+type lateAnswers struct {
+	*journal.Memory
+	after time.Duration
+}
+
+// Resume answers late.
+//
+//rimlight:bubble called in the bubble of TestNewsAfterSuchThatFoundNoRoomWaitForThem
+func (l lateAnswers) Resume(ctx context.Context) error {
+	err := l.Memory.Resume(ctx)
+	if err == nil {
+		time.Sleep(l.after)
+	}
+	return err
+}
+
+// The cursor says that the journal has all news before it: news which find room behind such that found none would make
+// the node ask for what comes after both.
+func TestNewsAfterSuchThatFoundNoRoomWaitForThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10, 10)
+		var full atomic.Bool
+		w.options.Fault = func(s journal.Stage) error {
+			if full.Load() && s != journal.AfterCommit {
+				return journal.ErrNoSpace
+			}
+			return nil
+		}
+		w.wrap = func(m *journal.Memory) journal.Journal { return lateAnswers{m, 300 * time.Millisecond} }
+		w.verifier.holdNews()
+		w.start()
+		time.Sleep(21 * time.Second)
+		w.mustRedeem(1, w.mustOffer(1))
+		w.mustRedeem(2, w.mustOffer(2))
+		full.Store(true)
+		w.verifier.tellNext() // finds no room
+		time.Sleep(500 * time.Millisecond)
+		full.Store(false)
+		time.Sleep(600 * time.Millisecond) // there is room since 100 ms, and the stream is still the same one
+		w.verifier.tellNext()
+		time.Sleep(10 * time.Second)
+		told := map[string]bool{}
+		for _, r := range w.records() {
+			told[r.GetOutcome().GetPurchase().GetPurchaseId()] = true
+		}
+		delete(told, "")
+		if len(told) != 2 {
+			t.Errorf("the journal has the outcomes of %d purchases, want both", len(told))
+		}
+		if err := w.end(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -202,9 +202,17 @@ func (n *Node) keepSnapshots(ctx context.Context) error {
 	}
 }
 
-// lastSnapshot is an orderly stop's: the next start has nothing to replay.
+// lastSnapshot is an orderly stop's: the next start has nothing to replay. A journal that never had snapshots may need more
+// of them than a stop may take: what is written counts, and the next start reads the rest.
 func (n *Node) lastSnapshot(ctx context.Context) {
-	if err := n.snapshot(ctx, 1); err != nil && !errors.Is(err, journal.ErrClosed) {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	defer cancel()
+	err := n.snapshot(ctx, 1)
+	switch {
+	case err == nil, errors.Is(err, journal.ErrClosed):
+	case ctx.Err() != nil:
+		n.log.Warn("stopped before all snapshots were written; the next start reads the rest of the journal", "snapshots_through", n.snapshots.saved)
+	default:
 		n.log.Warn("the last snapshot was not written", "error", err)
 	}
 }
@@ -214,6 +222,9 @@ func (n *Node) lastSnapshot(ctx context.Context) {
 func (n *Node) snapshot(ctx context.Context, atLeast int) error {
 	s := &n.snapshots
 	for {
+		if err := ctx.Err(); err != nil { // between two of them: one that is begun is finished
+			return err
+		}
 		records, err := n.deps.Journal.ReadAfter(ctx, s.read, min(readRecords, n.cfg.SnapshotRecords-s.text.Items()))
 		if err != nil {
 			return fmt.Errorf("reading the journal for a snapshot: %w", err)

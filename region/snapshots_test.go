@@ -409,3 +409,54 @@ func TestSalesThatAreOverAreKeptInShort(t *testing.T) {
 		}
 	})
 }
+
+// slowSnapshots is a journal whose snapshots take a while each.
+type slowSnapshots struct {
+	*journal.Memory
+	each time.Duration
+}
+
+// SaveSnapshot takes its time.
+//
+//rimlight:bubble called in the bubble of TestAStopWritesSnapshotsForADrainTimeoutAtMost
+func (s slowSnapshots) SaveSnapshot(ctx context.Context, snapshot journal.Snapshot) error {
+	time.Sleep(s.each)
+	return s.Memory.SaveSnapshot(ctx, snapshot)
+}
+
+// A node that is told to stop is killed when it takes too long, and then not even what it wrote would be sure to help.
+func TestAStopWritesSnapshotsForADrainTimeoutAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 60, 60)
+		w.start()
+		time.Sleep(21 * time.Second)
+		tokens, receipts := w.sellMany(50)
+		time.Sleep(time.Second)
+		w.crash() // a journal without snapshots
+		w.snapshotRecords = 8
+		w.wrap = func(m *journal.Memory) journal.Journal { return slowSnapshots{m, 2 * time.Second} }
+		short, stops := 0, 0
+		for ; short < len(tokens) && stops < 20; stops++ {
+			w.start()
+			for i := range tokens {
+				if again := w.mustRedeem(i, tokens[i]); !proto.Equal(again, receipts[i]) {
+					t.Errorf("start %d: got %v, want %v", stops, again, receipts[i])
+				}
+			}
+			before := short
+			if _, short = w.node.InMemory(); stops > 0 && short <= before {
+				t.Fatalf("after %d stops %d sales are in short, %d were before the last one", stops, short, before)
+			}
+			begin := time.Now()
+			if err := w.end(); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("stop %d took %v, want 5 s, and 2 s each for the snapshot that was being written and the last one", stops, took)
+			}
+		}
+		if short < len(tokens) || stops < 3 {
+			t.Errorf("after %d stops %d of %d sales are in short", stops, short, len(tokens))
+		}
+	})
+}
