@@ -89,6 +89,9 @@ func (s *Service) pay(ctx context.Context, j store.Job) (later int64, err error)
 	if !p.State.AwaitsMoney() {
 		return 0, s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Finish(ctx, j) })
 	}
+	if p.MinorUnits == 0 { // providers refuse to take nothing, and a voucher would be spent for it
+		return 0, s.paid(ctx, &j, &p, payment.Intent{}, saga.MoneyTaken)
+	}
 	if p.PresentedVoucher != (store.ID{}) && !p.VoucherHeld {
 		over, err := s.holdVoucher(ctx, j, &p)
 		if over || err != nil {

@@ -40,7 +40,8 @@ func (s *Service) applyTo(ctx context.Context, tx *store.Tx, p *store.Purchase, 
 	}
 	now := s.deps.Now()
 	view := saga.Purchase{
-		State: p.State, Reason: p.Reason, Attempt: p.Attempt, Spares: len(spares), CoveredByVoucher: p.VoucherHeld && p.Charged == 0,
+		State: p.State, Reason: p.Reason, Attempt: p.Attempt, Spares: len(spares),
+		NothingTaken: p.Charged == 0, Free: p.MinorUnits == 0,
 	}
 	var terms store.DropTerms
 	if mayIssue(e) {

@@ -223,7 +223,8 @@ type sale struct {
 	session   []byte
 	drop      string
 	reference string
-	price     int64
+	price     int64 // 0: 499
+	free      bool
 	late      time.Duration // acceptance after the token's end
 	timeBack  string        // the word for an offer that was made after the planned close
 	unleased  bool          // fulfillment does not know the unit as leased
@@ -244,7 +245,7 @@ func (w *world) redeem(n *node, s sale) (receipt, offer string) {
 	if s.drop == "" {
 		s.drop = w.drop
 	}
-	if s.price == 0 {
+	if s.price == 0 && !s.free {
 		s.price = 499
 	}
 	if s.serial == 0 {

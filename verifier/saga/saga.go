@@ -204,8 +204,10 @@ type Purchase struct {
 	Spares int
 	// NoPriceLock: the viewer has used up the channel's budget of price locks; see Config of package verifier.
 	NoPriceLock bool
-	// CoveredByVoucher: the provider took nothing; a voucher paid everything.
-	CoveredByVoucher bool
+	// NothingTaken: the provider took nothing; a voucher paid everything, or the price is zero.
+	NothingTaken bool
+	// Free: the price is zero, which no voucher can lock.
+	Free bool
 }
 
 // New is a purchase whose first redemption arrived.
@@ -247,6 +249,8 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 	case p.State == Received && e == Denied && p.Spares > 0:
 		p.Spares--
 		return next(Received, NoReason, Promote, Settle)
+	case p.State == Received && e == Denied && p.Free:
+		return next(Refused, UnitDenied)
 	case p.State == Received && e == Denied: // the unit was never this purchase's: nothing to release
 		return next(Voucher, UnitDenied, IssueVoucher)
 
@@ -272,7 +276,7 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 		return next(Delivered, NoReason)
 	case p.State.Paid() && e == OrderShipped:
 		return next(Shipped, NoReason)
-	case p.State.Paid() && e == OrderDead && p.CoveredByVoucher: // nothing to choose: everything is back on the voucher
+	case p.State.Paid() && e == OrderDead && p.NothingTaken: // nothing to choose: what was paid is back on the voucher
 		return next(Refunded, OrderFailed, ReleaseWinner, ReturnVoucher)
 	case p.State.Paid() && e == OrderDead:
 		return next(ChoiceRequired, OrderFailed, ReleaseWinner, ReturnVoucher, AskChoice)

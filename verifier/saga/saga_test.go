@@ -67,8 +67,10 @@ func TestTransitions(t *testing.T) {
 			Purchase{State: ChoiceRequired, Reason: OrderFailed}, []Command{ReleaseWinner, ReturnVoucher, AskChoice}},
 		{"a death that overtakes the placing", Purchase{State: Captured}, OrderDead,
 			Purchase{State: ChoiceRequired, Reason: OrderFailed}, []Command{ReleaseWinner, ReturnVoucher, AskChoice}},
-		{"a dead order that a voucher paid for leaves nothing to choose", Purchase{State: Ordered, CoveredByVoucher: true}, OrderDead,
-			Purchase{State: Refunded, Reason: OrderFailed, CoveredByVoucher: true}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
+		{"a free unit that is denied has no price to lock", Purchase{State: Received, Free: true}, Denied,
+			Purchase{State: Refused, Reason: UnitDenied, Free: true}, []Command{SignOutcome}},
+		{"a dead order that a voucher paid for leaves nothing to choose", Purchase{State: Ordered, NothingTaken: true}, OrderDead,
+			Purchase{State: Refunded, Reason: OrderFailed, NothingTaken: true}, []Command{ReleaseWinner, ReturnVoucher, SignOutcome}},
 		{"who chooses the voucher gets stored value", Purchase{State: ChoiceRequired, Reason: OrderFailed}, ChoseVoucher,
 			Purchase{State: Voucher, Reason: OrderFailed}, []Command{IssueStoredValue, SignOutcome}},
 		{"who chooses the money waits for it", Purchase{State: ChoiceRequired, Reason: OrderFailed}, ChoseMoney,
@@ -107,7 +109,8 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 		w := world{spares: rapid.IntRange(0, 3).Draw(t, "spares")}
 		total := w.spares
 		p.Spares = w.spares
-		p.NoPriceLock, p.CoveredByVoucher = rapid.Bool().Draw(t, "no price lock"), rapid.Bool().Draw(t, "covered")
+		p.NoPriceLock, p.Free = rapid.Bool().Draw(t, "no price lock"), rapid.Bool().Draw(t, "free")
+		p.NothingTaken = p.Free || rapid.Bool().Draw(t, "covered")
 		obey := func(commands []Command) {
 			for _, c := range commands {
 				switch c {
@@ -178,11 +181,11 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 		switch {
 		case w.captures > 1 || w.orders != w.captures || (w.captures == 1) != (good || failed):
 			t.Fatalf("%d captures and %d orders in %v", w.captures, w.orders, p.State)
-		case p.State.Final() && failed && !p.CoveredByVoucher && w.refunded == (w.stored == 1), w.stored > 1, w.refunds > 1, w.asked > 1:
+		case p.State.Final() && failed && !p.NothingTaken && w.refunded == (w.stored == 1), w.stored > 1, w.refunds > 1, w.asked > 1:
 			t.Fatalf("money that was not earned: refunded %v, %d vouchers of stored value, %d refunds, %d choices", w.refunded, w.stored, w.refunds, w.asked)
 		case w.returned > 1, w.returned == 1 && good:
 			t.Fatalf("a voucher was returned %d times in %v", w.returned, p.State)
-		case p.CoveredByVoucher && (w.stored > 0 || w.refunds > 0):
+		case p.NothingTaken && (w.stored > 0 || w.refunds > 0):
 			t.Fatalf("nothing was charged, and %d vouchers and %d refunds came of it", w.stored, w.refunds)
 		case w.pays > attempts:
 			t.Fatalf("%d payment attempts", w.pays)
