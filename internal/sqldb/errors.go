@@ -33,6 +33,12 @@ func IsFull(err error) bool {
 	return errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
+// IsCorrupt tells that a file of SQLite is not as SQLite wrote it.
+func IsCorrupt(err error) bool {
+	var lite *sqlite.Error
+	return errors.As(err, &lite) && (lite.Code()&0xff == sqlite3.SQLITE_CORRUPT || lite.Code()&0xff == sqlite3.SQLITE_NOTADB)
+}
+
 // IsUnavailable tells that the store cannot be used now: it is broken, its disk is full, or its server cannot be reached, is
 // restarting or gives no answer in time. Of a Write that ends like this nobody knows whether it happened.
 func IsUnavailable(err error) bool {

@@ -104,7 +104,8 @@ func openLocked(ctx context.Context, dir string, o Options) (*SQLite, Identity, 
 		return nil, Identity{}, err
 	}
 	path := filepath.Join(dir, journalFile)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && key != nil {
+	info, err := os.Stat(path) // the key is written after the journal's first commit: an empty file beside it was not made here
+	if lost := errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0; lost && key != nil {
 		return nil, Identity{}, fmt.Errorf("%s holds a node's identity without its journal: restore the journal, "+
 			"or begin with an empty directory as a new node", dir)
 	}

@@ -93,6 +93,36 @@ func TestFlippedBitStopsOpening(t *testing.T) {
 	}
 }
 
+// Damage that hides records from SQLite, and not only changes them, has a position, too.
+func TestDamagedPageStopsOpening(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir, journal.Options{})
+	for i := range 40 {
+		if _, err := journal.Append(t.Context(), j, fmt.Appendf(nil, "the record number %02d %s", i+1, strings.Repeat("x", 1000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, j)
+	path := filepath.Join(dir, "journal.db")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	at := bytes.Index(raw, []byte("the record number 20"))
+	if at < 0 {
+		t.Fatal("the record is not in the file")
+	}
+	raw[at/page*page] ^= 0xff // what kind of page it is
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *journal.CorruptError
+	if _, _, err = journal.Open(t.Context(), dir, journal.Options{}); !errors.As(err, &corrupt) || corrupt.Sequence <= 13 || corrupt.Sequence > 20 {
+		t.Errorf("got %v, want one of the page's records", err)
+	}
+}
+
 func TestTornTailLeavesAPrefix(t *testing.T) {
 	dir := t.TempDir()
 	j, _ := open(t, dir, journal.Options{})
@@ -222,6 +252,24 @@ func TestHalfADirectoryIsRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an identity with an empty journal, which stays empty", func(t *testing.T) {
+		dir := filled(t)
+		path := filepath.Join(dir, "journal.db")
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if j, _, err := journal.Open(t.Context(), dir, journal.Options{}); err == nil || !strings.Contains(err.Error(), "without its journal") {
+				t.Errorf("got %v", err)
+				if err == nil {
+					mustClose(t, j)
+				}
+			}
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != 0 {
+			t.Errorf("something was written: %v, %v", info, err)
+		}
+	})
 	t.Run("another node's key", func(t *testing.T) {
 		dir, other := filled(t), filled(t)
 		if err := os.Rename(filepath.Join(other, "identity.json"), filepath.Join(dir, "identity.json")); err != nil {

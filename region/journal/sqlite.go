@@ -148,8 +148,8 @@ func verify(ctx context.Context, db *sqldb.DB) (last int64, err error) {
 	return last, nil
 }
 
-// checkStructure names the first record behind the last one that can be reached, since a structure's damage has no place
-// of its own.
+// checkStructure names the first record that cannot be reached, since a structure's damage has no place of its own. Where
+// all can, it is the one behind them.
 func checkStructure(ctx context.Context, db *sqldb.DB) error {
 	var structure string
 	if err := db.Read().QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&structure); err != nil {
@@ -158,11 +158,16 @@ func checkStructure(ctx context.Context, db *sqldb.DB) error {
 	if structure == "ok" {
 		return nil
 	}
-	var last int64
-	if err := db.Read().QueryRowContext(ctx, "SELECT COALESCE(MAX(sequence), 0) FROM record").Scan(&last); err != nil {
-		structure += "; " + err.Error()
+	for last := int64(0); ; {
+		records, err := readAfter(ctx, db, last, replayPage)
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			return &CorruptError{Sequence: last + 1, Problem: structure}
+		}
+		last = records[len(records)-1].Sequence
 	}
-	return &CorruptError{Sequence: last + 1, Problem: structure}
 }
 
 func readAfter(ctx context.Context, db *sqldb.DB, sequence int64, limit int) (records []Record, err error) {
@@ -187,7 +192,11 @@ func readAfter(ctx context.Context, db *sqldb.DB, sequence int64, limit int) (re
 		sequence = r.Sequence
 		records = append(records, r)
 	}
-	if err := rows.Err(); err != nil {
+	err = rows.Err()
+	if sqldb.IsCorrupt(err) {
+		return nil, &CorruptError{Sequence: sequence + 1, Problem: err.Error()}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading the journal after record %d: %w", sequence, err)
 	}
 	return records, nil
