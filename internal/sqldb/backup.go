@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -18,6 +19,9 @@ var ErrBackup = errors.New("sqldb: the file is a backup: it cannot be worked on 
 
 // ErrNoBackup means: the file to restore from is not one that Backup made.
 var ErrNoBackup = errors.New("sqldb: the file is not a backup")
+
+// ErrOtherBackup means: the backup is of another service's store.
+var ErrOtherBackup = errors.New("sqldb: the file is a backup of another store")
 
 // Backup copies the SQLite store at path to a new file, as one committed state, whether a process works on it meanwhile or
 // not: to SQLite it is one more reader. The copy is synced and marked, so that no service takes it for its own store.
@@ -40,8 +44,13 @@ func backup(ctx context.Context, path, to string) error {
 		}); err != nil {
 			return err
 		}
-		return setMark(ctx, partial.Name(), backupMark)
+		return setMark(ctx, partial.Name(), backupMark, nameOf(path))
 	})
+}
+
+// nameOf is what a backup remembers of the file that it is a copy of: services' stores have names of their own.
+func nameOf(path string) int {
+	return int(int32(crc32.ChecksumIEEE([]byte(filepath.Base(path))))) //nolint:gosec // any number will do
 }
 
 // Restore makes a store of a backup: a new file at path, which prepare has finished with before it gets its name. What is
@@ -68,10 +77,10 @@ func restore(ctx context.Context, from, path string, prepare func(*DB) error) er
 		if err := errors.Join(err, source.Close()); err != nil {
 			return err
 		}
-		if err := onFile(partial.Name(), func(db *sql.DB) error { return checkBackup(ctx, db) }); err != nil {
+		if err := onFile(partial.Name(), func(db *sql.DB) error { return checkBackup(ctx, db, nameOf(path)) }); err != nil {
 			return err
 		}
-		if err := setMark(ctx, partial.Name(), 0); err != nil {
+		if err := setMark(ctx, partial.Name(), 0, 0); err != nil {
 			return err
 		}
 		db, err := OpenSQLite(ctx, partial.Name())
@@ -82,13 +91,20 @@ func restore(ctx context.Context, from, path string, prepare func(*DB) error) er
 	})
 }
 
-func checkBackup(ctx context.Context, db *sql.DB) error {
+func checkBackup(ctx context.Context, db *sql.DB, name int) error {
 	mark, err := markOf(ctx, db)
 	if err != nil {
 		return err
 	}
 	if mark != backupMark {
 		return ErrNoBackup
+	}
+	var of int
+	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&of); err != nil {
+		return fmt.Errorf("reading whose backup it is: %w", err)
+	}
+	if of != name {
+		return ErrOtherBackup
 	}
 	var structure string
 	if err := db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&structure); err != nil {
@@ -108,9 +124,9 @@ func markOf(ctx context.Context, db *sql.DB) (int, error) {
 	return mark, nil
 }
 
-func setMark(ctx context.Context, path string, mark int) error {
+func setMark(ctx context.Context, path string, mark, name int) error {
 	return onFile(path, func(db *sql.DB) error {
-		_, err := db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", mark))
+		_, err := db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d", mark, name))
 		return err
 	})
 }
@@ -141,7 +157,11 @@ func create(path string, fill func(partial *os.File) error) (err error) {
 	if err := partial.Sync(); err != nil {
 		return err
 	}
-	if err := os.Link(partial.Name(), path); err != nil { // unlike a renaming it replaces nothing
+	err = os.Link(partial.Name(), path) // unlike a renaming it replaces nothing
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s: %w", path, os.ErrExist)
+	}
+	if err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -57,7 +57,10 @@ func TestABackupIsOneCommittedState(t *testing.T) {
 	defer writer.Wait()
 	defer stop()
 	for _, name := range []string{"1", "2", "3"} {
-		backup, restored := filepath.Join(dir, "backup"+name), filepath.Join(dir, "restored"+name)
+		backup, restored := filepath.Join(dir, "backup"+name), filepath.Join(dir, "restored"+name, "store.db")
+		if err := os.Mkdir(filepath.Dir(restored), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		if err := sqldb.Backup(t.Context(), path, backup); err != nil {
 			t.Fatal(err)
 		}
@@ -78,6 +81,11 @@ func TestABackupIsOneCommittedState(t *testing.T) {
 func TestWhatIsNoRestore(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, sub := range []string{"new", "stale"} {
+		if err := os.Mkdir(in(sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	db := openFile(t, in("store"))
 	if err := db.Migrate(t.Context(), migrations); err != nil {
 		t.Fatal(err)
@@ -92,7 +100,7 @@ func TestWhatIsNoRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string][]byte{"short": raw[:len(raw)/2], "text": []byte("hello"), "stale-wal": nil} {
+	for name, content := range map[string][]byte{"short": raw[:len(raw)/2], "text": []byte("hello"), "stale/store-wal": nil} {
 		if err := os.WriteFile(in(name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -103,11 +111,12 @@ func TestWhatIsNoRestore(t *testing.T) {
 		want     error // nil: any
 	}{
 		"a store is never replaced":                 {"backup", "store", fs.ErrExist},
-		"a store that works is no backup":           {"store", "new", sqldb.ErrNoBackup},
-		"half a backup is damaged":                  {"short", "new", nil},
-		"text is no backup":                         {"text", "new", nil},
-		"another store's log is not played into it": {"backup", "stale", fs.ErrExist},
-		"a backup that is not there":                {"nowhere", "new", fs.ErrNotExist},
+		"a store that works is no backup":           {"store", "new/store", sqldb.ErrNoBackup},
+		"half a backup is damaged":                  {"short", "new/store", nil},
+		"text is no backup":                         {"text", "new/store", nil},
+		"another store's log is not played into it": {"backup", "stale/store", fs.ErrExist},
+		"a backup of another service's store":       {"backup", "new/other", sqldb.ErrOtherBackup},
+		"a backup that is not there":                {"nowhere", "new/store", fs.ErrNotExist},
 	} {
 		err := sqldb.Restore(t.Context(), in(c.from), in(c.to), nothing)
 		if err == nil || c.want != nil && !errors.Is(err, c.want) {
@@ -121,16 +130,10 @@ func TestWhatIsNoRestore(t *testing.T) {
 		t.Errorf("a backup of nothing: got %v", err)
 	}
 	failed := errors.New("no")
-	if err := sqldb.Restore(t.Context(), in("backup"), in("new"), func(*sqldb.DB) error { return failed }); !errors.Is(err, failed) {
+	if err := sqldb.Restore(t.Context(), in("backup"), in("new/store"), func(*sqldb.DB) error { return failed }); !errors.Is(err, failed) {
 		t.Errorf("got %v, want what prepare says", err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Name() == "new" || filepath.Ext(e.Name()) == ".partial" {
-			t.Errorf("%s was left behind", e.Name())
-		}
+	if entries, err := os.ReadDir(in("new")); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

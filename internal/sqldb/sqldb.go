@@ -112,8 +112,18 @@ func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrating: %w", err)
 	}
+	have, know, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("reading which migrations were made: %w", err)
+	}
+	if have > know {
+		return fmt.Errorf("%w: its schema has number %d, the last one known here is %d", ErrNewer, have, know)
+	}
 	return nil
 }
+
+// ErrNewer means: a newer version of the program wrote the store, and nobody here knows what its rows mean.
+var ErrNewer = errors.New("sqldb: the store is a newer program's")
 
 // migrateWait is how long a replica waits for another one's migrations.
 const migrateWait = time.Minute

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,19 @@ func eachEngine(t *testing.T, run func(t *testing.T, db *sqldb.DB)) {
 			}
 		}
 		run(t, db)
+	})
+}
+
+func TestANewerStoreIsRefused(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *sqldb.DB) {
+		newer := maps.Clone(migrations)
+		newer["00002_more.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE more (n BIGINT);\n")}
+		if err := db.Migrate(t.Context(), newer); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Migrate(t.Context(), migrations); !errors.Is(err, sqldb.ErrNewer) {
+			t.Errorf("got %v, want ErrNewer", err)
+		}
 	})
 }
 
