@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -56,10 +57,30 @@ func (s *Server) sanitiseUnary(ctx context.Context, req any, info *grpc.UnarySer
 }
 
 func (s *Server) sanitiseStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if err := handler(srv, ss); err != nil {
-		return s.sanitise(ss.Context(), info.FullMethod, err)
+	heard := &heardStream{ServerStream: ss}
+	err := handler(srv, heard)
+	switch {
+	case err == nil:
+		return nil
+	case heard.unsent.Load(): // the connection went away under a message, and its context may not know yet
+		err = errors.Join(err, context.Canceled)
 	}
-	return nil
+	return s.sanitise(ss.Context(), info.FullMethod, err)
+}
+
+// heardStream knows whether a message found nobody who could hear it.
+type heardStream struct {
+	grpc.ServerStream
+	unsent atomic.Bool
+}
+
+// SendMsg implements grpc.ServerStream.
+func (h *heardStream) SendMsg(m any) error {
+	err := h.ServerStream.SendMsg(m)
+	if status.Code(err) == codes.Unavailable {
+		h.unsent.Store(true)
+	}
+	return err
 }
 
 // sanitise makes sure that an error is a status with one of our reasons, or one of somebody else's service. Whatever

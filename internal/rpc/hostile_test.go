@@ -60,8 +60,11 @@ func TestTrailersInARequest(t *testing.T) {
 			}
 		}
 	}
-	if got := handled(t, metrics, codes.InvalidArgument); got != refusals {
+	if got := counted(t, metrics, "grpc_server_handled_total", "grpc_code", codes.InvalidArgument.String()); got != refusals {
 		t.Errorf("%d refusals were counted, want %d", got, refusals)
+	}
+	if got := counted(t, metrics, "rimlight_rpc_refusals_total", "reason", "MALFORMED"); got != refusals {
+		t.Errorf("%d refusals were counted by their reasons, want %d", got, refusals)
 	}
 }
 
@@ -79,20 +82,20 @@ func postWeb(t *testing.T, w *world, method, contentType string, body []byte) an
 	return webAnswer(t, res, raw)
 }
 
-// handled is how many calls ended with a code, by the metrics.
-func handled(t *testing.T, metrics prometheus.Gatherer, code codes.Code) (calls int) {
+// counted is what a counter says of a label's value.
+func counted(t *testing.T, metrics prometheus.Gatherer, name, label, value string) (calls int) {
 	t.Helper()
 	families, err := metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() != "grpc_server_handled_total" {
+		if f.GetName() != name {
 			continue
 		}
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "grpc_code" && l.GetValue() == code.String() {
+				if l.GetName() == label && l.GetValue() == value {
 					calls += int(m.GetCounter().GetValue())
 				}
 			}

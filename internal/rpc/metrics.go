@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -9,6 +10,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
 // latencyBuckets are finest around the platform's promises: 10 and 100 ms for a decision, 200 and 300 ms for a tap.
@@ -17,8 +21,8 @@ var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 // callMetrics are the series that gRPC's users know (grpc-ecosystem/go-grpc-middleware). Their labels are looked up once
 // per method and not per call: a router's calls are short.
 type callMetrics struct {
-	started, handled, received, sent *prometheus.CounterVec
-	seconds                          *prometheus.HistogramVec
+	started, handled, refused, received, sent *prometheus.CounterVec
+	seconds                                   *prometheus.HistogramVec
 
 	methods sync.Map // methodKey -> *methodMetrics; names are bounded, see Server.label
 }
@@ -30,6 +34,7 @@ type methodMetrics struct {
 	started, ok, received, sent prometheus.Counter
 	seconds                     prometheus.Observer
 	handled                     *prometheus.CounterVec // by code
+	refused                     *prometheus.CounterVec // by reason
 }
 
 // newCallMetrics registers the series; servers may share a registry. Nil for none.
@@ -42,8 +47,11 @@ func newCallMetrics(registry prometheus.Registerer) *callMetrics {
 			append([]string{"grpc_type", "grpc_service", "grpc_method"}, more...)))
 	}
 	return &callMetrics{
-		started:  counter("grpc_server_started_total", "Total number of RPCs started on the server."),
-		handled:  counter("grpc_server_handled_total", "Total number of RPCs completed on the server, regardless of success or failure.", "grpc_code"),
+		started: counter("grpc_server_started_total", "Total number of RPCs started on the server."),
+		handled: counter("grpc_server_handled_total", "Total number of RPCs completed on the server, regardless of success or failure.", "grpc_code"),
+		refused: registered(registry, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rimlight_rpc_refusals_total", Help: "Calls that did not end well, by the reason that their caller got.",
+		}, []string{"grpc_service", "grpc_method", "reason"})),
 		received: counter("grpc_server_msg_received_total", "Total number of RPC stream messages received on the server."),
 		sent:     counter("grpc_server_msg_sent_total", "Total number of gRPC stream messages sent by the server."),
 		seconds: registered(registry, prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -64,6 +72,7 @@ func (c *callMetrics) of(kind, fullMethod string) *methodMetrics {
 		started: c.started.WithLabelValues(kind, service, method), received: c.received.WithLabelValues(kind, service, method),
 		sent: c.sent.WithLabelValues(kind, service, method), seconds: c.seconds.WithLabelValues(kind, service, method),
 		handled: c.handled.MustCurryWith(prometheus.Labels{"grpc_type": kind, "grpc_service": service, "grpc_method": method}),
+		refused: c.refused.MustCurryWith(prometheus.Labels{"grpc_service": service, "grpc_method": method}),
 	}
 	m.ok = m.handled.WithLabelValues(codes.OK.String())
 	found, _ := c.methods.LoadOrStore(key, m)
@@ -77,6 +86,9 @@ func (m *methodMetrics) ended(err error, took time.Duration) {
 		return
 	}
 	m.handled.WithLabelValues(status.Code(err).String()).Inc()
+	if reason := rpcerr.Reason(err); reason != errorsv1.Reason_REASON_UNSPECIFIED { // somebody else's reasons are not bounded
+		m.refused.WithLabelValues(strings.TrimPrefix(reason.String(), "REASON_")).Inc()
+	}
 }
 
 func (c *callMetrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
