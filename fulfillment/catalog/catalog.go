@@ -16,7 +16,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/rimlight/rimlight/internal/dropclock"
@@ -109,7 +111,8 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 		}
 	}
 	require(channelPattern.MatchString(d.ChannelID), "channel_id", "A channel is 1 to 63 lower-case letters, digits and hyphens, and does not begin with a hyphen.")
-	require(d.Title != "" && utf8.ValidString(d.Title) && utf8.RuneCountInString(d.Title) <= MaxTitle, "title", "A title has 1 to %d characters.", MaxTitle)
+	require(strings.TrimSpace(d.Title) != "" && utf8.ValidString(d.Title) && utf8.RuneCountInString(d.Title) <= MaxTitle, "title", "A title has 1 to %d characters.", MaxTitle)
+	require(!strings.ContainsFunc(d.Title, unseen), "title", "A title is one line of visible characters.")
 	require(currencyPattern.MatchString(d.CurrencyCode), "price.currency_code", "A currency is three capital letters of ISO 4217.")
 	require(d.MinorUnits >= 0 && d.MinorUnits <= MaxPrice, "price.minor_units", "A price is 0 to %d minor units.", int64(MaxPrice))
 	require(d.Units >= 1 && d.Units <= MaxUnits, "units", "A drop has 1 to %d units.", MaxUnits)
@@ -155,6 +158,10 @@ func Plan(d Draft, now time.Time) (Terms, []Violation) {
 		Arms: arms, SKU: d.SKU,
 	}, broken
 }
+
+// unseen tells characters that do something else than being seen: line breaks, escapes of terminals, and those that turn
+// the direction of what follows. Two that join letters and emoji are wanted.
+func unseen(r rune) bool { return !unicode.IsGraphic(r) && r != '\u200c' && r != '\u200d' }
 
 // Warnings are what is allowed and unusual about the terms, in sentences.
 func (t Terms) Warnings() []string {

@@ -32,6 +32,16 @@ func TestPlanFillsInTheDefaults(t *testing.T) {
 	}
 }
 
+func TestTitlesInAnyScript(t *testing.T) {
+	for _, title := range []string{"Poster №1", "限定プリント", "پوستر نیم\u200cفاصله", "family 👨\u200d👩\u200d👧 ❤️", "Café !"} {
+		d := draft()
+		d.Title = title
+		if _, violations := catalog.Plan(d, now); violations != nil {
+			t.Errorf("%q: %v", title, violations)
+		}
+	}
+}
+
 func TestPlanNamesEachBrokenRule(t *testing.T) {
 	arm := catalog.Arm{Name: "a", Weight: 1, TokenTTL: time.Minute}
 	for name, c := range map[string]struct {
@@ -42,6 +52,10 @@ func TestPlanNamesEachBrokenRule(t *testing.T) {
 		"a channel has no capitals":           {func(d *catalog.Draft) { d.ChannelID = "Demo" }, "channel_id"},
 		"a title is needed":                   {func(d *catalog.Draft) { d.Title = "" }, "title"},
 		"a title is one line of 120":          {func(d *catalog.Draft) { d.Title = strings.Repeat("ä", 121) }, "title"},
+		"a title is more than blanks":         {func(d *catalog.Draft) { d.Title = " \u2003" }, "title"},
+		"a title is one line":                 {func(d *catalog.Draft) { d.Title = "a\nb" }, "title"},
+		"a title commands no terminal":        {func(d *catalog.Draft) { d.Title = "\x1b[31mred" }, "title"},
+		"a title turns nothing around":        {func(d *catalog.Draft) { d.Title = "\u202eevil" }, "title"},
 		"a currency is needed":                {func(d *catalog.Draft) { d.CurrencyCode = "euro" }, "price.currency_code"},
 		"a price is not negative":             {func(d *catalog.Draft) { d.MinorUnits = -1 }, "price.minor_units"},
 		"a drop has a unit":                   {func(d *catalog.Draft) { d.Units = 0 }, "units"},
