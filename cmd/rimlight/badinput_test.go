@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,6 +125,25 @@ func TestBadInputIsTyped(t *testing.T) {
 			t.Errorf("%s: the violations do not name %s: %v", c.rule, c.field, st.Details())
 		}
 	}
+	for _, c := range []struct {
+		code int
+		says string
+		args []string
+	}{
+		{exitUnreachable, "no drop of channel", []string{"--channel", "nobody", "--wait", "200ms"}},
+		{exitUnreachable, "did not open within", []string{"--drop", "01900000-0000-7000-8000-000000000000", "--wait", "200ms"}},
+	} {
+		if code, _, stderr := p.verb(t, append([]string{"buy"}, c.args...)...); code != c.code || !strings.Contains(stderr, c.says) {
+			t.Errorf("buy %v: exit %d, %q", c.args, code, stderr)
+		}
+	}
+	if code, _, stderr := p.verb(t, "drops", "close", later); code != exitDone {
+		t.Fatalf("closing a drop: exit %d, %s", code, stderr)
+	}
+	p.until(t, "buy says that the drop is over", func() bool {
+		code, _, stderr := p.verb(t, "buy", "--drop", later, "--wait", "5s")
+		return code == exitRefused && strings.Contains(stderr, "DROP_NOT_OPEN")
+	})
 	// The first redemption stands, the same body gets the same answer.
 	if err := redeem(func(*offerv1.RedeemOfferRequest) {}); err != nil {
 		t.Errorf("the good redemption again: %v", err)

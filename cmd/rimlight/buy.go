@@ -12,6 +12,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -19,6 +21,7 @@ import (
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 	"github.com/rimlight/rimlight/internal/buyer"
 	"github.com/rimlight/rimlight/internal/cardnumber"
+	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/sealed"
 )
@@ -48,6 +51,9 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil || (len(session) != 0 && len(session) != 16) {
 		return usageError{"--session takes 32 hex digits"}
 	}
+	if _, err := ids.Bytes(c.Drop); c.Drop != "" && err != nil {
+		return usageError{fmt.Sprintf("--drop takes a drop's id, a UUID as 'drops list' prints it, not %q", c.Drop)}
+	}
 	details, err := c.details()
 	if err != nil {
 		return err
@@ -61,6 +67,9 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	defer cancel()
 	offers := offerv1.NewOfferServiceClient(conn)
 	drop, err := nextOpen(ctx, offers, c.Channel, c.Drop, goods{digital: len(details) == 0, parcels: len(details) > 0}, c.announce(s))
+	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded { // ours, or the router's word for it
+		return lateError{c.nothingOpened()}
+	}
 	if err != nil {
 		return fmt.Errorf("waiting for an open drop: %w", err)
 	}
@@ -94,6 +103,17 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 		fmt.Fprintf(s.err, "The purchase was accepted and goes on; ask later: rimlight purchase get %s\n", res.PurchaseID)
 	}
 	return verdict(res, buyErr)
+}
+
+// nothingOpened says what did not open in time.
+func (c *buyCmd) nothingOpened() string {
+	switch {
+	case c.Drop != "":
+		return fmt.Sprintf("drop %s did not open within %v", c.Drop, c.Wait)
+	case c.Channel != "":
+		return fmt.Sprintf("no drop of channel %q opened within %v", c.Channel, c.Wait)
+	}
+	return fmt.Sprintf("no drop opened within %v", c.Wait)
 }
 
 // details reads where the good goes, which no flag takes: other users see a command line.

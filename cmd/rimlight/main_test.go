@@ -35,6 +35,7 @@ func TestUsageMistakesExit2AndSayWhat(t *testing.T) {
 		{[]string{"frobnicate"}, "frobnicate"},
 		{[]string{"buy", "--router", "8080"}, "--router"},
 		{[]string{"buy", "--session", "xyz"}, "--session"},
+		{[]string{"buy", "--drop", "poster"}, "UUID"},
 		{[]string{"regions", "-o", "xml"}, "must be one of"},
 		{[]string{"dev", "--viewers", "-1"}, "--viewers"},
 		{[]string{"dev", "--rtt", "/does/not/exist"}, "--rtt"},

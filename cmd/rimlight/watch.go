@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -87,6 +88,8 @@ func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, i
 		for _, d := range known {
 			switch {
 			case id != "" && d.GetDropId() != id, id == "" && !kinds.want(d):
+			case id != "" && d.GetState() >= offerv1.DropState_DROP_STATE_DRAINING:
+				return refusal{fmt.Sprintf("DROP_NOT_OPEN: %q is %s", d.GetTitle(), short(d.GetState(), "DROP_STATE_"))}
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && d.GetPhysical() && len(d.GetDeliveryKeys()) == 0:
 				next = d // nobody is known yet who could send it
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && (id != "" || d.GetAvailability() != offerv1.Availability_AVAILABILITY_SOLD_OUT):
