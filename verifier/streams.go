@@ -164,8 +164,12 @@ func (n *nodeNews) send(ctx context.Context, stream nodeStream) error {
 			n.cursor = head
 			return nil
 		}
-		n.cursor = events[len(events)-1].Cursor
-		batch := &verifierv1.OutcomeBatch{Cursor: n.cursor}
+		last := events[len(events)-1].Cursor
+		n.cursor = last
+		if len(events) < eventBatch { // that was all, and what came since has woken the stream
+			n.cursor = head
+		}
+		batch := &verifierv1.OutcomeBatch{Cursor: last}
 		listed := map[store.ID]bool{}
 		for _, e := range events {
 			if !listed[e.Now.TokenID] { // as it is now: once is enough
@@ -179,7 +183,7 @@ func (n *nodeNews) send(ctx context.Context, stream nodeStream) error {
 		}
 		if err := stream.Send(&verifierv1.SubmitRedemptionsResponse{
 			Message: &verifierv1.SubmitRedemptionsResponse_Outcomes{Outcomes: batch},
-		}); err != nil {
+		}); err != nil || len(events) < eventBatch {
 			return err
 		}
 	}

@@ -64,11 +64,7 @@ func (s *Service) runWebhooks(ctx context.Context) {
 
 // claimWebhooks takes those that are due, and tells whether any has something to tell.
 func (s *Service) claimWebhooks(ctx context.Context) (claimed []store.Webhook, behind bool, err error) {
-	head, err := s.store.Read().EventHead(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	all, err := s.store.Read().BehindWebhooks(ctx, head)
+	all, err := s.store.Read().BehindWebhooks(ctx)
 	if err != nil {
 		return nil, false, err
 	}

@@ -57,3 +57,10 @@ func recall[K comparable, V any](m *memo[K, V], db *counted, key K, read func() 
 	}
 	return v, nil
 }
+
+// forget drops what time has made wrong.
+func (m *memo[K, V]) forget(key K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, key)
+}

@@ -6,7 +6,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -168,26 +170,72 @@ type Pulse struct {
 	AnyFence, AnyAside bool
 }
 
-// pulseColumns has no state as a parameter: see ActiveLeases.
-var pulseColumns = `,
-	(SELECT value FROM counters WHERE name = '` + nodeKey + `'),
-	EXISTS (SELECT 1 FROM drops WHERE settled_time_us IS NULL AND over_time_us > $2 AND open_time_us <= $3),
-	EXISTS (SELECT 1 FROM fences WHERE node_id = $1 AND epoch = $4),
-	EXISTS (SELECT 1 FROM leases WHERE node_id = $1 AND epoch = $4 AND state = ` + strconv.Itoa(quarantinedLease) + `)`
+// standing is what a heartbeat reads of its node.
+type standing struct {
+	epoch int64
+	boot  string
+	// seen is when the node was last seen, in microseconds. The stamps of heartbeats are not counted as writes, so they are
+	// noted here.
+	seen  atomic.Int64
+	pulse Pulse
+	// from and until, in microseconds, are when AnyLive is right: drops begin and end by the clock alone.
+	from, until int64
+}
 
 // Seen checks who calls, notes that it is alive, and takes its pulse.
 func (s *Store) Seen(ctx context.Context, c Caller, now time.Time) (Pulse, error) {
-	var p Pulse
-	seen, err := checkCaller(ctx, s.db.Read(), c, pulseColumns,
-		[]any{now.UnixMicro(), now.Add(dropclock.Lead).UnixMicro(), c.Epoch}, &p.Keys, &p.AnyLive, &p.AnyFence, &p.AnyAside)
-	if err != nil || now.Sub(seen) < liveRefresh {
-		return p, err
+	key, read := holder{c.NodeID, c.Epoch}, func() (*standing, error) { return s.standing(ctx, c, now) }
+	n, err := recall(&s.standings, s.db, key, read)
+	if err == nil && (now.UnixMicro() < n.from || now.UnixMicro() >= n.until) {
+		s.standings.forget(key)
+		n, err = recall(&s.standings, s.db, key, read)
+	}
+	if err == nil {
+		err = c.check(n.epoch, n.boot)
+	}
+	if err != nil {
+		return Pulse{}, err
+	}
+	if now.Sub(fromMicros(n.seen.Load())) < liveRefresh {
+		return n.pulse, nil
 	}
 	err = s.db.DB.Write(ctx, func(tx *sql.Tx) error { return admit(ctx, tx, c, now) })
 	if err != nil {
-		return p, fmt.Errorf("stamping a node: %w", err)
+		return Pulse{}, fmt.Errorf("stamping a node: %w", err)
 	}
-	return p, nil
+	n.seen.Store(now.UnixMicro())
+	return n.pulse, nil
+}
+
+// standing reads it. The columns have no state as a parameter: see ActiveLeases.
+func (s *Store) standing(ctx context.Context, c Caller, now time.Time) (*standing, error) {
+	n := &standing{from: now.UnixMicro()}
+	var seen int64
+	var over, opening sql.NullInt64
+	err := s.db.Read().QueryRowContext(ctx, `SELECT epoch, seen_time_us, boot_id,
+			(SELECT value FROM counters WHERE name = '`+nodeKey+`'),
+			(SELECT MIN(over_time_us) FROM drops WHERE settled_time_us IS NULL AND over_time_us > $2 AND open_time_us <= $3),
+			(SELECT MIN(open_time_us) FROM drops WHERE settled_time_us IS NULL AND open_time_us > $3),
+			EXISTS (SELECT 1 FROM fences WHERE node_id = $1 AND epoch = $4),
+			EXISTS (SELECT 1 FROM leases WHERE node_id = $1 AND epoch = $4 AND state = `+strconv.Itoa(quarantinedLease)+`)
+		FROM nodes WHERE node_id = $1`, c.NodeID[:], now.UnixMicro(), now.Add(dropclock.Lead).UnixMicro(), c.Epoch).
+		Scan(&n.epoch, &seen, &n.boot, &n.pulse.Keys, &over, &opening, &n.pulse.AnyFence, &n.pulse.AnyAside)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, &NotJoinedError{c.NodeID}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading node %v: %w", c.NodeID, err)
+	}
+	n.seen.Store(seen)
+	switch n.pulse.AnyLive = over.Valid; {
+	case over.Valid:
+		n.until = over.Int64
+	case opening.Valid:
+		n.until = opening.Int64 - dropclock.Lead.Microseconds()
+	default:
+		n.until = math.MaxInt64
+	}
+	return n, nil
 }
 
 // admit is the fence of docs/settlement.md 2.1 for whatever changes something: a compare-and-set on the node's row, so
@@ -198,30 +246,36 @@ func admit(ctx context.Context, tx *sql.Tx, c Caller, now time.Time) error {
 	if err != nil || n == 1 {
 		return err
 	}
-	if _, err = checkCaller(ctx, tx, c, "", nil); err == nil && !mutant.On(mutant.EpochNotFenced) && !mutant.On(mutant.LifeNotFenced) {
+	if err = checkCaller(ctx, tx, c); err == nil && !mutant.On(mutant.EpochNotFenced) && !mutant.On(mutant.LifeNotFenced) {
 		err = fmt.Errorf("node %v changed meanwhile", c.NodeID)
 	}
 	return err
 }
 
-// checkCaller says why a caller is not the node as it joined last. More columns may be read with it, with parameters from $2 on.
-func checkCaller(ctx context.Context, q querier, c Caller, columns string, args []any, into ...any) (seen time.Time, err error) {
-	var current, us int64
+// checkCaller says why a caller is not the node as it joined last.
+func checkCaller(ctx context.Context, q querier, c Caller) error {
+	var epoch int64
 	var boot string
-	err = q.QueryRowContext(ctx, `SELECT epoch, seen_time_us, boot_id`+columns+` FROM nodes WHERE node_id = $1`,
-		append([]any{c.NodeID[:]}, args...)...).Scan(append([]any{&current, &us, &boot}, into...)...)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return time.Time{}, &NotJoinedError{c.NodeID}
-	case err != nil:
-		return time.Time{}, fmt.Errorf("reading node %v: %w", c.NodeID, err)
-	case mutant.On(mutant.EpochNotFenced):
-	case current != c.Epoch:
-		return time.Time{}, &EpochStaleError{c.Epoch, current}
-	case boot != c.BootID && !mutant.On(mutant.LifeNotFenced):
-		return time.Time{}, &SupersededError{c.NodeID}
+	err := q.QueryRowContext(ctx, `SELECT epoch, boot_id FROM nodes WHERE node_id = $1`, c.NodeID[:]).Scan(&epoch, &boot)
+	if errors.Is(err, sql.ErrNoRows) {
+		return &NotJoinedError{c.NodeID}
 	}
-	return fromMicros(us), nil
+	if err != nil {
+		return fmt.Errorf("reading node %v: %w", c.NodeID, err)
+	}
+	return c.check(epoch, boot)
+}
+
+// check holds a caller against the node's row.
+func (c Caller) check(epoch int64, boot string) error {
+	switch {
+	case mutant.On(mutant.EpochNotFenced):
+	case epoch != c.Epoch:
+		return &EpochStaleError{c.Epoch, epoch}
+	case boot != c.BootID && !mutant.On(mutant.LifeNotFenced):
+		return &SupersededError{c.NodeID}
+	}
+	return nil
 }
 
 // liveNodes counts the nodes that were seen lately, at least one.

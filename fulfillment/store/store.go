@@ -63,9 +63,10 @@ func ParseID(text string) (ID, error) {
 
 // Store is fulfillment's database. It is safe for concurrent use.
 type Store struct {
-	db       *counted
-	supplies memo[ID, Supply]
-	leases   memo[holder, []ID]
+	db        *counted
+	supplies  memo[ID, Supply]
+	leases    memo[holder, []ID]
+	standings memo[holder, *standing]
 }
 
 // New wraps a migrated database. One that has Alone gets one Store.

@@ -106,10 +106,11 @@ type BehindWebhook struct {
 }
 
 // BehindWebhooks lists them.
-func (q Queries) BehindWebhooks(ctx context.Context, head int64) ([]BehindWebhook, error) {
+func (q Queries) BehindWebhooks(ctx context.Context) ([]BehindWebhook, error) {
 	return collect(ctx, q.q, "looking for webhooks to tell", func(r *sql.Rows, w *BehindWebhook) error {
 		return r.Scan(&w.WebhookID, &w.LeaseUntil, &w.RetryAt)
-	}, `SELECT webhook_id, lease_until, retry_at FROM webhooks WHERE state = $1 AND cursor < $2 ORDER BY webhook_id`, WebhookActive, head)
+	}, `SELECT webhook_id, lease_until, retry_at FROM webhooks
+		WHERE state = $1 AND cursor < (SELECT value FROM counters WHERE name = 'event') ORDER BY webhook_id`, WebhookActive)
 }
 
 // ClaimWebhook takes a due one until a time. ErrNoWebhook when another was faster, or it is not due any more.
