@@ -134,6 +134,8 @@ func (s *orderServer) WatchOrders(req *fulfillmentv1.WatchOrdersRequest, stream 
 	after := req.GetAfterCursor()
 	if after > last {
 		after = 0
+		s.log.ErrorContext(ctx, "the store is older than what the verifier was told from it: stop fulfillment, and restore this store as if it were a backup",
+			"told_cursor", req.GetAfterCursor(), "newest_cursor", last)
 	}
 	err = s.watch(ctx, &s.events, func(alive bool) (bool, error) {
 		events, err := s.store.Events(ctx, after, watchBatch)

@@ -3,7 +3,9 @@ package fulfillment_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -197,4 +199,37 @@ func followOrders(t *testing.T, l *life, rnd *rand.Rand, last int64) map[string]
 		cancel()
 	}
 	return seen
+}
+
+// A verifier that was told more than the store holds gets everything again, and the log says that the store is old.
+func TestWatchOrdersFromAFutureThatIsGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *sqldb.DB) {
+		said := make(chan string, 100)
+		l := startLogging(t, db, fulfillment.Config{}, nil, slog.New(slog.NewTextHandler(lines(said), nil)))
+		stream, err := l.orders.WatchOrders(t.Context(), &fulfillmentv1.WatchOrdersRequest{AfterCursor: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := stream.Recv(); err != nil || res.GetCursor() != 0 {
+			t.Fatalf("got %v, %v, want the beginning", res, err)
+		}
+		for timeout := time.After(time.Minute); ; {
+			select {
+			case line := <-said:
+				if strings.Contains(line, "older than what the verifier was told") {
+					return
+				}
+			case <-timeout:
+				t.Fatal("the log says nothing of it")
+			}
+		}
+	})
+}
+
+// lines is a log whose lines can be waited for.
+type lines chan<- string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"sync"
@@ -95,7 +96,12 @@ type life struct {
 
 func start(t testing.TB, db *sqldb.DB, cfg fulfillment.Config, random io.Reader) *life {
 	t.Helper()
-	svc, err := fulfillment.New(cfg, fulfillment.Deps{DB: db, Random: random})
+	return startLogging(t, db, cfg, random, nil)
+}
+
+func startLogging(t testing.TB, db *sqldb.DB, cfg fulfillment.Config, random io.Reader, log *slog.Logger) *life {
+	t.Helper()
+	svc, err := fulfillment.New(cfg, fulfillment.Deps{DB: db, Random: random, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,10 +137,14 @@ func (s *Service) awaitOrders(ctx context.Context) bool {
 	return false
 }
 
+// keysKept is how long every provider still knows a key: they keep them for a day, and testpsp for as long as it is told.
+const keysKept = time.Hour
+
 // madeBefore finds what a payment of before the restore came to: the intent that took the money, or the one that is still
-// open. found is false where neither exists, so that a new attempt doubles nothing.
+// open. found is false where neither exists, so that a new attempt doubles nothing. A purchase that comes so late that its
+// keys may be forgotten is looked for, too: nobody may have said that the store is an old copy.
 func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment.Intent, found bool, err error) {
-	if p.AcceptTime >= s.restoreEnd.Load() {
+	if p.AcceptTime >= max(s.restoreEnd.Load(), s.after(-keysKept)) {
 		return in, false, nil
 	}
 	intents, err := provider(ctx, s, "list", func(ctx context.Context) ([]payment.Intent, error) {

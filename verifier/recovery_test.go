@@ -1,6 +1,9 @@
 package verifier_test
 
 import (
+	"bytes"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,13 +25,21 @@ import (
 //rimlight:bubble its callers are bubbles
 func (w *world) restoreOld() {
 	w.t.Helper()
+	w.loseStore(func(db *sqldb.DB) error { return verifier.MarkRestored(w.t.Context(), db, time.Now()) })
+}
+
+// loseStore stops the verifier and starts it on a store that knows of no redemption.
+//
+//rimlight:bubble its callers are bubbles
+func (w *world) loseStore(prepare func(*sqldb.DB) error) {
+	w.t.Helper()
 	w.stop()
 	time.Sleep(48 * time.Hour) // the provider forgets its keys
 	db, err := sqldb.OpenMemory(w.t.Context())
 	check(w.t, err)
 	w.t.Cleanup(func() { check(w.t, db.Close()) })
 	check(w.t, verifier.Migrate(w.t.Context(), db))
-	check(w.t, verifier.MarkRestored(w.t.Context(), db, time.Now()))
+	check(w.t, prepare(db))
 	lost := w.db
 	w.t.Cleanup(func() { w.db = lost }) // the world closes it
 	w.db = db
@@ -48,6 +59,33 @@ func (w *world) reforward(n *node, receipts ...string) *forwarding {
 		f.ack()
 	}
 	return f
+}
+
+// A store may come back from an older copy with nobody knowing. The log says so when a node was told more, and what is
+// forwarded again charges nobody again, whatever the provider has forgotten.
+func TestAnOldCopyThatNobodyRestored(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		var log bytes.Buffer
+		w.log = slog.New(slog.NewTextHandler(&lockedWriter{w: &log}, nil))
+		w.start()
+		paid, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+		w.submit(w.nodes[0], 0, paid)
+		time.Sleep(5 * time.Minute)
+		want(t, w.get(paid), delivered, noReason)
+		w.loseStore(func(*sqldb.DB) error { return nil })
+		f := w.reforward(w.nodes[0], paid)
+		time.Sleep(5 * time.Minute)
+		if n := w.charges(w.get(paid).GetPurchaseId()); n != 1 {
+			t.Errorf("%d charges", n)
+		}
+		w.checkBooks()
+		f.hangUp(w)
+		w.stop()
+		if !strings.Contains(log.String(), "older than what a node was told") {
+			t.Errorf("the log says %s", log.String())
+		}
+		w.start()
+	})
 }
 
 func (f *forwarding) hangUp(w *world) {

@@ -43,6 +43,9 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkTold(ctx, nodeID, first.GetHello().GetOutcomeCursor()); err != nil {
+		return err
+	}
 	if acknowledged == 0 { // whoever may sell is remembered before it has sold: a restored fulfillment waits for it
 		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, 0) }); err != nil {
 			return err
@@ -118,6 +121,17 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 			return errStopping
 		}
 	}
+}
+
+// checkTold looks whether the store has all that a node was told from it. If it has not, and was not restored either, it is
+// an old copy that nobody said was one, or has lost its newest part: only an operator can know.
+func (s *Service) checkTold(ctx context.Context, nodeID store.ID, cursor int64) error {
+	head, err := s.store.Read().EventHead(ctx)
+	if err == nil && cursor > head {
+		s.deps.Log.Error("the store is older than what a node was told from it: stop the verifier, and restore this store as if it were a backup",
+			"node_id", nodeID.UUID(), "told_cursor", cursor, "newest_cursor", head)
+	}
+	return err
 }
 
 func sendAck(stream nodeStream, ack *verifierv1.Acknowledgement) error {
