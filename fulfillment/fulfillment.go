@@ -262,6 +262,7 @@ func Rules() auth.Rules {
 		fulfillmentv1.OrderService_PlaceOrders_FullMethodName:           service,
 		fulfillmentv1.OrderService_WatchOrders_FullMethodName:           service,
 		fulfillmentv1.OrderService_WorkOrders_FullMethodName:            {auth.Node},
+		fulfillmentv1.OrderService_RequeueOrders_FullMethodName:         {auth.SRE},
 		fulfillmentv1.OrderService_ListOrders_FullMethodName:            readers,
 		fulfillmentv1.OrderService_GetOrder_FullMethodName:              readers,
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
@@ -21,14 +23,15 @@ type unit struct {
 }
 
 type dropRow struct {
-	id           string
-	channel      string
-	title        string
-	maxPerViewer uint32
-	perCard      uint32
-	state        offerv1.DropState
-	goods        fulfillmentv1.GoodsKind
-	units        map[uint32]*unit
+	closes, planned time.Time // zero: it says nothing of them
+	id              string
+	channel         string
+	title           string
+	maxPerViewer    uint32
+	perCard         uint32
+	state           offerv1.DropState
+	goods           fulfillmentv1.GoodsKind
+	units           map[uint32]*unit
 }
 
 // fulfillment is the verifier's neighbour in memory, with the same answers as the real one. The embedded interfaces
@@ -170,8 +173,12 @@ func (f *fulfillment) GetDrop(_ context.Context, r *fulfillmentv1.GetDropRequest
 }
 
 func (d *dropRow) proto() *fulfillmentv1.DropStatus {
+	shown := &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}
+	if !d.planned.IsZero() {
+		shown.CloseTime, shown.PlannedCloseTime = timestamppb.New(d.closes), timestamppb.New(d.planned)
+	}
 	return &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
-		Drop: &offerv1.Drop{DropId: d.id, State: d.state, ChannelId: d.channel, Title: d.title}, MaxPerViewer: d.maxPerViewer, PerInstrumentCap: d.perCard, GoodsKind: d.goods,
+		Drop: shown, MaxPerViewer: d.maxPerViewer, PerInstrumentCap: d.perCard, GoodsKind: d.goods,
 	}}
 }
 

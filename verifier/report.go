@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
@@ -44,14 +45,18 @@ func (s *Service) dropReport(ctx context.Context, dropID string) (*verifierv1.Ge
 		return nil, err
 	}
 	drop, stock := known.GetDrop().GetDrop().GetDrop(), known.GetDrop().GetStock()
-	return &verifierv1.GetDropReportResponse{
+	response := &verifierv1.GetDropReportResponse{
 		DropId: dropID, ChannelId: drop.GetChannelId(), Title: drop.GetTitle(), Final: drop.GetState() == offerv1.DropState_DROP_STATE_SETTLED,
 		Units: stock.GetUnits(), Unsold: stock.GetUnits() - stock.GetSold(), Offered: stock.GetOffers(),
 		Redeemed: sums.Redeemed, Settled: sums.Settled, Vouchers: sums.Vouchers, Refused: sums.Refused, Refunded: sums.Refunded,
 		Open:     sums.Redeemed - sums.Settled - sums.Vouchers - sums.Refused - sums.Refunded,
 		Declined: sums.Declined, PriceLocks: sums.PriceLocks, CurrencyCode: sums.CurrencyCode,
 		Ledger: dropMoney(&sums.Ledger), Purchases: dropMoney(&sums.Purchases), Agrees: sums.Ledger == sums.Purchases,
-	}, nil
+	}
+	if drop.GetPlannedCloseTime() != nil {
+		response.TimeBack = durationpb.New(drop.GetCloseTime().AsTime().Sub(drop.GetPlannedCloseTime().AsTime()))
+	}
+	return response, nil
 }
 
 func dropMoney(m *store.Money) *verifierv1.DropMoney {

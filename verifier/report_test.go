@@ -73,6 +73,17 @@ func TestAReportIsTheLedgersAtEveryMoment(t *testing.T) {
 			t.Errorf("the ledger has fees of %d, %d after them; want %d", m.GetFeesMinorUnits(), m.GetNetAfterFeesMinorUnits(), fees)
 		}
 		w.checkBooks()
+		if r.GetTimeBack() != nil {
+			t.Errorf("time back of a drop that closed as planned: %v", r.GetTimeBack())
+		}
+		w.f.mu.Lock()
+		d := w.f.drops[w.drop]
+		d.planned = time.Now()
+		d.closes = d.planned.Add(7 * time.Second)
+		w.f.mu.Unlock()
+		if got := w.report().GetTimeBack().AsDuration(); got != 7*time.Second {
+			t.Errorf("time back: got %v, want 7s", got)
+		}
 		// A posting that no purchase knows of is told.
 		id, err := store.ParseHex(delivered)
 		check(t, err)

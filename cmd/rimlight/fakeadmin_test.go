@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 )
@@ -43,6 +44,7 @@ func startFakeAdmin(t *testing.T) *fakeAdmin {
 	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	routerv1.RegisterRouterAdminServiceServer(server, f)
 	verifierv1.RegisterSupportServiceServer(server, fakeSupport{})
+	fulfillmentv1.RegisterOrderServiceServer(server, fakeOrders{})
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(lis) }) // ends with Stop
 	t.Cleanup(func() { server.Stop(); serving.Wait() })

@@ -49,7 +49,7 @@ type commands struct {
 	Webhooks webhooksCmd `cmd:"" help:"Tell other systems of changes of purchases."`
 	Voucher  voucherCmd  `cmd:"" help:"List vouchers and what is left on them."`
 	Refund   refundCmd   `cmd:"" help:"Give money of a delivered purchase back."`
-	Orders   ordersCmd   `cmd:"" help:"List orders."`
+	Orders   ordersCmd   `cmd:"" help:"List orders; take those of a lost depot."`
 	Audit    auditCmd    `cmd:"" help:"Check the platform's conservation equations."`
 
 	Regions regionsCmd `cmd:"" help:"Show the regions as the routers see them."`

@@ -38,6 +38,9 @@ func reportTable(w io.Writer, r *verifierv1.GetDropReportResponse) {
 	if !r.GetFinal() {
 		row(w, "", "not final: the drop is not settled")
 	}
+	if r.GetTimeBack() != nil {
+		row(w, "time back", r.GetTimeBack().AsDuration(), "the drop closes that much later than planned, because answers were late")
+	}
 	row(w, "units", r.GetUnits())
 	row(w, "unsold", r.GetUnsold())
 	row(w, "offered", r.GetOffered())

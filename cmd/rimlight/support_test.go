@@ -6,9 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
 )
@@ -51,6 +55,54 @@ func (fakeSupport) ListWebhooks(context.Context, *verifierv1.ListWebhooksRequest
 		},
 		{WebhookId: "w2", Url: "https://b.example/", State: verifierv1.WebhookState_WEBHOOK_STATE_ACTIVE, Cursor: 10},
 	}}, nil
+}
+
+// GetDropReport implements verifierv1.SupportServiceServer.
+func (fakeSupport) GetDropReport(_ context.Context, r *verifierv1.GetDropReportRequest) (*verifierv1.GetDropReportResponse, error) {
+	sums := &verifierv1.DropMoney{CapturedMinorUnits: 3800, NetMinorUnits: 3800, FeesMinorUnits: 170, NetAfterFeesMinorUnits: 3630}
+	return &verifierv1.GetDropReportResponse{
+		DropId: r.GetDropId(), Title: "A print", Final: true, Units: 10, Unsold: 8, Offered: 5, Redeemed: 2, Settled: 2, CurrencyCode: "EUR", Ledger: sums, Purchases: sums,
+		Agrees: true, TimeBack: durationpb.New(7500 * time.Millisecond),
+	}, nil
+}
+
+// fakeOrders is a fulfillment whose one depot is lost with an order in every state.
+type fakeOrders struct {
+	fulfillmentv1.UnimplementedOrderServiceServer
+}
+
+// RequeueOrders implements fulfillmentv1.OrderServiceServer.
+func (fakeOrders) RequeueOrders(_ context.Context, r *fulfillmentv1.RequeueOrdersRequest) (*fulfillmentv1.RequeueOrdersResponse, error) {
+	if r.GetNodeId() != "0198" || r.GetReason() != "burnt down" {
+		return nil, status.Errorf(codes.InvalidArgument, "got %v", r)
+	}
+	said := map[bool]string{false: "1 cleared: left alone.", true: "1 cleared: dead."}
+	return &fulfillmentv1.RequeueOrdersResponse{
+		SeenTime: goldenTime, Requeued: 3, Dead: 2, Cleared: 1, Consequences: []string{"3 not accepted: they go to another depot.", said[r.GetIncludeCleared()]},
+	}, nil
+}
+
+// What an operator reads before a lost depot's orders are taken, and after.
+func TestRequeueTables(t *testing.T) {
+	f := startFakeAdmin(t)
+	for name, flag := range map[string]string{"orders-requeue-dry-run": "--dry-run", "orders-requeue": "--cleared"} {
+		code, out, errOut := f.verb(t, "orders", "requeue", "--node", "0198", "--reason", "burnt down", flag)
+		if code != exitDone || errOut != "" {
+			t.Fatalf("%s: exit %d, %s", name, code, errOut)
+		}
+		golden(t, name, strings.ReplaceAll(out, clock(goldenTime), "12:04:05"))
+	}
+	if code, _, _ := f.verb(t, "orders", "requeue", "--node", "0198"); code != exitUsage {
+		t.Errorf("without a reason: exit %d", code)
+	}
+}
+
+func TestADropReportTellsTimeBack(t *testing.T) {
+	code, out, errOut := startFakeAdmin(t).verb(t, "drops", "report", "d1")
+	if code != exitDone || errOut != "" {
+		t.Fatalf("exit %d, %s", code, errOut)
+	}
+	golden(t, "drops-report", out)
 }
 
 // Shops' tables say "-" where there is nothing, and what there is as it is.

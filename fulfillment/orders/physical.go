@@ -8,6 +8,8 @@ import "time"
 //	  ^                  │ Refuse, or until is over          │ Refuse, or until is over
 //	  └──── backoff ─────┴── attempts used up ──> DEAD <─────┘
 //
+// Requeue, an operator's word that the node is lost, is the third way along the lower arrows.
+//
 // Accept deletes the delivery details here, so from then on the order is that node's or nobody's. CLEARED is the point of
 // no return: the node asked whether the parcel may leave and nobody else ever gets the order, so one parcel leaves however
 // long the node was cut off. See docs/decisions/0013-physical-orders.md.
@@ -21,6 +23,7 @@ const (
 	Undeliverable Reason = 2
 	Silent        Reason = 6
 	NoNode        Reason = 7
+	Lost          Reason = 8
 )
 
 // Assign gives a waiting order to a node.
@@ -76,4 +79,18 @@ func Ship(o Order, node string, attempt int) (Order, error) {
 	}
 	o.State = Shipped
 	return o, nil
+}
+
+// Requeue takes the order from a node that is lost for good. One that it did not accept waits for another node. One that it
+// accepted is DEAD: its details were there alone. It may have packed that, and may not send it, since it has to Clear it
+// first. One that it has cleared may have left, and is DEAD only when the caller says so.
+func Requeue(o Order, node string, cleared bool, now time.Time) (Order, error) {
+	switch {
+	case o.Worker != node:
+	case o.State == Leased:
+		return Order{State: Ready, Attempt: o.Attempt, Until: now}, nil
+	case o.State == Acked, o.State == Cleared && cleared:
+		return Order{State: Dead, Attempt: o.Attempt, Until: now}, nil
+	}
+	return o, ErrFenced
 }

@@ -30,10 +30,15 @@ func (s *Store) Greet(ctx context.Context, h *fulfillmentv1.NodeHello, now time.
 	if err := s.noteDepot(ctx, h, now); err != nil {
 		return 0, fmt.Errorf("noting a microfulfillment node: %w", err)
 	}
+	return s.nameAllDepots(ctx)
+}
+
+// nameAllDepots gives each drop that is not settled the depots that it should name, and counts those that it changed.
+func (s *Store) nameAllDepots(ctx context.Context) (changed int, err error) {
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+dropColumns+` FROM drops WHERE settled_time_us IS NULL ORDER BY drop_id`)
 	drops, err := collect(rows, err, scanDropRows)
 	if err != nil {
-		return 0, fmt.Errorf("listing what a node may send: %w", err)
+		return 0, fmt.Errorf("listing what nodes may send: %w", err)
 	}
 	for _, d := range drops {
 		if d.Terms.GetSku() == "" {

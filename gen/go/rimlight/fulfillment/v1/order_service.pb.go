@@ -116,6 +116,8 @@ const (
 	RejectReason_REJECT_REASON_SILENT RejectReason = 6
 	// No node that could take it was there in time. Fulfillment says this, nodes never do.
 	RejectReason_REJECT_REASON_NO_NODE RejectReason = 7
+	// An operator said that the node is lost. Fulfillment says this, nodes never do.
+	RejectReason_REJECT_REASON_LOST RejectReason = 8
 )
 
 // Enum value maps for RejectReason.
@@ -129,6 +131,7 @@ var (
 		5: "REJECT_REASON_DAMAGED",
 		6: "REJECT_REASON_SILENT",
 		7: "REJECT_REASON_NO_NODE",
+		8: "REJECT_REASON_LOST",
 	}
 	RejectReason_value = map[string]int32{
 		"REJECT_REASON_UNSPECIFIED":   0,
@@ -139,6 +142,7 @@ var (
 		"REJECT_REASON_DAMAGED":       5,
 		"REJECT_REASON_SILENT":        6,
 		"REJECT_REASON_NO_NODE":       7,
+		"REJECT_REASON_LOST":          8,
 	}
 )
 
@@ -1455,6 +1459,170 @@ func (*WorkOrdersResponse_Assignment) isWorkOrdersResponse_Message() {}
 
 func (*WorkOrdersResponse_Answer) isWorkOrdersResponse_Message() {}
 
+// The request of RequeueOrders.
+type RequeueOrdersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, the same over retries.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The microfulfillment node. UUID.
+	NodeId string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Why; it is kept.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Change nothing; say what it would meet.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Those that are CLEARED, too: their parcels may have left, and then their buyers get the parcel and the money.
+	IncludeCleared bool `protobuf:"varint,5,opt,name=include_cleared,json=includeCleared,proto3" json:"include_cleared,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RequeueOrdersRequest) Reset() {
+	*x = RequeueOrdersRequest{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequeueOrdersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequeueOrdersRequest) ProtoMessage() {}
+
+func (x *RequeueOrdersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequeueOrdersRequest.ProtoReflect.Descriptor instead.
+func (*RequeueOrdersRequest) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RequeueOrdersRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RequeueOrdersRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RequeueOrdersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RequeueOrdersRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RequeueOrdersRequest) GetIncludeCleared() bool {
+	if x != nil {
+		return x.IncludeCleared
+	}
+	return false
+}
+
+// The response of RequeueOrders.
+type RequeueOrdersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the node last greeted, to about an hour; absent when it was forgotten.
+	SeenTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=seen_time,json=seenTime,proto3" json:"seen_time,omitempty"`
+	// Orders that wait for another node.
+	Requeued uint32 `protobuf:"varint,2,opt,name=requeued,proto3" json:"requeued,omitempty"`
+	// Orders that are DEAD: their buyers choose the money or a voucher.
+	Dead uint32 `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`
+	// Orders that are CLEARED: left alone, or DEAD, too, with include_cleared.
+	Cleared uint32 `protobuf:"varint,4,opt,name=cleared,proto3" json:"cleared,omitempty"`
+	// What it means, in sentences.
+	Consequences  []string `protobuf:"bytes,5,rep,name=consequences,proto3" json:"consequences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequeueOrdersResponse) Reset() {
+	*x = RequeueOrdersResponse{}
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequeueOrdersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequeueOrdersResponse) ProtoMessage() {}
+
+func (x *RequeueOrdersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rimlight_fulfillment_v1_order_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequeueOrdersResponse.ProtoReflect.Descriptor instead.
+func (*RequeueOrdersResponse) Descriptor() ([]byte, []int) {
+	return file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RequeueOrdersResponse) GetSeenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SeenTime
+	}
+	return nil
+}
+
+func (x *RequeueOrdersResponse) GetRequeued() uint32 {
+	if x != nil {
+		return x.Requeued
+	}
+	return 0
+}
+
+func (x *RequeueOrdersResponse) GetDead() uint32 {
+	if x != nil {
+		return x.Dead
+	}
+	return 0
+}
+
+func (x *RequeueOrdersResponse) GetCleared() uint32 {
+	if x != nil {
+		return x.Cleared
+	}
+	return 0
+}
+
+func (x *RequeueOrdersResponse) GetConsequences() []string {
+	if x != nil {
+		return x.Consequences
+	}
+	return nil
+}
+
 var File_rimlight_fulfillment_v1_order_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
@@ -1557,7 +1725,21 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"assignment\x18\x01 \x01(\v2#.rimlight.fulfillment.v1.AssignmentH\x00R\n" +
 	"assignment\x12=\n" +
 	"\x06answer\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.WorkAnswerH\x00R\x06answerB\t\n" +
-	"\amessage*\xd2\x01\n" +
+	"\amessage\"\xc8\x01\n" +
+	"\x14RequeueOrdersRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12!\n" +
+	"\anode_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06nodeId\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06reason\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12'\n" +
+	"\x0finclude_cleared\x18\x05 \x01(\bR\x0eincludeCleared\"\xbe\x01\n" +
+	"\x15RequeueOrdersResponse\x127\n" +
+	"\tseen_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bseenTime\x12\x1a\n" +
+	"\brequeued\x18\x02 \x01(\rR\brequeued\x12\x12\n" +
+	"\x04dead\x18\x03 \x01(\rR\x04dead\x12\x18\n" +
+	"\acleared\x18\x04 \x01(\rR\acleared\x12\"\n" +
+	"\fconsequences\x18\x05 \x03(\tR\fconsequences*\xd2\x01\n" +
 	"\n" +
 	"OrderState\x12\x1b\n" +
 	"\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -1567,7 +1749,7 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x15ORDER_STATE_DELIVERED\x10\x04\x12\x14\n" +
 	"\x10ORDER_STATE_DEAD\x10\x05\x12\x17\n" +
 	"\x13ORDER_STATE_SHIPPED\x10\x06\x12\x17\n" +
-	"\x13ORDER_STATE_CLEARED\x10\a*\xf0\x01\n" +
+	"\x13ORDER_STATE_CLEARED\x10\a*\x88\x02\n" +
 	"\fRejectReason\x12\x1d\n" +
 	"\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREJECT_REASON_OUT_OF_STOCK\x10\x01\x12\x1f\n" +
@@ -1576,13 +1758,14 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"\x12REJECT_REASON_BUSY\x10\x04\x12\x19\n" +
 	"\x15REJECT_REASON_DAMAGED\x10\x05\x12\x18\n" +
 	"\x14REJECT_REASON_SILENT\x10\x06\x12\x19\n" +
-	"\x15REJECT_REASON_NO_NODE\x10\a*z\n" +
+	"\x15REJECT_REASON_NO_NODE\x10\a\x12\x16\n" +
+	"\x12REJECT_REASON_LOST\x10\b*z\n" +
 	"\bWorkStep\x12\x19\n" +
 	"\x15WORK_STEP_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10WORK_STEP_ACCEPT\x10\x01\x12\x14\n" +
 	"\x10WORK_STEP_REJECT\x10\x02\x12\x13\n" +
 	"\x0fWORK_STEP_CLEAR\x10\x03\x12\x12\n" +
-	"\x0eWORK_STEP_SHIP\x10\x042\xb0\x04\n" +
+	"\x0eWORK_STEP_SHIP\x10\x042\xa5\x05\n" +
 	"\fOrderService\x12m\n" +
 	"\vPlaceOrders\x12+.rimlight.fulfillment.v1.PlaceOrdersRequest\x1a,.rimlight.fulfillment.v1.PlaceOrdersResponse\"\x03\x90\x02\x02\x12d\n" +
 	"\bGetOrder\x12(.rimlight.fulfillment.v1.GetOrderRequest\x1a).rimlight.fulfillment.v1.GetOrderResponse\"\x03\x90\x02\x01\x12j\n" +
@@ -1590,7 +1773,8 @@ const file_rimlight_fulfillment_v1_order_service_proto_rawDesc = "" +
 	"ListOrders\x12*.rimlight.fulfillment.v1.ListOrdersRequest\x1a+.rimlight.fulfillment.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12o\n" +
 	"\vWatchOrders\x12+.rimlight.fulfillment.v1.WatchOrdersRequest\x1a,.rimlight.fulfillment.v1.WatchOrdersResponse\"\x03\x90\x02\x010\x01\x12n\n" +
 	"\n" +
-	"WorkOrders\x12*.rimlight.fulfillment.v1.WorkOrdersRequest\x1a+.rimlight.fulfillment.v1.WorkOrdersResponse\"\x03\x90\x02\x02(\x010\x01BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
+	"WorkOrders\x12*.rimlight.fulfillment.v1.WorkOrdersRequest\x1a+.rimlight.fulfillment.v1.WorkOrdersResponse\"\x03\x90\x02\x02(\x010\x01\x12s\n" +
+	"\rRequeueOrders\x12-.rimlight.fulfillment.v1.RequeueOrdersRequest\x1a..rimlight.fulfillment.v1.RequeueOrdersResponse\"\x03\x90\x02\x02BKZIgithub.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1;fulfillmentv1b\x06proto3"
 
 var (
 	file_rimlight_fulfillment_v1_order_service_proto_rawDescOnce sync.Once
@@ -1605,7 +1789,7 @@ func file_rimlight_fulfillment_v1_order_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rimlight_fulfillment_v1_order_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_rimlight_fulfillment_v1_order_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_rimlight_fulfillment_v1_order_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_rimlight_fulfillment_v1_order_service_proto_goTypes = []any{
 	(OrderState)(0),               // 0: rimlight.fulfillment.v1.OrderState
 	(RejectReason)(0),             // 1: rimlight.fulfillment.v1.RejectReason
@@ -1627,11 +1811,13 @@ var file_rimlight_fulfillment_v1_order_service_proto_goTypes = []any{
 	(*Assignment)(nil),            // 17: rimlight.fulfillment.v1.Assignment
 	(*WorkAnswer)(nil),            // 18: rimlight.fulfillment.v1.WorkAnswer
 	(*WorkOrdersResponse)(nil),    // 19: rimlight.fulfillment.v1.WorkOrdersResponse
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*RequeueOrdersRequest)(nil),  // 20: rimlight.fulfillment.v1.RequeueOrdersRequest
+	(*RequeueOrdersResponse)(nil), // 21: rimlight.fulfillment.v1.RequeueOrdersResponse
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_rimlight_fulfillment_v1_order_service_proto_depIdxs = []int32{
 	0,  // 0: rimlight.fulfillment.v1.Order.state:type_name -> rimlight.fulfillment.v1.OrderState
-	20, // 1: rimlight.fulfillment.v1.Order.state_time:type_name -> google.protobuf.Timestamp
+	22, // 1: rimlight.fulfillment.v1.Order.state_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: rimlight.fulfillment.v1.Order.reason:type_name -> rimlight.fulfillment.v1.RejectReason
 	3,  // 3: rimlight.fulfillment.v1.PlaceOrdersRequest.orders:type_name -> rimlight.fulfillment.v1.Order
 	4,  // 4: rimlight.fulfillment.v1.PlaceOrdersRequest.deliveries:type_name -> rimlight.fulfillment.v1.Delivery
@@ -1644,25 +1830,28 @@ var file_rimlight_fulfillment_v1_order_service_proto_depIdxs = []int32{
 	1,  // 11: rimlight.fulfillment.v1.WorkReport.reason:type_name -> rimlight.fulfillment.v1.RejectReason
 	14, // 12: rimlight.fulfillment.v1.WorkOrdersRequest.hello:type_name -> rimlight.fulfillment.v1.NodeHello
 	15, // 13: rimlight.fulfillment.v1.WorkOrdersRequest.report:type_name -> rimlight.fulfillment.v1.WorkReport
-	20, // 14: rimlight.fulfillment.v1.Assignment.accept_by_time:type_name -> google.protobuf.Timestamp
+	22, // 14: rimlight.fulfillment.v1.Assignment.accept_by_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: rimlight.fulfillment.v1.WorkAnswer.step:type_name -> rimlight.fulfillment.v1.WorkStep
 	17, // 16: rimlight.fulfillment.v1.WorkOrdersResponse.assignment:type_name -> rimlight.fulfillment.v1.Assignment
 	18, // 17: rimlight.fulfillment.v1.WorkOrdersResponse.answer:type_name -> rimlight.fulfillment.v1.WorkAnswer
-	5,  // 18: rimlight.fulfillment.v1.OrderService.PlaceOrders:input_type -> rimlight.fulfillment.v1.PlaceOrdersRequest
-	7,  // 19: rimlight.fulfillment.v1.OrderService.GetOrder:input_type -> rimlight.fulfillment.v1.GetOrderRequest
-	9,  // 20: rimlight.fulfillment.v1.OrderService.ListOrders:input_type -> rimlight.fulfillment.v1.ListOrdersRequest
-	11, // 21: rimlight.fulfillment.v1.OrderService.WatchOrders:input_type -> rimlight.fulfillment.v1.WatchOrdersRequest
-	16, // 22: rimlight.fulfillment.v1.OrderService.WorkOrders:input_type -> rimlight.fulfillment.v1.WorkOrdersRequest
-	6,  // 23: rimlight.fulfillment.v1.OrderService.PlaceOrders:output_type -> rimlight.fulfillment.v1.PlaceOrdersResponse
-	8,  // 24: rimlight.fulfillment.v1.OrderService.GetOrder:output_type -> rimlight.fulfillment.v1.GetOrderResponse
-	10, // 25: rimlight.fulfillment.v1.OrderService.ListOrders:output_type -> rimlight.fulfillment.v1.ListOrdersResponse
-	12, // 26: rimlight.fulfillment.v1.OrderService.WatchOrders:output_type -> rimlight.fulfillment.v1.WatchOrdersResponse
-	19, // 27: rimlight.fulfillment.v1.OrderService.WorkOrders:output_type -> rimlight.fulfillment.v1.WorkOrdersResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	22, // 18: rimlight.fulfillment.v1.RequeueOrdersResponse.seen_time:type_name -> google.protobuf.Timestamp
+	5,  // 19: rimlight.fulfillment.v1.OrderService.PlaceOrders:input_type -> rimlight.fulfillment.v1.PlaceOrdersRequest
+	7,  // 20: rimlight.fulfillment.v1.OrderService.GetOrder:input_type -> rimlight.fulfillment.v1.GetOrderRequest
+	9,  // 21: rimlight.fulfillment.v1.OrderService.ListOrders:input_type -> rimlight.fulfillment.v1.ListOrdersRequest
+	11, // 22: rimlight.fulfillment.v1.OrderService.WatchOrders:input_type -> rimlight.fulfillment.v1.WatchOrdersRequest
+	16, // 23: rimlight.fulfillment.v1.OrderService.WorkOrders:input_type -> rimlight.fulfillment.v1.WorkOrdersRequest
+	20, // 24: rimlight.fulfillment.v1.OrderService.RequeueOrders:input_type -> rimlight.fulfillment.v1.RequeueOrdersRequest
+	6,  // 25: rimlight.fulfillment.v1.OrderService.PlaceOrders:output_type -> rimlight.fulfillment.v1.PlaceOrdersResponse
+	8,  // 26: rimlight.fulfillment.v1.OrderService.GetOrder:output_type -> rimlight.fulfillment.v1.GetOrderResponse
+	10, // 27: rimlight.fulfillment.v1.OrderService.ListOrders:output_type -> rimlight.fulfillment.v1.ListOrdersResponse
+	12, // 28: rimlight.fulfillment.v1.OrderService.WatchOrders:output_type -> rimlight.fulfillment.v1.WatchOrdersResponse
+	19, // 29: rimlight.fulfillment.v1.OrderService.WorkOrders:output_type -> rimlight.fulfillment.v1.WorkOrdersResponse
+	21, // 30: rimlight.fulfillment.v1.OrderService.RequeueOrders:output_type -> rimlight.fulfillment.v1.RequeueOrdersResponse
+	25, // [25:31] is the sub-list for method output_type
+	19, // [19:25] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_order_service_proto_init() }
@@ -1684,7 +1873,7 @@ func file_rimlight_fulfillment_v1_order_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rimlight_fulfillment_v1_order_service_proto_rawDesc), len(file_rimlight_fulfillment_v1_order_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

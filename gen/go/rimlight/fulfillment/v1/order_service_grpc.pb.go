@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	OrderService_PlaceOrders_FullMethodName = "/rimlight.fulfillment.v1.OrderService/PlaceOrders"
-	OrderService_GetOrder_FullMethodName    = "/rimlight.fulfillment.v1.OrderService/GetOrder"
-	OrderService_ListOrders_FullMethodName  = "/rimlight.fulfillment.v1.OrderService/ListOrders"
-	OrderService_WatchOrders_FullMethodName = "/rimlight.fulfillment.v1.OrderService/WatchOrders"
-	OrderService_WorkOrders_FullMethodName  = "/rimlight.fulfillment.v1.OrderService/WorkOrders"
+	OrderService_PlaceOrders_FullMethodName   = "/rimlight.fulfillment.v1.OrderService/PlaceOrders"
+	OrderService_GetOrder_FullMethodName      = "/rimlight.fulfillment.v1.OrderService/GetOrder"
+	OrderService_ListOrders_FullMethodName    = "/rimlight.fulfillment.v1.OrderService/ListOrders"
+	OrderService_WatchOrders_FullMethodName   = "/rimlight.fulfillment.v1.OrderService/WatchOrders"
+	OrderService_WorkOrders_FullMethodName    = "/rimlight.fulfillment.v1.OrderService/WorkOrders"
+	OrderService_RequeueOrders_FullMethodName = "/rimlight.fulfillment.v1.OrderService/RequeueOrders"
 )
 
 // OrderServiceClient is the client API for OrderService service.
@@ -44,6 +45,11 @@ type OrderServiceClient interface {
 	// every step of an order answered. Whatever it did not hear an answer to, it says again on the next stream. A node has
 	// one stream; a second one ends the first. Role: service.
 	WorkOrders(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkOrdersRequest, WorkOrdersResponse], error)
+	// Take the orders from a microfulfillment node that is lost for good. Those that it has not accepted go to another one
+	// that can send them; those that it has are DEAD, since only it had where they go. Those that it was allowed to send are
+	// left alone unless that is asked for. Drops name its key no more. Whatever it says of these orders later is refused.
+	// Idempotent by request_id. Role: SRE.
+	RequeueOrders(ctx context.Context, in *RequeueOrdersRequest, opts ...grpc.CallOption) (*RequeueOrdersResponse, error)
 }
 
 type orderServiceClient struct {
@@ -116,6 +122,16 @@ func (c *orderServiceClient) WorkOrders(ctx context.Context, opts ...grpc.CallOp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OrderService_WorkOrdersClient = grpc.BidiStreamingClient[WorkOrdersRequest, WorkOrdersResponse]
 
+func (c *orderServiceClient) RequeueOrders(ctx context.Context, in *RequeueOrdersRequest, opts ...grpc.CallOption) (*RequeueOrdersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RequeueOrdersResponse)
+	err := c.cc.Invoke(ctx, OrderService_RequeueOrders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OrderServiceServer is the server API for OrderService service.
 // All implementations must embed UnimplementedOrderServiceServer
 // for forward compatibility.
@@ -134,6 +150,11 @@ type OrderServiceServer interface {
 	// every step of an order answered. Whatever it did not hear an answer to, it says again on the next stream. A node has
 	// one stream; a second one ends the first. Role: service.
 	WorkOrders(grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]) error
+	// Take the orders from a microfulfillment node that is lost for good. Those that it has not accepted go to another one
+	// that can send them; those that it has are DEAD, since only it had where they go. Those that it was allowed to send are
+	// left alone unless that is asked for. Drops name its key no more. Whatever it says of these orders later is refused.
+	// Idempotent by request_id. Role: SRE.
+	RequeueOrders(context.Context, *RequeueOrdersRequest) (*RequeueOrdersResponse, error)
 	mustEmbedUnimplementedOrderServiceServer()
 }
 
@@ -158,6 +179,9 @@ func (UnimplementedOrderServiceServer) WatchOrders(*WatchOrdersRequest, grpc.Ser
 }
 func (UnimplementedOrderServiceServer) WorkOrders(grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]) error {
 	return status.Error(codes.Unimplemented, "method WorkOrders not implemented")
+}
+func (UnimplementedOrderServiceServer) RequeueOrders(context.Context, *RequeueOrdersRequest) (*RequeueOrdersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RequeueOrders not implemented")
 }
 func (UnimplementedOrderServiceServer) mustEmbedUnimplementedOrderServiceServer() {}
 func (UnimplementedOrderServiceServer) testEmbeddedByValue()                      {}
@@ -252,6 +276,24 @@ func _OrderService_WorkOrders_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OrderService_WorkOrdersServer = grpc.BidiStreamingServer[WorkOrdersRequest, WorkOrdersResponse]
 
+func _OrderService_RequeueOrders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RequeueOrdersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OrderServiceServer).RequeueOrders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OrderService_RequeueOrders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OrderServiceServer).RequeueOrders(ctx, req.(*RequeueOrdersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OrderService_ServiceDesc is the grpc.ServiceDesc for OrderService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -270,6 +312,10 @@ var OrderService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListOrders",
 			Handler:    _OrderService_ListOrders_Handler,
+		},
+		{
+			MethodName: "RequeueOrders",
+			Handler:    _OrderService_RequeueOrders_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

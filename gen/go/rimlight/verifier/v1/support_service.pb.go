@@ -12,6 +12,7 @@ import (
 	v1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -1123,7 +1124,9 @@ type GetDropReportResponse struct {
 	// The sums of purchases, refunds and vouchers, read in the same instant.
 	Purchases *DropMoney `protobuf:"bytes,18,opt,name=purchases,proto3" json:"purchases,omitempty"`
 	// Both are the same to the minor unit.
-	Agrees        bool `protobuf:"varint,19,opt,name=agrees,proto3" json:"agrees,omitempty"`
+	Agrees bool `protobuf:"varint,19,opt,name=agrees,proto3" json:"agrees,omitempty"`
+	// How much later than planned the drop closes because answers were late; absent: not at all.
+	TimeBack      *durationpb.Duration `protobuf:"bytes,20,opt,name=time_back,json=timeBack,proto3" json:"time_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1289,6 +1292,13 @@ func (x *GetDropReportResponse) GetAgrees() bool {
 		return x.Agrees
 	}
 	return false
+}
+
+func (x *GetDropReportResponse) GetTimeBack() *durationpb.Duration {
+	if x != nil {
+		return x.TimeBack
+	}
+	return nil
 }
 
 // The request of FindPurchases. What is not given does not narrow.
@@ -2382,7 +2392,7 @@ var File_rimlight_verifier_v1_support_service_proto protoreflect.FileDescriptor
 
 const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\n" +
-	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a rimlight/verifier/v1/audit.proto\"\x85\x01\n" +
+	"*rimlight/verifier/v1/support_service.proto\x12\x14rimlight.verifier.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frimlight/errors/v1/reason.proto\x1a\x1drimlight/offer/v1/money.proto\x1a rimlight/offer/v1/purchase.proto\x1a rimlight/verifier/v1/audit.proto\"\x85\x01\n" +
 	"\x0fGetAuditRequest\x12 \n" +
 	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -2471,7 +2481,7 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\x19voucher_spent_minor_units\x18\x04 \x01(\x03R\x16voucherSpentMinorUnits\x12&\n" +
 	"\x0fnet_minor_units\x18\x05 \x01(\x03R\rnetMinorUnits\x12(\n" +
 	"\x10fees_minor_units\x18\x06 \x01(\x03R\x0efeesMinorUnits\x12:\n" +
-	"\x1anet_after_fees_minor_units\x18\a \x01(\x03R\x16netAfterFeesMinorUnits\"\xd1\x04\n" +
+	"\x1anet_after_fees_minor_units\x18\a \x01(\x03R\x16netAfterFeesMinorUnits\"\x89\x05\n" +
 	"\x15GetDropReportResponse\x12\x17\n" +
 	"\adrop_id\x18\x01 \x01(\tR\x06dropId\x12\x1d\n" +
 	"\n" +
@@ -2494,7 +2504,8 @@ const file_rimlight_verifier_v1_support_service_proto_rawDesc = "" +
 	"\rcurrency_code\x18\x10 \x01(\tR\fcurrencyCode\x127\n" +
 	"\x06ledger\x18\x11 \x01(\v2\x1f.rimlight.verifier.v1.DropMoneyR\x06ledger\x12=\n" +
 	"\tpurchases\x18\x12 \x01(\v2\x1f.rimlight.verifier.v1.DropMoneyR\tpurchases\x12\x16\n" +
-	"\x06agrees\x18\x13 \x01(\bR\x06agrees\"\xb3\x03\n" +
+	"\x06agrees\x18\x13 \x01(\bR\x06agrees\x126\n" +
+	"\ttime_back\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\btimeBack\"\xb3\x03\n" +
 	"\x14FindPurchasesRequest\x12 \n" +
 	"\adrop_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x06dropId\x12@\n" +
 	"\x05state\x18\x02 \x01(\x0e2 .rimlight.offer.v1.PurchaseStateB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12<\n" +
@@ -2669,8 +2680,9 @@ var file_rimlight_verifier_v1_support_service_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),       // 38: google.protobuf.Timestamp
 	(*v1.Voucher)(nil),                  // 39: rimlight.offer.v1.Voucher
 	(v11.Reason)(0),                     // 40: rimlight.errors.v1.Reason
-	(v1.PurchaseState)(0),               // 41: rimlight.offer.v1.PurchaseState
-	(*v1.Purchase)(nil),                 // 42: rimlight.offer.v1.Purchase
+	(*durationpb.Duration)(nil),         // 41: google.protobuf.Duration
+	(v1.PurchaseState)(0),               // 42: rimlight.offer.v1.PurchaseState
+	(*v1.Purchase)(nil),                 // 43: rimlight.offer.v1.Purchase
 }
 var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
 	31, // 0: rimlight.verifier.v1.GetAuditResponse.drops:type_name -> rimlight.verifier.v1.DropPurchases
@@ -2695,57 +2707,58 @@ var file_rimlight_verifier_v1_support_service_proto_depIdxs = []int32{
 	9,  // 19: rimlight.verifier.v1.ListVouchersResponse.vouchers:type_name -> rimlight.verifier.v1.VoucherRecord
 	13, // 20: rimlight.verifier.v1.GetDropReportResponse.ledger:type_name -> rimlight.verifier.v1.DropMoney
 	13, // 21: rimlight.verifier.v1.GetDropReportResponse.purchases:type_name -> rimlight.verifier.v1.DropMoney
-	41, // 22: rimlight.verifier.v1.FindPurchasesRequest.state:type_name -> rimlight.offer.v1.PurchaseState
-	40, // 23: rimlight.verifier.v1.FindPurchasesRequest.reason:type_name -> rimlight.errors.v1.Reason
-	38, // 24: rimlight.verifier.v1.FindPurchasesRequest.since_time:type_name -> google.protobuf.Timestamp
-	41, // 25: rimlight.verifier.v1.FoundPurchase.state:type_name -> rimlight.offer.v1.PurchaseState
-	40, // 26: rimlight.verifier.v1.FoundPurchase.reason:type_name -> rimlight.errors.v1.Reason
-	37, // 27: rimlight.verifier.v1.FoundPurchase.price:type_name -> rimlight.offer.v1.Money
-	37, // 28: rimlight.verifier.v1.FoundPurchase.charged:type_name -> rimlight.offer.v1.Money
-	37, // 29: rimlight.verifier.v1.FoundPurchase.refunded:type_name -> rimlight.offer.v1.Money
-	38, // 30: rimlight.verifier.v1.FoundPurchase.accept_time:type_name -> google.protobuf.Timestamp
-	38, // 31: rimlight.verifier.v1.FoundPurchase.state_time:type_name -> google.protobuf.Timestamp
-	16, // 32: rimlight.verifier.v1.FindPurchasesResponse.purchases:type_name -> rimlight.verifier.v1.FoundPurchase
-	42, // 33: rimlight.verifier.v1.WatchPurchaseEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
-	41, // 34: rimlight.verifier.v1.Webhook.states:type_name -> rimlight.offer.v1.PurchaseState
-	1,  // 35: rimlight.verifier.v1.Webhook.state:type_name -> rimlight.verifier.v1.WebhookState
-	38, // 36: rimlight.verifier.v1.Webhook.failing_since_time:type_name -> google.protobuf.Timestamp
-	38, // 37: rimlight.verifier.v1.Webhook.retry_time:type_name -> google.protobuf.Timestamp
-	38, // 38: rimlight.verifier.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
-	41, // 39: rimlight.verifier.v1.CreateWebhookRequest.states:type_name -> rimlight.offer.v1.PurchaseState
-	20, // 40: rimlight.verifier.v1.CreateWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
-	20, // 41: rimlight.verifier.v1.ListWebhooksResponse.webhooks:type_name -> rimlight.verifier.v1.Webhook
-	20, // 42: rimlight.verifier.v1.ReplayWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
-	20, // 43: rimlight.verifier.v1.RotateWebhookSecretResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
-	2,  // 44: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
-	5,  // 45: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
-	7,  // 46: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
-	10, // 47: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
-	12, // 48: rimlight.verifier.v1.SupportService.GetDropReport:input_type -> rimlight.verifier.v1.GetDropReportRequest
-	15, // 49: rimlight.verifier.v1.SupportService.FindPurchases:input_type -> rimlight.verifier.v1.FindPurchasesRequest
-	18, // 50: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:input_type -> rimlight.verifier.v1.WatchPurchaseEventsRequest
-	21, // 51: rimlight.verifier.v1.SupportService.CreateWebhook:input_type -> rimlight.verifier.v1.CreateWebhookRequest
-	23, // 52: rimlight.verifier.v1.SupportService.ListWebhooks:input_type -> rimlight.verifier.v1.ListWebhooksRequest
-	25, // 53: rimlight.verifier.v1.SupportService.DeleteWebhook:input_type -> rimlight.verifier.v1.DeleteWebhookRequest
-	27, // 54: rimlight.verifier.v1.SupportService.ReplayWebhook:input_type -> rimlight.verifier.v1.ReplayWebhookRequest
-	29, // 55: rimlight.verifier.v1.SupportService.RotateWebhookSecret:input_type -> rimlight.verifier.v1.RotateWebhookSecretRequest
-	3,  // 56: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
-	6,  // 57: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
-	8,  // 58: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
-	11, // 59: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
-	14, // 60: rimlight.verifier.v1.SupportService.GetDropReport:output_type -> rimlight.verifier.v1.GetDropReportResponse
-	17, // 61: rimlight.verifier.v1.SupportService.FindPurchases:output_type -> rimlight.verifier.v1.FindPurchasesResponse
-	19, // 62: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:output_type -> rimlight.verifier.v1.WatchPurchaseEventsResponse
-	22, // 63: rimlight.verifier.v1.SupportService.CreateWebhook:output_type -> rimlight.verifier.v1.CreateWebhookResponse
-	24, // 64: rimlight.verifier.v1.SupportService.ListWebhooks:output_type -> rimlight.verifier.v1.ListWebhooksResponse
-	26, // 65: rimlight.verifier.v1.SupportService.DeleteWebhook:output_type -> rimlight.verifier.v1.DeleteWebhookResponse
-	28, // 66: rimlight.verifier.v1.SupportService.ReplayWebhook:output_type -> rimlight.verifier.v1.ReplayWebhookResponse
-	30, // 67: rimlight.verifier.v1.SupportService.RotateWebhookSecret:output_type -> rimlight.verifier.v1.RotateWebhookSecretResponse
-	56, // [56:68] is the sub-list for method output_type
-	44, // [44:56] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	41, // 22: rimlight.verifier.v1.GetDropReportResponse.time_back:type_name -> google.protobuf.Duration
+	42, // 23: rimlight.verifier.v1.FindPurchasesRequest.state:type_name -> rimlight.offer.v1.PurchaseState
+	40, // 24: rimlight.verifier.v1.FindPurchasesRequest.reason:type_name -> rimlight.errors.v1.Reason
+	38, // 25: rimlight.verifier.v1.FindPurchasesRequest.since_time:type_name -> google.protobuf.Timestamp
+	42, // 26: rimlight.verifier.v1.FoundPurchase.state:type_name -> rimlight.offer.v1.PurchaseState
+	40, // 27: rimlight.verifier.v1.FoundPurchase.reason:type_name -> rimlight.errors.v1.Reason
+	37, // 28: rimlight.verifier.v1.FoundPurchase.price:type_name -> rimlight.offer.v1.Money
+	37, // 29: rimlight.verifier.v1.FoundPurchase.charged:type_name -> rimlight.offer.v1.Money
+	37, // 30: rimlight.verifier.v1.FoundPurchase.refunded:type_name -> rimlight.offer.v1.Money
+	38, // 31: rimlight.verifier.v1.FoundPurchase.accept_time:type_name -> google.protobuf.Timestamp
+	38, // 32: rimlight.verifier.v1.FoundPurchase.state_time:type_name -> google.protobuf.Timestamp
+	16, // 33: rimlight.verifier.v1.FindPurchasesResponse.purchases:type_name -> rimlight.verifier.v1.FoundPurchase
+	43, // 34: rimlight.verifier.v1.WatchPurchaseEventsResponse.purchases:type_name -> rimlight.offer.v1.Purchase
+	42, // 35: rimlight.verifier.v1.Webhook.states:type_name -> rimlight.offer.v1.PurchaseState
+	1,  // 36: rimlight.verifier.v1.Webhook.state:type_name -> rimlight.verifier.v1.WebhookState
+	38, // 37: rimlight.verifier.v1.Webhook.failing_since_time:type_name -> google.protobuf.Timestamp
+	38, // 38: rimlight.verifier.v1.Webhook.retry_time:type_name -> google.protobuf.Timestamp
+	38, // 39: rimlight.verifier.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
+	42, // 40: rimlight.verifier.v1.CreateWebhookRequest.states:type_name -> rimlight.offer.v1.PurchaseState
+	20, // 41: rimlight.verifier.v1.CreateWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	20, // 42: rimlight.verifier.v1.ListWebhooksResponse.webhooks:type_name -> rimlight.verifier.v1.Webhook
+	20, // 43: rimlight.verifier.v1.ReplayWebhookResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	20, // 44: rimlight.verifier.v1.RotateWebhookSecretResponse.webhook:type_name -> rimlight.verifier.v1.Webhook
+	2,  // 45: rimlight.verifier.v1.SupportService.GetAudit:input_type -> rimlight.verifier.v1.GetAuditRequest
+	5,  // 46: rimlight.verifier.v1.SupportService.RefundPurchase:input_type -> rimlight.verifier.v1.RefundPurchaseRequest
+	7,  // 47: rimlight.verifier.v1.SupportService.ListRefunds:input_type -> rimlight.verifier.v1.ListRefundsRequest
+	10, // 48: rimlight.verifier.v1.SupportService.ListVouchers:input_type -> rimlight.verifier.v1.ListVouchersRequest
+	12, // 49: rimlight.verifier.v1.SupportService.GetDropReport:input_type -> rimlight.verifier.v1.GetDropReportRequest
+	15, // 50: rimlight.verifier.v1.SupportService.FindPurchases:input_type -> rimlight.verifier.v1.FindPurchasesRequest
+	18, // 51: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:input_type -> rimlight.verifier.v1.WatchPurchaseEventsRequest
+	21, // 52: rimlight.verifier.v1.SupportService.CreateWebhook:input_type -> rimlight.verifier.v1.CreateWebhookRequest
+	23, // 53: rimlight.verifier.v1.SupportService.ListWebhooks:input_type -> rimlight.verifier.v1.ListWebhooksRequest
+	25, // 54: rimlight.verifier.v1.SupportService.DeleteWebhook:input_type -> rimlight.verifier.v1.DeleteWebhookRequest
+	27, // 55: rimlight.verifier.v1.SupportService.ReplayWebhook:input_type -> rimlight.verifier.v1.ReplayWebhookRequest
+	29, // 56: rimlight.verifier.v1.SupportService.RotateWebhookSecret:input_type -> rimlight.verifier.v1.RotateWebhookSecretRequest
+	3,  // 57: rimlight.verifier.v1.SupportService.GetAudit:output_type -> rimlight.verifier.v1.GetAuditResponse
+	6,  // 58: rimlight.verifier.v1.SupportService.RefundPurchase:output_type -> rimlight.verifier.v1.RefundPurchaseResponse
+	8,  // 59: rimlight.verifier.v1.SupportService.ListRefunds:output_type -> rimlight.verifier.v1.ListRefundsResponse
+	11, // 60: rimlight.verifier.v1.SupportService.ListVouchers:output_type -> rimlight.verifier.v1.ListVouchersResponse
+	14, // 61: rimlight.verifier.v1.SupportService.GetDropReport:output_type -> rimlight.verifier.v1.GetDropReportResponse
+	17, // 62: rimlight.verifier.v1.SupportService.FindPurchases:output_type -> rimlight.verifier.v1.FindPurchasesResponse
+	19, // 63: rimlight.verifier.v1.SupportService.WatchPurchaseEvents:output_type -> rimlight.verifier.v1.WatchPurchaseEventsResponse
+	22, // 64: rimlight.verifier.v1.SupportService.CreateWebhook:output_type -> rimlight.verifier.v1.CreateWebhookResponse
+	24, // 65: rimlight.verifier.v1.SupportService.ListWebhooks:output_type -> rimlight.verifier.v1.ListWebhooksResponse
+	26, // 66: rimlight.verifier.v1.SupportService.DeleteWebhook:output_type -> rimlight.verifier.v1.DeleteWebhookResponse
+	28, // 67: rimlight.verifier.v1.SupportService.ReplayWebhook:output_type -> rimlight.verifier.v1.ReplayWebhookResponse
+	30, // 68: rimlight.verifier.v1.SupportService.RotateWebhookSecret:output_type -> rimlight.verifier.v1.RotateWebhookSecretResponse
+	57, // [57:69] is the sub-list for method output_type
+	45, // [45:57] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_verifier_v1_support_service_proto_init() }

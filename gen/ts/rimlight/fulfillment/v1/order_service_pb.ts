@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rimlight/fulfillment/v1/order_service.proto.
  */
 export const file_rimlight_fulfillment_v1_order_service: GenFile = /*@__PURE__*/
-  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9vcmRlcl9zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSLTAgoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SMgoFc3RhdGUYBSABKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEg8KB2F0dGVtcHQYBiABKA0SLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLbGljZW5jZV9rZXkYCCABKAkSDgoGd29ya2VyGAkgASgJEjUKBnJlYXNvbhgKIAEoDjIlLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlamVjdFJlYXNvbhIaChJ0cmFja2luZ19yZWZlcmVuY2UYCyABKAkSFQoNdHJhY2VfY29udGV4dBgMIAEoDCI9CghEZWxpdmVyeRIQCghvcmRlcl9pZBgBIAEoCRIOCgZyZWdpb24YAiABKAkSDwoHZGV0YWlscxgDIAEoDCJ7ChJQbGFjZU9yZGVyc1JlcXVlc3QSLgoGb3JkZXJzGAEgAygLMh4ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3JkZXISNQoKZGVsaXZlcmllcxgCIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRlbGl2ZXJ5IhUKE1BsYWNlT3JkZXJzUmVzcG9uc2UiIwoPR2V0T3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgJIkEKEEdldE9yZGVyUmVzcG9uc2USLQoFb3JkZXIYASABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlciKAAQoRTGlzdE9yZGVyc1JlcXVlc3QSDwoHZHJvcF9pZBgBIAEoCRIzCgZzdGF0ZXMYAiADKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIl0KEkxpc3RPcmRlcnNSZXNwb25zZRIuCgZvcmRlcnMYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiKgoSV2F0Y2hPcmRlcnNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaE9yZGVyc1Jlc3BvbnNlEi4KBm9yZGVycxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9yZGVyEg4KBmN1cnNvchgCIAEoAyI2CgxPcGVuaW5nSG91cnMSEwoLZnJvbV9taW51dGUYASABKA0SEQoJdG9fbWludXRlGAIgASgNIrIBCglOb2RlSGVsbG8SDwoHbm9kZV9pZBgBIAEoCRINCgV6b25lcxgCIAMoCRIMCgRza3VzGAMgAygJEhQKDG1heF9wYXJhbGxlbBgEIAEoDRIUCgxtYXhfcGVyX2hvdXIYBSABKA0SNAoFaG91cnMYBiADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcGVuaW5nSG91cnMSFQoNZGVsaXZlcnlfa2V5cxgHIAMoDCKzAQoKV29ya1JlcG9ydBIQCghvcmRlcl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEi8KBHN0ZXAYAyABKA4yIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrU3RlcBI1CgZyZWFzb24YBCABKA4yJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWplY3RSZWFzb24SGgoSdHJhY2tpbmdfcmVmZXJlbmNlGAUgASgJIooBChFXb3JrT3JkZXJzUmVxdWVzdBIzCgVoZWxsbxgBIAEoCzIiLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk5vZGVIZWxsb0gAEjUKBnJlcG9ydBgCIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtSZXBvcnRIAEIJCgdtZXNzYWdlItcBCgpBc3NpZ25tZW50EhAKCG9yZGVyX2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SCwoDc2t1GAUgASgJEhgKEGRlbGl2ZXJ5X2RldGFpbHMYBiABKAwSMgoOYWNjZXB0X2J5X3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDXRyYWNlX2NvbnRleHQYCCABKAwSEwoLcHVyY2hhc2VfaWQYCSABKAkibgoKV29ya0Fuc3dlchIQCghvcmRlcl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEi8KBHN0ZXAYAyABKA4yIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrU3RlcBIMCgRkb25lGAQgASgIIpEBChJXb3JrT3JkZXJzUmVzcG9uc2USOQoKYXNzaWdubWVudBgBIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkFzc2lnbm1lbnRIABI1CgZhbnN3ZXIYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrQW5zd2VySABCCQoHbWVzc2FnZSrSAQoKT3JkZXJTdGF0ZRIbChdPUkRFUl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEU9SREVSX1NUQVRFX1JFQURZEAESFgoST1JERVJfU1RBVEVfTEVBU0VEEAISFQoRT1JERVJfU1RBVEVfQUNLRUQQAxIZChVPUkRFUl9TVEFURV9ERUxJVkVSRUQQBBIUChBPUkRFUl9TVEFURV9ERUFEEAUSFwoTT1JERVJfU1RBVEVfU0hJUFBFRBAGEhcKE09SREVSX1NUQVRFX0NMRUFSRUQQByrwAQoMUmVqZWN0UmVhc29uEh0KGVJFSkVDVF9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpSRUpFQ1RfUkVBU09OX09VVF9PRl9TVE9DSxABEh8KG1JFSkVDVF9SRUFTT05fVU5ERUxJVkVSQUJMRRACEhgKFFJFSkVDVF9SRUFTT05fQ0xPU0VEEAMSFgoSUkVKRUNUX1JFQVNPTl9CVVNZEAQSGQoVUkVKRUNUX1JFQVNPTl9EQU1BR0VEEAUSGAoUUkVKRUNUX1JFQVNPTl9TSUxFTlQQBhIZChVSRUpFQ1RfUkVBU09OX05PX05PREUQByp6CghXb3JrU3RlcBIZChVXT1JLX1NURVBfVU5TUEVDSUZJRUQQABIUChBXT1JLX1NURVBfQUNDRVBUEAESFAoQV09SS19TVEVQX1JFSkVDVBACEhMKD1dPUktfU1RFUF9DTEVBUhADEhIKDldPUktfU1RFUF9TSElQEAQysAQKDE9yZGVyU2VydmljZRJtCgtQbGFjZU9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlBsYWNlT3JkZXJzUmVzcG9uc2UiA5ACAhJkCghHZXRPcmRlchIoLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVxdWVzdBopLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkdldE9yZGVyUmVzcG9uc2UiA5ACARJqCgpMaXN0T3JkZXJzEioucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuTGlzdE9yZGVyc1JlcXVlc3QaKy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0T3JkZXJzUmVzcG9uc2UiA5ACARJvCgtXYXRjaE9yZGVycxIrLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVxdWVzdBosLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldhdGNoT3JkZXJzUmVzcG9uc2UiA5ACATABEm4KCldvcmtPcmRlcnMSKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrT3JkZXJzUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtPcmRlcnNSZXNwb25zZSIDkAICKAEwAUJLWklnaXRodWIuY29tL3JpbWxpZ2h0L3JpbWxpZ2h0L2dlbi9nby9yaW1saWdodC9mdWxmaWxsbWVudC92MTtmdWxmaWxsbWVudHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("CityaW1saWdodC9mdWxmaWxsbWVudC92MS9vcmRlcl9zZXJ2aWNlLnByb3RvEhdyaW1saWdodC5mdWxmaWxsbWVudC52MSLTAgoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEwoLcHVyY2hhc2VfaWQYAiABKAkSDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SMgoFc3RhdGUYBSABKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEg8KB2F0dGVtcHQYBiABKA0SLgoKc3RhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLbGljZW5jZV9rZXkYCCABKAkSDgoGd29ya2VyGAkgASgJEjUKBnJlYXNvbhgKIAEoDjIlLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlamVjdFJlYXNvbhIaChJ0cmFja2luZ19yZWZlcmVuY2UYCyABKAkSFQoNdHJhY2VfY29udGV4dBgMIAEoDCI9CghEZWxpdmVyeRIQCghvcmRlcl9pZBgBIAEoCRIOCgZyZWdpb24YAiABKAkSDwoHZGV0YWlscxgDIAEoDCJ7ChJQbGFjZU9yZGVyc1JlcXVlc3QSLgoGb3JkZXJzGAEgAygLMh4ucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuT3JkZXISNQoKZGVsaXZlcmllcxgCIAMoCzIhLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkRlbGl2ZXJ5IhUKE1BsYWNlT3JkZXJzUmVzcG9uc2UiIwoPR2V0T3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgJIkEKEEdldE9yZGVyUmVzcG9uc2USLQoFb3JkZXIYASABKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlciKAAQoRTGlzdE9yZGVyc1JlcXVlc3QSDwoHZHJvcF9pZBgBIAEoCRIzCgZzdGF0ZXMYAiADKA4yIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlclN0YXRlEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIl0KEkxpc3RPcmRlcnNSZXNwb25zZRIuCgZvcmRlcnMYASADKAsyHi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcmRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiKgoSV2F0Y2hPcmRlcnNSZXF1ZXN0EhQKDGFmdGVyX2N1cnNvchgBIAEoAyJVChNXYXRjaE9yZGVyc1Jlc3BvbnNlEi4KBm9yZGVycxgBIAMoCzIeLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk9yZGVyEg4KBmN1cnNvchgCIAEoAyI2CgxPcGVuaW5nSG91cnMSEwoLZnJvbV9taW51dGUYASABKA0SEQoJdG9fbWludXRlGAIgASgNIrIBCglOb2RlSGVsbG8SDwoHbm9kZV9pZBgBIAEoCRINCgV6b25lcxgCIAMoCRIMCgRza3VzGAMgAygJEhQKDG1heF9wYXJhbGxlbBgEIAEoDRIUCgxtYXhfcGVyX2hvdXIYBSABKA0SNAoFaG91cnMYBiADKAsyJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5PcGVuaW5nSG91cnMSFQoNZGVsaXZlcnlfa2V5cxgHIAMoDCKzAQoKV29ya1JlcG9ydBIQCghvcmRlcl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEi8KBHN0ZXAYAyABKA4yIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrU3RlcBI1CgZyZWFzb24YBCABKA4yJS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZWplY3RSZWFzb24SGgoSdHJhY2tpbmdfcmVmZXJlbmNlGAUgASgJIooBChFXb3JrT3JkZXJzUmVxdWVzdBIzCgVoZWxsbxgBIAEoCzIiLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLk5vZGVIZWxsb0gAEjUKBnJlcG9ydBgCIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtSZXBvcnRIAEIJCgdtZXNzYWdlItcBCgpBc3NpZ25tZW50EhAKCG9yZGVyX2lkGAEgASgJEg8KB2F0dGVtcHQYAiABKA0SDwoHZHJvcF9pZBgDIAEoCRIOCgZzZXJpYWwYBCABKA0SCwoDc2t1GAUgASgJEhgKEGRlbGl2ZXJ5X2RldGFpbHMYBiABKAwSMgoOYWNjZXB0X2J5X3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDXRyYWNlX2NvbnRleHQYCCABKAwSEwoLcHVyY2hhc2VfaWQYCSABKAkibgoKV29ya0Fuc3dlchIQCghvcmRlcl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEi8KBHN0ZXAYAyABKA4yIS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrU3RlcBIMCgRkb25lGAQgASgIIpEBChJXb3JrT3JkZXJzUmVzcG9uc2USOQoKYXNzaWdubWVudBgBIAEoCzIjLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkFzc2lnbm1lbnRIABI1CgZhbnN3ZXIYAiABKAsyIy5yaW1saWdodC5mdWxmaWxsbWVudC52MS5Xb3JrQW5zd2VySABCCQoHbWVzc2FnZSJ1ChRSZXF1ZXVlT3JkZXJzUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB25vZGVfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEg8KB2RyeV9ydW4YBCABKAgSFwoPaW5jbHVkZV9jbGVhcmVkGAUgASgIIo0BChVSZXF1ZXVlT3JkZXJzUmVzcG9uc2USLQoJc2Vlbl90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXF1ZXVlZBgCIAEoDRIMCgRkZWFkGAMgASgNEg8KB2NsZWFyZWQYBCABKA0SFAoMY29uc2VxdWVuY2VzGAUgAygJKtIBCgpPcmRlclN0YXRlEhsKF09SREVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASFQoRT1JERVJfU1RBVEVfUkVBRFkQARIWChJPUkRFUl9TVEFURV9MRUFTRUQQAhIVChFPUkRFUl9TVEFURV9BQ0tFRBADEhkKFU9SREVSX1NUQVRFX0RFTElWRVJFRBAEEhQKEE9SREVSX1NUQVRFX0RFQUQQBRIXChNPUkRFUl9TVEFURV9TSElQUEVEEAYSFwoTT1JERVJfU1RBVEVfQ0xFQVJFRBAHKogCCgxSZWplY3RSZWFzb24SHQoZUkVKRUNUX1JFQVNPTl9VTlNQRUNJRklFRBAAEh4KGlJFSkVDVF9SRUFTT05fT1VUX09GX1NUT0NLEAESHwobUkVKRUNUX1JFQVNPTl9VTkRFTElWRVJBQkxFEAISGAoUUkVKRUNUX1JFQVNPTl9DTE9TRUQQAxIWChJSRUpFQ1RfUkVBU09OX0JVU1kQBBIZChVSRUpFQ1RfUkVBU09OX0RBTUFHRUQQBRIYChRSRUpFQ1RfUkVBU09OX1NJTEVOVBAGEhkKFVJFSkVDVF9SRUFTT05fTk9fTk9ERRAHEhYKElJFSkVDVF9SRUFTT05fTE9TVBAIKnoKCFdvcmtTdGVwEhkKFVdPUktfU1RFUF9VTlNQRUNJRklFRBAAEhQKEFdPUktfU1RFUF9BQ0NFUFQQARIUChBXT1JLX1NURVBfUkVKRUNUEAISEwoPV09SS19TVEVQX0NMRUFSEAMSEgoOV09SS19TVEVQX1NISVAQBDKlBQoMT3JkZXJTZXJ2aWNlEm0KC1BsYWNlT3JkZXJzEisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUGxhY2VPcmRlcnNSZXF1ZXN0GiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuUGxhY2VPcmRlcnNSZXNwb25zZSIDkAICEmQKCEdldE9yZGVyEigucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR2V0T3JkZXJSZXF1ZXN0GikucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuR2V0T3JkZXJSZXNwb25zZSIDkAIBEmoKCkxpc3RPcmRlcnMSKi5yaW1saWdodC5mdWxmaWxsbWVudC52MS5MaXN0T3JkZXJzUmVxdWVzdBorLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLkxpc3RPcmRlcnNSZXNwb25zZSIDkAIBEm8KC1dhdGNoT3JkZXJzEisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV2F0Y2hPcmRlcnNSZXF1ZXN0GiwucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV2F0Y2hPcmRlcnNSZXNwb25zZSIDkAIBMAESbgoKV29ya09yZGVycxIqLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLldvcmtPcmRlcnNSZXF1ZXN0GisucmltbGlnaHQuZnVsZmlsbG1lbnQudjEuV29ya09yZGVyc1Jlc3BvbnNlIgOQAgIoATABEnMKDVJlcXVldWVPcmRlcnMSLS5yaW1saWdodC5mdWxmaWxsbWVudC52MS5SZXF1ZXVlT3JkZXJzUmVxdWVzdBouLnJpbWxpZ2h0LmZ1bGZpbGxtZW50LnYxLlJlcXVldWVPcmRlcnNSZXNwb25zZSIDkAICQktaSWdpdGh1Yi5jb20vcmltbGlnaHQvcmltbGlnaHQvZ2VuL2dvL3JpbWxpZ2h0L2Z1bGZpbGxtZW50L3YxO2Z1bGZpbGxtZW50djFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * One paid purchase to deliver.
@@ -686,6 +686,104 @@ export const WorkOrdersResponseSchema: GenMessage<WorkOrdersResponse> = /*@__PUR
   messageDesc(file_rimlight_fulfillment_v1_order_service, 16);
 
 /**
+ * The request of RequeueOrders.
+ *
+ * @generated from message rimlight.fulfillment.v1.RequeueOrdersRequest
+ */
+export type RequeueOrdersRequest = Message<"rimlight.fulfillment.v1.RequeueOrdersRequest"> & {
+  /**
+   * UUID, the same over retries.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The microfulfillment node. UUID.
+   *
+   * @generated from field: string node_id = 2;
+   */
+  nodeId: string;
+
+  /**
+   * Why; it is kept.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Change nothing; say what it would meet.
+   *
+   * @generated from field: bool dry_run = 4;
+   */
+  dryRun: boolean;
+
+  /**
+   * Those that are CLEARED, too: their parcels may have left, and then their buyers get the parcel and the money.
+   *
+   * @generated from field: bool include_cleared = 5;
+   */
+  includeCleared: boolean;
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.RequeueOrdersRequest.
+ * Use `create(RequeueOrdersRequestSchema)` to create a new message.
+ */
+export const RequeueOrdersRequestSchema: GenMessage<RequeueOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 17);
+
+/**
+ * The response of RequeueOrders.
+ *
+ * @generated from message rimlight.fulfillment.v1.RequeueOrdersResponse
+ */
+export type RequeueOrdersResponse = Message<"rimlight.fulfillment.v1.RequeueOrdersResponse"> & {
+  /**
+   * When the node last greeted, to about an hour; absent when it was forgotten.
+   *
+   * @generated from field: google.protobuf.Timestamp seen_time = 1;
+   */
+  seenTime?: Timestamp | undefined;
+
+  /**
+   * Orders that wait for another node.
+   *
+   * @generated from field: uint32 requeued = 2;
+   */
+  requeued: number;
+
+  /**
+   * Orders that are DEAD: their buyers choose the money or a voucher.
+   *
+   * @generated from field: uint32 dead = 3;
+   */
+  dead: number;
+
+  /**
+   * Orders that are CLEARED: left alone, or DEAD, too, with include_cleared.
+   *
+   * @generated from field: uint32 cleared = 4;
+   */
+  cleared: number;
+
+  /**
+   * What it means, in sentences.
+   *
+   * @generated from field: repeated string consequences = 5;
+   */
+  consequences: string[];
+};
+
+/**
+ * Describes the message rimlight.fulfillment.v1.RequeueOrdersResponse.
+ * Use `create(RequeueOrdersResponseSchema)` to create a new message.
+ */
+export const RequeueOrdersResponseSchema: GenMessage<RequeueOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_rimlight_fulfillment_v1_order_service, 18);
+
+/**
  * Where an order is.
  *
  * @generated from enum rimlight.fulfillment.v1.OrderState
@@ -815,6 +913,13 @@ export enum RejectReason {
    * @generated from enum value: REJECT_REASON_NO_NODE = 7;
    */
   NO_NODE = 7,
+
+  /**
+   * An operator said that the node is lost. Fulfillment says this, nodes never do.
+   *
+   * @generated from enum value: REJECT_REASON_LOST = 8;
+   */
+  LOST = 8,
 }
 
 /**
@@ -928,6 +1033,19 @@ export const OrderService: GenService<{
     methodKind: "bidi_streaming";
     input: typeof WorkOrdersRequestSchema;
     output: typeof WorkOrdersResponseSchema;
+  },
+  /**
+   * Take the orders from a microfulfillment node that is lost for good. Those that it has not accepted go to another one
+   * that can send them; those that it has are DEAD, since only it had where they go. Those that it was allowed to send are
+   * left alone unless that is asked for. Drops name its key no more. Whatever it says of these orders later is refused.
+   * Idempotent by request_id. Role: SRE.
+   *
+   * @generated from rpc rimlight.fulfillment.v1.OrderService.RequeueOrders
+   */
+  requeueOrders: {
+    methodKind: "unary";
+    input: typeof RequeueOrdersRequestSchema;
+    output: typeof RequeueOrdersResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_rimlight_fulfillment_v1_order_service, 0);
