@@ -20,15 +20,15 @@ const (
 	maxSpans = 64
 )
 
-// over notes the end of a span. Of a sampled trace it is passed on; of another one it waits, until none is open, for whether
+// end notes the end of a span. Of a sampled trace it is passed on; of another one it waits, until none is open, for whether
 // any of them failed or was a slow call.
-func (l *local) over(r *record, now time.Time) {
+func (l *local) end(r *record, took time.Duration) {
 	l.mu.Lock()
-	if !r.end.IsZero() {
+	if r.over {
 		l.mu.Unlock()
 		return
 	}
-	r.end = now
+	r.over, r.took = true, took
 	l.running--
 	if l.sampled {
 		l.mu.Unlock()
@@ -62,7 +62,7 @@ func (l *local) over(r *record, now time.Time) {
 
 // worthIt tells whether a span's whole trace is kept.
 func (t *Tracer) worthIt(r *record) bool {
-	return r.failed || r.kind == trace.SpanKindServer && r.end.Sub(r.start) >= t.slow
+	return r.failed || r.kind == server && r.took >= t.slow
 }
 
 // pass makes a span of OpenTelemetry's and hands it to the sink.
@@ -75,11 +75,11 @@ func (t *Tracer) pass(r *record) {
 		TraceID: r.of.id, SpanID: r.parent, TraceFlags: trace.FlagsSampled, Remote: r.remote,
 	})
 	ctx := context.WithValue(trace.ContextWithSpanContext(context.Background(), parent), spanKey{}, r)
-	_, span := t.kept.Start(ctx, r.name, trace.WithSpanKind(r.kind), trace.WithTimestamp(r.start), trace.WithAttributes(r.attributes...))
+	_, span := t.kept.Start(ctx, r.name, trace.WithSpanKind(trace.SpanKind(r.kind)), trace.WithTimestamp(r.start), trace.WithAttributes(r.attributes...))
 	if r.failed {
 		span.SetStatus(codes.Error, r.reason)
 	}
-	span.End(trace.WithTimestamp(r.end))
+	span.End(trace.WithTimestamp(r.start.Add(r.took)))
 }
 
 // givenIDs gives a span the ids that it has gone by all the time.

@@ -141,7 +141,7 @@ func (t *Tracer) Serve(ctx context.Context, name, traceparent string, public boo
 	if public {
 		sampled = t.samples(parent.TraceID())
 	}
-	return t.begin(ctx, parent, sampled, name, trace.SpanKindServer)
+	return t.begin(ctx, parent, sampled, name, server)
 }
 
 // Resume begins a span of a trace that went through a row or a message, as Durable wrote it; no span without.
@@ -153,21 +153,21 @@ func (t *Tracer) Resume(ctx context.Context, durable []byte, name string) (conte
 	if !parent.IsValid() {
 		return ctx, Span{}
 	}
-	return t.begin(ctx, parent, parent.IsSampled(), name, trace.SpanKindInternal)
+	return t.begin(ctx, parent, parent.IsSampled(), name, internal)
 }
 
 // Start begins a span within the one that ctx carries; no span without.
 func Start(ctx context.Context, name string) (context.Context, Span) {
-	return from(ctx).child(ctx, name, trace.SpanKindInternal)
+	return from(ctx).child(ctx, name, internal)
 }
 
 // StartCall is Start for a call to another process.
 func StartCall(ctx context.Context, name string) (context.Context, Span) {
 	parent := from(ctx)
-	if parent != nil && parent.kind == trace.SpanKindClient {
+	if parent != nil && parent.kind == client {
 		return ctx, Span{} // this very call has a span, with more to say
 	}
-	return parent.child(ctx, name, trace.SpanKindClient)
+	return parent.child(ctx, name, client)
 }
 
 // On tells whether ctx carries a span, or one that is over.
