@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -40,6 +42,26 @@ func TestRatioComparesWithinARound(t *testing.T) {
 	// The second round was disturbed, for both alike.
 	if got := ratio([]float64{2, 200, 2}, []float64{1, 100, 1}); got != 2 {
 		t.Errorf("got %v, want 2", got)
+	}
+}
+
+// Of a thousand series of coin-like samples, the median of all that could be drawn is outside in fifty.
+func TestAroundHoldsTheMedian(t *testing.T) {
+	random, held := rand.New(rand.NewPCG(1, 2)), 0
+	for range 1000 {
+		samples := make([]float64, 60)
+		for i := range samples {
+			samples[i] = random.ExpFloat64()
+		}
+		if from, to := around(samples); from <= math.Ln2 && math.Ln2 <= to {
+			held++
+		}
+	}
+	if held < 930 || held > 985 {
+		t.Errorf("the median was held %d times", held)
+	}
+	if from, to := around([]int{7}); from != 7 || to != 7 {
+		t.Errorf("of one sample: %d to %d", from, to)
 	}
 }
 

@@ -20,12 +20,24 @@ func quantile[T cmp.Ordered](samples []T, q float64) T {
 func median[T cmp.Ordered](samples []T) T { return quantile(samples, 0.5) }
 
 // ratio is the median of each round's a/b: both were measured in turn, so what disturbed a round is in both.
-func ratio[T time.Duration | float64](a, b []T) float64 {
+func ratio[T time.Duration | float64](a, b []T) float64 { return median(ratios(a, b)) }
+
+// ratios are each round's a/b.
+func ratios[T time.Duration | float64](a, b []T) []float64 {
 	each := make([]float64, len(a))
 	for i := range a {
 		each[i] = float64(a[i]) / float64(b[i])
 	}
-	return median(each)
+	return each
+}
+
+// around is between which samples the median of all that could have been drawn lies, 19 times out of 20: a sample falls on
+// either side of it like a coin (Conover, Practical Nonparametric Statistics, 3.2).
+func around[T cmp.Ordered](samples []T) (from, to T) {
+	sorted, n := slices.Sorted(slices.Values(samples)), float64(len(samples))
+	margin := 1.96 * math.Sqrt(n) / 2
+	low, high := int(math.Floor(n/2-margin)), int(math.Ceil(n/2+margin))
+	return sorted[max(low, 0)], sorted[min(high, len(sorted)-1)]
 }
 
 func micros(d time.Duration) string {

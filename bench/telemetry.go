@@ -178,9 +178,11 @@ func threadsTime(pid int) (sum time.Duration, err error) {
 var errNoSchedstat = errors.New("the kernel does not tell the processor time of threads (schedstat)")
 
 func telemetrySection(cpu [][]time.Duration) section {
-	t := table{header: []string{"CPU of a router, per RequestOffer", "median µs", "lowest to highest round", "median, more than with none"}}
+	t := table{header: []string{"CPU of a router, per RequestOffer", "median µs", "lowest to highest round", "more than with none, median of each round's", "19 times out of 20 within"}}
 	for i, o := range observations {
-		t.add(o.title, micros(median(cpu[i])), spread(cpu[i], micros), fmt.Sprintf("%.1f %%", 100*more(cpu[i], cpu[0])))
+		from, to := around(ratios(cpu[i], cpu[0]))
+		t.add(o.title, micros(median(cpu[i])), spread(cpu[i], micros), fmt.Sprintf("%.1f %%", 100*more(cpu[i], cpu[0])),
+			fmt.Sprintf("%.1f to %.1f %%", 100*(from-1), 100*(to-1)))
 	}
 	return section{
 		tables: []table{t},
@@ -191,10 +193,9 @@ func telemetrySection(cpu [][]time.Duration) section {
 	}
 }
 
-// more compares medians: turns are short, and a ratio of two of them says little.
-func more(with, without []time.Duration) float64 {
-	return float64(median(with))/float64(median(without)) - 1
-}
+// more is how much more processor time one takes, round by round: what a call costs halves or doubles with what else the
+// machine does, and stays so for longer than a round, so medians of all rounds differ by more than telemetry costs.
+func more(with, without []time.Duration) float64 { return ratio(with, without) - 1 }
 
 func met(share, aim float64) string {
 	if share <= aim {
