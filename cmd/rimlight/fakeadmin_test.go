@@ -34,7 +34,7 @@ type fakeAdmin struct {
 	watch    []*routerv1.WatchRegionsResponse // one after the other; the last one stays
 }
 
-func startFakeAdmin(t *testing.T) *fakeAdmin {
+func startFakeAdmin(t testing.TB) *fakeAdmin {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	routerv1 "github.com/rimlight/rimlight/gen/go/rimlight/router/v1"
+	"github.com/rimlight/rimlight/internal/rpc"
 )
 
 // hundred regions, some of them in trouble of every kind; the first has two nodes.
@@ -85,7 +86,48 @@ func TestTopAtAHundredRegions(t *testing.T) {
 	}
 }
 
-// BenchmarkTopAtAHundredRegions is what top does for each answer of the router, which is once a second.
+// BenchmarkTopUpdateAtAHundredRegions is a whole update, which is one a second: the router's message made, sent and read, and
+// a frame of 50 lines in a terminal's buffer. What a router does to collect it is not in it.
+func BenchmarkTopUpdateAtAHundredRegions(b *testing.B) {
+	f := startFakeAdmin(b)
+	f.set(func() { f.listed = &routerv1.ListRegionsResponse{Router: "r1", Regions: hundredRegions()} })
+	conn, err := rpc.Dial(strings.TrimPrefix(f.url, "http://"), rpc.DialConfig{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	master, slave, err := pty.Open()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := pty.Setsize(master, &pty.Winsize{Rows: 50, Cols: 120}); err != nil {
+		b.Fatal(err)
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(io.Discard, master) }) // ends when the last terminal is closed
+	admin, terminal := routerv1.NewRouterAdminServiceClient(conn), &screen{out: slave, colour: true}
+	b.ReportAllocs()
+	for b.Loop() {
+		answer, err := admin.ListRegions(b.Context(), &routerv1.ListRegionsRequest{LocalOnly: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		now := time.Now()
+		v := topView{router: answer.GetRouter(), rows: topRows(answer.GetRegions()), sort: "trouble", now: now, heard: now}
+		if err := terminal.draw(v.lines); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := slave.Close(); err != nil {
+		b.Error(err)
+	}
+	reading.Wait()
+	if err := master.Close(); err != nil {
+		b.Error(err)
+	}
+}
+
+// BenchmarkTopAtAHundredRegions is the frame alone.
 func BenchmarkTopAtAHundredRegions(b *testing.B) {
 	all, now := hundredRegions(), time.Date(2026, 11, 22, 12, 4, 5, 0, time.UTC)
 	b.ReportAllocs()
