@@ -102,9 +102,10 @@ function schedule(): void {
 
 function draw(): void {
   scheduled = false;
-  renderedAt = performance.now();
+  if (model.heardAt > 0) renderedAt = performance.now(); // the first regions wait for no empty page before them
   const view: View = { model, state, actions, settings, slowMs: feed.slowMs, now: Date.now() };
   render(page(view), root);
+  document.querySelector("#loading")?.remove(); // what there was to see before the first
   show(dialogues.explain, state.explained !== undefined, explanation(view), () => actions.set({ explained: undefined }));
   show(dialogues.drain, state.drain !== undefined, drain(view), () => actions.set({ drain: undefined }));
 }
