@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -165,11 +166,12 @@ func (p *devProcess) attempts(t *testing.T, region string) int {
 type drillSlip struct {
 	Region, Rule, Cause, StartTime, EndTime, Explanation string
 	ShareBefore, WorstShare, ShareAfter                  float64
+	DropID, TimeLost                                     string
 	DecisionIDs                                          []string `json:"decisionIds"`
 }
 
 // The drill of the operators' tour: a brownout of the busiest region is told in the CLI, the log, the metrics and the
-// webhook, traffic moves away, and comes back afterwards.
+// webhook, traffic moves away, and comes back afterwards. When every region is slow, the open drop closes later.
 func TestABrownoutIsNoticedAndLeft(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a platform with real delays for a minute; run without -short")
@@ -255,6 +257,53 @@ func TestABrownoutIsNoticedAndLeft(t *testing.T) {
 		}
 		p.measureBrownouts(t, runs)
 	}
+	p.givesTimeBack(t)
+}
+
+// givesTimeBack slows down every region, so that nobody can make good for another, and waits until a slip tells of a drop's
+// lost time and the drop closes later for it.
+func (p *devProcess) givesTimeBack(t *testing.T) {
+	t.Helper()
+	var got struct{ Regions []struct{ Name string } }
+	if code, errOut := p.asks(t, &got, "regions"); code != exitDone {
+		t.Fatalf("regions: %d %s", code, errOut)
+	}
+	var names []string
+	for _, r := range got.Regions { // a line per router
+		names = append(names, r.Name)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if code, errOut := p.asks(t, nil, "fault", "brownout", name, "--for", "5m", "--added", "1s"); code != exitDone {
+			t.Fatalf("fault: %d %s", code, errOut)
+		}
+	}
+	later := map[string]time.Duration{}
+	eventually(t, "a drop closes later, and its slip says why", func() bool {
+		var listed struct {
+			Drops []struct {
+				Drop struct {
+					Drop struct{ DropID, CloseTime, PlannedCloseTime string }
+				}
+			}
+		}
+		if code, errOut := p.asks(t, &listed, "drops", "list"); code != exitDone {
+			t.Fatalf("drops list: %d %s", code, errOut)
+		}
+		for _, listed := range listed.Drops {
+			d := listed.Drop.Drop
+			closes, err := time.Parse(time.RFC3339, d.CloseTime)
+			planned, perr := time.Parse(time.RFC3339, d.PlannedCloseTime)
+			if err == nil && perr == nil {
+				later[d.DropID] = closes.Sub(planned)
+			}
+		}
+		return slices.ContainsFunc(p.slips(t).Slips, func(s drillSlip) bool {
+			lost, err := time.ParseDuration(cmp.Or(s.TimeLost, "0s"))
+			return err == nil && lost > 0 && later[s.DropID] >= time.Second
+		})
+	})
+	t.Logf("drops close later by %v", later)
 }
 
 // slipOf is the region's slip that lasts, or began after a moment; zero: there is none. One of the machine's own may have

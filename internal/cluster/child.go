@@ -16,6 +16,9 @@ import (
 // restartDelay is how long a killed node stays away: long enough to see what the platform does without it.
 const restartDelay = 5 * time.Second
 
+// orderlyDelay is how long one stays away that was asked to stop, as in a rolling restart: no reason to be without it.
+const orderlyDelay = time.Second
+
 // patience is how long a child may drain before it is killed.
 const patience = 20 * time.Second
 
@@ -42,11 +45,15 @@ func (c *child) kill(during time.Duration) {
 	}
 }
 
-// absence is how long it stays away now.
-func (c *child) absence() time.Duration {
+// absence is how long it stays away, after it ended like this.
+func (c *child) absence(ended error) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(restartDelay, time.Until(c.away))
+	delay := restartDelay
+	if ended == nil {
+		delay = orderlyDelay
+	}
+	return max(delay, time.Until(c.away))
 }
 
 // runs notes the pid of the process; 0 once it has ended.
@@ -66,7 +73,7 @@ func (c *child) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // it was asked to stop, however it took that
 		}
-		delay := c.absence()
+		delay := c.absence(err)
 		c.log.Warn("a node's process ended, starting it again", "region", c.region, "error", err, "delay_s", delay.Seconds())
 		if !wait(ctx, delay) {
 			return nil
