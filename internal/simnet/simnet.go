@@ -16,6 +16,7 @@
 package simnet
 
 import (
+	"cmp"
 	"context"
 	"hash/fnv"
 	"maps"
@@ -85,10 +86,16 @@ type Network struct {
 	links  map[path]Link // overrides of Config.Link
 	cuts   map[path]bool
 	sent   map[lane]uint64
-	busy   map[time.Duration]bool // instants since start that have an arrival
+	coming []arrival     // the earliest last; no two at the same instant
+	sooner chan struct{} // size 1: the earliest is another; nil: nobody delivers yet
 	calls  map[uint64]*call
 	nextID uint64
 	stats  Stats
+
+	// Of draw, kept for the next one.
+	name []byte
+	pcg  rand.PCG
+	rand *rand.Rand // over pcg
 }
 
 type path struct{ from, to string }
@@ -111,11 +118,13 @@ func New(cfg Config) *Network {
 	if cfg.Link == nil {
 		cfg.Link = func(string, string) Link { return Link{} }
 	}
-	return &Network{
+	n := &Network{
 		cfg: cfg, start: time.Now(),
 		hosts: map[string]*Host{}, links: map[path]Link{}, cuts: map[path]bool{},
-		sent: map[lane]uint64{}, busy: map[time.Duration]bool{}, calls: map[uint64]*call{},
+		sent: map[lane]uint64{}, calls: map[uint64]*call{},
 	}
+	n.rand = rand.New(&n.pcg)
+	return n
 }
 
 // Host is the server of a name, made at its first mention.
@@ -203,7 +212,13 @@ func (n *Network) Close() {
 	for _, work := range n.idle {
 		close(work)
 	}
-	n.idle = nil
+	n.idle, n.coming = nil, nil
+	if n.sooner != nil {
+		select {
+		case n.sooner <- struct{}{}:
+		default:
+		}
+	}
 	n.mu.Unlock()
 	n.wg.Wait()
 }
@@ -266,13 +281,14 @@ type fate struct {
 func (n *Network) draw(p path, method string) fate {
 	l := lane{p, method}
 	n.sent[l]++
-	h := fnv.New64a()
-	name := make([]byte, 0, 256)
+	n.name = n.name[:0]
 	for _, part := range []string{p.from, p.to, method} {
-		name = append(append(name, part...), 0)
+		n.name = append(append(n.name, part...), 0)
 	}
-	h.Write(strconv.AppendUint(name, n.sent[l], 10))
-	r := rand.New(rand.NewPCG(n.cfg.Seed, h.Sum64()))
+	h := fnv.New64a()
+	h.Write(strconv.AppendUint(n.name, n.sent[l], 10))
+	n.pcg.Seed(n.cfg.Seed, h.Sum64())
+	r := n.rand
 	link := n.link(p)
 	delay := func() time.Duration {
 		const grain = time.Microsecond // distinct instants from the seed, rather than from who comes first
@@ -286,18 +302,74 @@ func (n *Network) draw(p path, method string) fate {
 
 func (n *Network) now() time.Duration { return time.Since(n.start) }
 
+// arrival is what happens at an instant since the start.
+type arrival struct {
+	instant time.Duration
+	happen  func()
+}
+
 // at runs f, mutex held, at an instant that it shares with nothing else, not before the given one.
 func (n *Network) at(instant time.Duration, f func()) {
-	for n.busy[instant] {
-		instant++
+	if n.closed {
+		return
 	}
-	n.busy[instant] = true
-	time.AfterFunc(instant-n.now(), func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		delete(n.busy, instant)
-		if !n.closed {
-			f()
+	place, taken := n.placeOf(instant)
+	for taken {
+		instant++
+		place, taken = n.placeOf(instant)
+	}
+	n.coming = slices.Insert(n.coming, place, arrival{instant, f})
+	if place < len(n.coming)-1 {
+		return
+	}
+	if n.sooner == nil {
+		n.sooner = make(chan struct{}, 1)
+		n.wg.Go(n.deliver)
+	}
+	select {
+	case n.sooner <- struct{}{}:
+	default:
+	}
+}
+
+func (n *Network) placeOf(instant time.Duration) (place int, taken bool) {
+	return slices.BinarySearchFunc(n.coming, instant, func(a arrival, t time.Duration) int { return cmp.Compare(t, a.instant) })
+}
+
+// deliver lets arrivals happen until the network is closed. One goroutine does it: a timer and a goroutine of its own for
+// each message took a twentieth of all time.
+func (n *Network) deliver() {
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		select {
+		case <-n.sooner:
+		case <-due.C: // only now, so that nothing arrives while anything else can still go on
+			n.happen()
 		}
-	})
+		n.mu.Lock()
+		closed, wait := n.closed, time.Duration(-1)
+		if last := len(n.coming) - 1; last >= 0 {
+			wait = max(n.coming[last].instant-n.now(), 0)
+		}
+		n.mu.Unlock()
+		if closed {
+			return
+		}
+		if due.Stop(); wait >= 0 {
+			due.Reset(wait)
+		}
+	}
+}
+
+// happen runs what is due.
+func (n *Network) happen() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for last := len(n.coming) - 1; last >= 0 && n.coming[last].instant <= n.now(); last = len(n.coming) - 1 {
+		f := n.coming[last].happen
+		n.coming[last] = arrival{}
+		n.coming = n.coming[:last]
+		f()
+	}
 }
