@@ -80,10 +80,10 @@ func (n *Network) knock(ctx context.Context, p path) (c *Conn, answered bool, er
 		return nil, false, err
 	}
 	n.mu.Lock()
-	dark, listens := n.off[p.to], n.listeners[p.to] != nil
+	listens := n.listeners[p.to] != nil
 	takes, lost = n.fate(p.back())
 	n.mu.Unlock()
-	if dark || lost {
+	if lost {
 		return nil, false, nil
 	}
 	if err := n.sleep(ctx, takes); err != nil {

@@ -194,7 +194,8 @@ func (n *Network) forget(host string) []*Conn {
 	return gone
 }
 
-// fate is what happens to one segment now. Not lost, it takes some time.
+// fate is what happens to one segment now. Not lost, it takes some time. A host without power sends nothing: no answer
+// either to what arrives there.
 func (n *Network) fate(p path) (takes time.Duration, lost bool) {
 	if n.cuts[p] || n.off[p.from] {
 		n.stats.Cut++
@@ -270,10 +271,6 @@ func (n *Network) transmit(c *Conn, s *segment) {
 // arrive brings a segment to the other end. false: nothing comes back.
 func (n *Network) arrive(c *Conn, s *segment) (answered bool) {
 	there := c.peer
-	if n.off[c.path.to] {
-		n.stats.Cut++
-		return false
-	}
 	if s.open && !there.gone && !there.accepted {
 		l := n.listeners[c.path.to]
 		if l == nil {
@@ -304,7 +301,7 @@ func (n *Network) resetPeer(c *Conn) bool {
 	takes, lost := n.fate(c.path)
 	if !lost {
 		n.after(takes, func() {
-			if !c.peer.gone && !n.off[c.peer.path.from] {
+			if !c.peer.gone {
 				n.stats.Reset++
 				n.end(c.peer, syscall.ECONNRESET)
 			}

@@ -1,6 +1,9 @@
 package world
 
 import (
+	"log/slog"
+	"time"
+
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/region/journal"
 	"github.com/rimlight/rimlight/verifier/payment"
@@ -34,3 +37,16 @@ func (c Config) WithJournal(f func(*journal.Memory) BrokenJournal) Config {
 
 // BrokenJournal is a journal that breaks a rule.
 type BrokenJournal = brokenJournal
+
+// Network and Server are what carries a world's calls.
+type (
+	Network = network
+	Server  = server
+)
+
+// NewGRPCNetwork makes the network that is over grpc-go, without a world.
+func NewGRPCNetwork(cfg Config) Network {
+	w := &world{cfg: cfg.withDefaults(), start: time.Now(), ears: newEars(), calm: make(chan struct{})}
+	w.log = slog.New(slog.NewJSONHandler(w.ears, nil))
+	return newGRPCNetwork(w)
+}

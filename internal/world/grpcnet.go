@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -69,9 +68,6 @@ func (n *grpcNetwork) Conn(from, to string, _ ...grpc.CallOption) grpc.ClientCon
 	c, err := rpc.Dial(to, rpc.DialConfig{
 		Token: n.tokens[roleOf(from)], TrustNetwork: true,
 		Dialer: func(ctx context.Context, to string) (net.Conn, error) {
-			if n.isDown(from) { // a dead process does not dial
-				return nil, syscall.ENETDOWN
-			}
 			c, err := n.tcp.Dial(ctx, from, to)
 			if err != nil {
 				return nil, err
@@ -143,13 +139,6 @@ func (n *grpcNetwork) Host(name string) server {
 		n.hosts[name] = h
 	}
 	return h
-}
-
-func (n *grpcNetwork) isDown(name string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	h := n.hosts[name]
-	return h != nil && h.down
 }
 
 // Cut implements network.
@@ -267,11 +256,17 @@ func (h *grpcHost) Up() error {
 	h.stop, h.served = stop, served
 	n.work.Go(func() {
 		defer close(served)
-		if err := server.ServeInternal(ctx, port); err != nil && ctx.Err() == nil {
+		if err := server.ServeInternal(ctx, port); err != nil && ctx.Err() == nil && !h.isDown() {
 			n.w.watch.surprise("%s: %v", h.name, err)
 		}
 	})
 	return nil
+}
+
+func (h *grpcHost) isDown() bool {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return h.down
 }
 
 func (h *grpcHost) rules() auth.Rules {
