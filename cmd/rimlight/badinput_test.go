@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +84,7 @@ func TestBadInputIsTyped(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	for _, c := range []struct {
+	refusals := []struct {
 		rule   string
 		err    error
 		code   codes.Code
@@ -116,7 +119,12 @@ func TestBadInputIsTyped(t *testing.T) {
 		{"a purchase that nobody made", second(offers.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{
 			Credential: &offerv1.GetPurchaseRequest_OfferToken{OfferToken: p.unusedToken(t, offers, open)},
 		})), codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, ""},
-	} {
+	}
+	counted := p.metrics(t)
+	for _, c := range refusals {
+		if !strings.Contains(counted, `reason="`+reasonName(c.reason)+`"`) {
+			t.Errorf("%s: nothing is counted as %v", c.rule, c.reason)
+		}
 		st := status.Convert(c.err)
 		if st.Code() != c.code || rpcerr.Reason(c.err) != c.reason || st.Message() == "" {
 			t.Errorf("%s: got %v %v %q, want %v %v", c.rule, st.Code(), rpcerr.Reason(c.err), st.Message(), c.code, c.reason)
@@ -148,6 +156,25 @@ func TestBadInputIsTyped(t *testing.T) {
 	if err := redeem(func(*offerv1.RedeemOfferRequest) {}); err != nil {
 		t.Errorf("the good redemption again: %v", err)
 	}
+}
+
+// metrics are what the first router tells Prometheus of refused calls.
+func (p *platform) metrics(t *testing.T) (refusals string) {
+	t.Helper()
+	res, err := http.Get("http://" + p.Routers[0] + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(res.Body)
+	if err := errors.Join(err, res.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if strings.HasPrefix(line, "rimlight_rpc_refusals_total{") {
+			refusals += line
+		}
+	}
+	return refusals
 }
 
 func names(st *status.Status, field string) bool {
