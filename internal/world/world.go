@@ -6,15 +6,17 @@
 //	    │                                                            │
 //	    └── what clients kept, journals, three databases ── Evidence ── Laws ──> Report
 //
-// Everything between the viewers and the databases is production code over generated clients; a viewer does itself what
-// a router does for it (the nearest region first, elsewhere with the same token). Run belongs in a testing/synctest
-// bubble. After the faults the network heals, and everything must settle within Config.HealWithin.
+// Everything between the viewers and the databases is production code over generated clients. With Config.OverGRPC so is
+// what carries their calls: internal/rpc and grpc-go, on simtcp's connections in place of simnet's messages. A viewer
+// does itself what a router does for it (the nearest region first, elsewhere with the same token). Run belongs in a
+// testing/synctest bubble. After the faults the network heals, and everything must settle within Config.HealWithin.
 //
 // From a seed follow exactly: the viewers (who comes when, wants what, behaves how), the faults and their instants, the
 // nodes' clocks and keys, and the fate of the n-th message of a method on a link. Not from it: which of two goroutines
 // that are ready in the same instant goes first, since Go's scheduler and select are random. Without faults that changes
 // no summary. With them it can decide which of two messages on one link is the n-th, so a replay meets the same faults
-// and the same audience, and may tell a slightly different story: run a seed a few times.
+// and the same audience, and may tell a slightly different story: run a seed a few times. Over
+// grpc-go the fate of a message does not follow from the seed.
 //
 // It does not model routers, gossip, a restored verifier or stolen keys.
 package world
