@@ -227,6 +227,9 @@ func (s *Service) withStock(ctx context.Context, drops []store.Drop) ([]*fulfill
 				Quarantined: level.Quarantined, Sold: level.Sold, Offers: offers[d.ID],
 			},
 		}
+		if d.Settled {
+			statuses[i].SettleTime = timestamppb.New(d.SettleTime)
+		}
 	}
 	return statuses, nil
 }

@@ -43,6 +43,12 @@ type Config struct {
 	// HintMemory is how long a provider's hints are remembered, so that a duplicate does nothing: default 7 days, longer
 	// than providers try.
 	HintMemory time.Duration
+	// Retention is how long after a drop is SETTLED what nobody needs any more is kept: tokens that were cancelled and never
+	// redeemed, and which instruments paid. A minute and more, default 30 days. Purchases, receipts and the ledger are kept for
+	// ever. At half, support finds less of what an old complaint is about; at double, twice as much lies about.
+	Retention time.Duration
+	// RetentionPoll is how often such drops are looked for: default 1 h. The first look comes after it.
+	RetentionPoll time.Duration
 	// RecoverWithout are nodes (UUIDs) that a restored verifier does not wait for, since they and their disks are gone for
 	// good: what they alone knew is lost, but for the receipts that clients kept. Default: it waits for all.
 	RecoverWithout []string
@@ -89,6 +95,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ChoiceWindow, 24*time.Hour)
 	setDefault(&c.RefundPoll, 5*time.Minute)
 	setDefault(&c.HintMemory, 7*24*time.Hour)
+	setDefault(&c.Retention, 30*24*time.Hour)
+	setDefault(&c.RetentionPoll, time.Hour)
 	setDefault(&c.JobLease, 30*time.Second)
 	setDefault(&c.CallTimeout, 10*time.Second)
 	setDefault(&c.MinBackoff, 100*time.Millisecond)
@@ -127,6 +135,7 @@ func (c Config) Validate() error {
 	check(c.PaymentParallelism >= 1 && c.PaymentParallelism <= 1024, "PaymentParallelism %d is not in [1, 1024]", c.PaymentParallelism)
 	check(c.PriceLocks >= 1 && c.PriceLocks <= 1000, "PriceLocks %d is not in [1, 1000]", c.PriceLocks)
 	check(c.ChoiceWindow >= time.Minute && c.ChoiceWindow <= 30*24*time.Hour, "ChoiceWindow %v is not in [1m, 720h]", c.ChoiceWindow)
+	check(c.Retention >= time.Minute, "Retention %v is less than 1m", c.Retention)
 	check(c.JobLease >= time.Second && c.JobLease <= time.Hour, "JobLease %v is not in [1s, 1h]", c.JobLease)
 	check(c.CallTimeout > 0 && c.CallTimeout < c.JobLease/2, "CallTimeout %v is not positive and less than half of JobLease", c.CallTimeout)
 	check(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v is not in (0, MaxBackoff]", c.MinBackoff)
@@ -135,7 +144,7 @@ func (c Config) Validate() error {
 		check(err == nil, "RecoverWithout %q is not a UUID", id)
 	}
 	for name, d := range map[string]time.Duration{
-		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
+		"PriceLock": c.PriceLock, "PriceLockWindow": c.PriceLockWindow, "RefundPoll": c.RefundPoll, "HintMemory": c.HintMemory, "RetentionPoll": c.RetentionPoll, "Poll": c.Poll, "ActionPoll": c.ActionPoll, "DropPoll": c.DropPoll,
 		"KeyPoll": c.KeyPoll, "ClosePoll": c.ClosePoll, "StreamIdle": c.StreamIdle, "WatchMissing": c.WatchMissing,
 		"WebhookMaxBackoff": c.WebhookMaxBackoff, "WebhookGiveUp": c.WebhookGiveUp,
 	} {

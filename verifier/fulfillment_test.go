@@ -23,15 +23,16 @@ type unit struct {
 }
 
 type dropRow struct {
-	closes, planned time.Time // zero: it says nothing of them
-	id              string
-	channel         string
-	title           string
-	maxPerViewer    uint32
-	perCard         uint32
-	state           offerv1.DropState
-	goods           fulfillmentv1.GoodsKind
-	units           map[uint32]*unit
+	// What it says of times; zero: nothing.
+	closes, planned, settled time.Time
+	id                       string
+	channel                  string
+	title                    string
+	maxPerViewer             uint32
+	perCard                  uint32
+	state                    offerv1.DropState
+	goods                    fulfillmentv1.GoodsKind
+	units                    map[uint32]*unit
 }
 
 // fulfillment is the verifier's neighbour in memory, with the same answers as the real one. The embedded interfaces
@@ -177,9 +178,13 @@ func (d *dropRow) proto() *fulfillmentv1.DropStatus {
 	if !d.planned.IsZero() {
 		shown.CloseTime, shown.PlannedCloseTime = timestamppb.New(d.closes), timestamppb.New(d.planned)
 	}
-	return &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
+	status := &fulfillmentv1.DropStatus{Drop: &fulfillmentv1.CatalogDrop{
 		Drop: shown, MaxPerViewer: d.maxPerViewer, PerInstrumentCap: d.perCard, GoodsKind: d.goods,
 	}}
+	if !d.settled.IsZero() {
+		status.SettleTime = timestamppb.New(d.settled)
+	}
+	return status
 }
 
 func (f *fulfillment) ListDrops(_ context.Context, r *fulfillmentv1.ListDropsRequest, _ ...grpc.CallOption) (*fulfillmentv1.ListDropsResponse, error) {
@@ -207,7 +212,7 @@ func (f *fulfillment) SettleDrop(_ context.Context, r *fulfillmentv1.SettleDropR
 			return nil, rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_CONFLICT, "a unit is leased")
 		}
 	}
-	d.state = offerv1.DropState_DROP_STATE_SETTLED
+	d.state, d.settled = offerv1.DropState_DROP_STATE_SETTLED, time.Now()
 	return &fulfillmentv1.SettleDropResponse{Drop: d.proto()}, nil
 }
 

@@ -15,6 +15,7 @@ type metrics struct {
 	payments      *prometheus.CounterVec
 	webhooks      *prometheus.CounterVec
 	strangeOrders prometheus.Counter
+	forgotten     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -34,8 +35,12 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Namespace: "rimlight", Subsystem: "verifier", Name: "strange_orders_total",
 			Help: "Orders reported by fulfillment that belong to no paid purchase.",
 		}),
+		forgotten: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "rimlight", Subsystem: "verifier", Name: "forgotten_rows_total",
+			Help: "Rows of settled drops that were deleted after their time: cancelled tokens, instruments and their uses.",
+		}),
 	}
-	return m, errors.Join(r.Register(m.entries), r.Register(m.events), r.Register(m.jobs), r.Register(m.payments), r.Register(m.strangeOrders), r.Register(m.webhooks))
+	return m, errors.Join(r.Register(m.forgotten), r.Register(m.entries), r.Register(m.events), r.Register(m.jobs), r.Register(m.payments), r.Register(m.strangeOrders), r.Register(m.webhooks))
 }
 
 func (m *metrics) countEvents(changed []store.Changed) {

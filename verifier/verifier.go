@@ -218,6 +218,7 @@ func (s *Service) startWork(ctx context.Context, loops *sync.WaitGroup) {
 	})
 	loops.Go(func() { s.runDropSettler(ctx) })
 	loops.Go(func() { s.runCloser(ctx) })
+	loops.Go(func() { s.runRetention(ctx) })
 	loops.Go(func() { s.runWebhooks(ctx) })
 }
 

@@ -129,6 +129,7 @@ type verifierCmd struct {
 	Fulfillment    string        `help:"Fulfillment's address; several, of replicas, are separated by commas." required:"" placeholder:"ADDR"`
 	Profile        string        `help:"dev, or production, which refuses the test payment provider." enum:"dev,production" default:"dev"`
 	RecoverWithout []string      `help:"After a restore: nodes that are gone for good, so that nobody waits for their journals; repeatable." placeholder:"UUID"`
+	Retention      time.Duration `help:"How long after a drop is SETTLED its cancelled tokens, and which cards paid, are kept: 1m and more." default:"720h"`
 	PaymentLatency time.Duration `help:"TEST: how long the test payment provider takes for each answer." default:"0s"`
 	PaymentProfile string        `help:"TEST: instant, or realistic: answers around 250 ms, and hints that come late and twice." enum:"instant,realistic" default:"instant"`
 }
@@ -139,7 +140,7 @@ func (c *verifierCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	p, err := process.StartVerifier(ctx, process.Verifier{
-		Common: common, Fulfillment: c.Fulfillment, Profile: c.Profile, RecoverWithout: c.RecoverWithout, PaymentLatency: c.PaymentLatency,
+		Common: common, Fulfillment: c.Fulfillment, Profile: c.Profile, RecoverWithout: c.RecoverWithout, Retention: c.Retention, PaymentLatency: c.PaymentLatency,
 		PaymentRealistic: c.PaymentProfile == "realistic",
 	})
 	if err != nil {

@@ -24,17 +24,19 @@ type Drop struct {
 	Terms *fulfillmentv1.CatalogDrop
 	// Schedule says where it is in its life.
 	catalog.Schedule
+	// SettleTime is when it was SETTLED; zero before.
+	SettleTime time.Time
 }
 
 const (
-	scheduleColumns = `open_time_us, close_time_us, over_time_us, time_back_us, paused_time_us IS NOT NULL, settled_time_us IS NOT NULL`
+	scheduleColumns = `open_time_us, close_time_us, over_time_us, time_back_us, paused_time_us IS NOT NULL, COALESCE(settled_time_us, 0)`
 	dropColumns     = `drop_id, terms, ` + scheduleColumns
 )
 
 // scheduleScan collects scheduleColumns.
 type scheduleScan struct {
-	open, closing, over, back int64
-	paused, settled           bool
+	open, closing, over, back, settled int64
+	paused                             bool
 }
 
 func (s *scheduleScan) columns() []any {
@@ -44,7 +46,7 @@ func (s *scheduleScan) columns() []any {
 func (s *scheduleScan) schedule() catalog.Schedule {
 	return catalog.Schedule{
 		OpenTime: fromMicros(s.open), CloseTime: fromMicros(s.closing), OverTime: fromMicros(s.over),
-		TimeBack: time.Duration(s.back) * time.Microsecond, Paused: s.paused, Settled: s.settled,
+		TimeBack: time.Duration(s.back) * time.Microsecond, Paused: s.paused, Settled: s.settled != 0,
 	}
 }
 
@@ -68,6 +70,9 @@ func scanDrop(row scanner) (Drop, error) {
 		return Drop{}, err
 	}
 	d.ID, d.Schedule = ID(id), schedule.schedule()
+	if schedule.settled != 0 {
+		d.SettleTime = fromMicros(schedule.settled)
+	}
 	d.Terms = &fulfillmentv1.CatalogDrop{}
 	if err := proto.Unmarshal(terms, d.Terms); err != nil {
 		return Drop{}, fmt.Errorf("decoding the terms of drop %v: %w", d.ID, err)
@@ -269,7 +274,7 @@ func (s *Store) SettleDrop(ctx context.Context, id ID, now time.Time) (Drop, err
 		if state, leased := d.State(now), levels[id].Leased+levels[id].Quarantined; state != dropclock.Closed || leased > 0 {
 			return &NotSettleableError{id, state, leased}
 		}
-		d.Settled = true
+		d.Settled, d.SettleTime = true, now
 		if _, err := tx.ExecContext(ctx, `UPDATE drops SET settled_time_us = $1 WHERE drop_id = $2`, now.UnixMicro(), id[:]); err != nil {
 			return err
 		}

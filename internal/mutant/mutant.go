@@ -66,6 +66,7 @@ const (
 	FeeUnposted          Mutation = "fee-unposted"
 	GrantRecovering      Mutation = "grant-recovering"
 	SilentUnfrozen       Mutation = "silent-unfrozen"
+	ForgottenEarly       Mutation = "forgotten-early"
 	TimeBackUncapped     Mutation = "time-back-uncapped"
 	TimeBackUnproven     Mutation = "time-back-unproven"
 )
@@ -111,6 +112,7 @@ func Rules() []Rule {
 		{CloseUntombstoned, "a lease is closed through the verifier, which gives it up first", "disks"},
 		{JournalUnnamed, "how far a journal was read is remembered for each journal, not for each node", "disks"},
 		{CancelForgotten, "a token is cancelled before its viewer is told a definite no", "market"},
+		{ForgottenEarly, "a cancelled token is remembered until its drop is long SETTLED", "market"},
 		{SettleAfterClosed, "nothing settles from a lease that was given up and closed", "late"},
 		{FenceIgnored, "a fenced node is lent nothing", "operators"},
 		{SealUnread, "a node retires when the verifier has read its journal to the seal", "operators"},

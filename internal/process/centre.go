@@ -65,6 +65,8 @@ type Verifier struct {
 	Profile string
 	// RecoverWithout are nodes that a restored verifier does not wait for.
 	RecoverWithout []string
+	// Retention is how long after a drop is SETTLED what nobody needs of it is kept; 0: 30 days.
+	Retention time.Duration
 	// PaymentLatency is how long the test provider takes for an answer.
 	PaymentLatency time.Duration
 	// PaymentRealistic makes the test provider behave like a real one in time: latencies that vary, hints that come late
@@ -119,7 +121,7 @@ func StartVerifier(ctx context.Context, c Verifier) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	svc, err := verifier.New(verifier.Config{Profile: c.Profile, RecoverWithout: c.RecoverWithout}, verifier.Deps{
+	svc, err := verifier.New(verifier.Config{Profile: c.Profile, RecoverWithout: c.RecoverWithout, Retention: c.Retention}, verifier.Deps{
 		DB: db, Payment: psp, Now: time.Now, Random: rand.Reader, Log: c.Log.With("service", "verifier"), Metrics: c.Metrics, Traces: p.tracer,
 		Stock:   fulfillmentv1.NewStockServiceClient(centre),
 		Orders:  fulfillmentv1.NewOrderServiceClient(centre),

@@ -245,7 +245,7 @@ func (w *world) newVerifier(life int) (service, error) {
 	if w.cfg.broken.stock != nil {
 		deps.Stock = w.cfg.broken.stock(deps.Stock)
 	}
-	s, err := verifier.New(verifier.Config{ChoiceWindow: time.Minute, RefundPoll: 5 * time.Second, PriceLocks: priceLocks}, deps)
+	s, err := verifier.New(verifier.Config{ChoiceWindow: time.Minute, RefundPoll: 5 * time.Second, RetentionPoll: 20 * time.Second, PriceLocks: priceLocks}, deps)
 	if err != nil {
 		return service{}, err
 	}

@@ -115,11 +115,12 @@ goods_kind\v (2".rimlight.fulfillment.v1.GoodsKind\v
 per_instrument_cap\r (\r"Z
 CreateDropResponse2
 drop (\v2$.rimlight.fulfillment.v1.CatalogDrop
-\bwarnings (	"t
+\bwarnings (	"¥
 
 DropStatus2
 drop (\v2$.rimlight.fulfillment.v1.CatalogDrop2
-stock (\v2#.rimlight.fulfillment.v1.StockLevel"!
+stock (\v2#.rimlight.fulfillment.v1.StockLevel/
+\vsettle_time (\v2.google.protobuf.Timestamp"!
 GetDropRequest
 \x07drop_id (	"D
 GetDropResponse1

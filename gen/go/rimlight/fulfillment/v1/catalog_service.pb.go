@@ -240,7 +240,9 @@ type DropStatus struct {
 	// The drop.
 	Drop *CatalogDrop `protobuf:"bytes,1,opt,name=drop,proto3" json:"drop,omitempty"`
 	// Its stock.
-	Stock         *StockLevel `protobuf:"bytes,2,opt,name=stock,proto3" json:"stock,omitempty"`
+	Stock *StockLevel `protobuf:"bytes,2,opt,name=stock,proto3" json:"stock,omitempty"`
+	// When it was SETTLED; absent before.
+	SettleTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=settle_time,json=settleTime,proto3" json:"settle_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +287,13 @@ func (x *DropStatus) GetDrop() *CatalogDrop {
 func (x *DropStatus) GetStock() *StockLevel {
 	if x != nil {
 		return x.Stock
+	}
+	return nil
+}
+
+func (x *DropStatus) GetSettleTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettleTime
 	}
 	return nil
 }
@@ -1334,11 +1343,13 @@ const file_rimlight_fulfillment_v1_catalog_service_proto_rawDesc = "" +
 	"\x12per_instrument_cap\x18\r \x01(\rB\a\xbaH\x04*\x02\x18dR\x10perInstrumentCap\"j\n" +
 	"\x12CreateDropResponse\x128\n" +
 	"\x04drop\x18\x01 \x01(\v2$.rimlight.fulfillment.v1.CatalogDropR\x04drop\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x81\x01\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xbe\x01\n" +
 	"\n" +
 	"DropStatus\x128\n" +
 	"\x04drop\x18\x01 \x01(\v2$.rimlight.fulfillment.v1.CatalogDropR\x04drop\x129\n" +
-	"\x05stock\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.StockLevelR\x05stock\"3\n" +
+	"\x05stock\x18\x02 \x01(\v2#.rimlight.fulfillment.v1.StockLevelR\x05stock\x12;\n" +
+	"\vsettle_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"settleTime\"3\n" +
 	"\x0eGetDropRequest\x12!\n" +
 	"\adrop_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06dropId\"J\n" +
 	"\x0fGetDropResponse\x127\n" +
@@ -1468,42 +1479,43 @@ var file_rimlight_fulfillment_v1_catalog_service_proto_depIdxs = []int32{
 	26, // 6: rimlight.fulfillment.v1.CreateDropResponse.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
 	26, // 7: rimlight.fulfillment.v1.DropStatus.drop:type_name -> rimlight.fulfillment.v1.CatalogDrop
 	27, // 8: rimlight.fulfillment.v1.DropStatus.stock:type_name -> rimlight.fulfillment.v1.StockLevel
-	2,  // 9: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	28, // 10: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
-	2,  // 11: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
-	26, // 12: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
-	22, // 13: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
-	9,  // 14: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
-	10, // 15: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
-	11, // 16: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
-	12, // 17: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
-	22, // 18: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
-	2,  // 19: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
-	2,  // 20: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
-	14, // 21: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
-	22, // 22: rimlight.fulfillment.v1.ReportDelayRequest.delay:type_name -> google.protobuf.Duration
-	22, // 23: rimlight.fulfillment.v1.ReportDelayResponse.extra:type_name -> google.protobuf.Duration
-	21, // 24: rimlight.fulfillment.v1.ReportDelayResponse.close_time:type_name -> google.protobuf.Timestamp
-	2,  // 25: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
-	0,  // 26: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
-	3,  // 27: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
-	5,  // 28: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
-	7,  // 29: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
-	13, // 30: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
-	16, // 31: rimlight.fulfillment.v1.CatalogService.ReportDelay:input_type -> rimlight.fulfillment.v1.ReportDelayRequest
-	18, // 32: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
-	1,  // 33: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
-	4,  // 34: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
-	6,  // 35: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
-	8,  // 36: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
-	15, // 37: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
-	17, // 38: rimlight.fulfillment.v1.CatalogService.ReportDelay:output_type -> rimlight.fulfillment.v1.ReportDelayResponse
-	19, // 39: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	21, // 9: rimlight.fulfillment.v1.DropStatus.settle_time:type_name -> google.protobuf.Timestamp
+	2,  // 10: rimlight.fulfillment.v1.GetDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	28, // 11: rimlight.fulfillment.v1.ListDropsRequest.states:type_name -> rimlight.offer.v1.DropState
+	2,  // 12: rimlight.fulfillment.v1.ListDropsResponse.drops:type_name -> rimlight.fulfillment.v1.DropStatus
+	26, // 13: rimlight.fulfillment.v1.WatchCatalogResponse.drops:type_name -> rimlight.fulfillment.v1.CatalogDrop
+	22, // 14: rimlight.fulfillment.v1.ExtendDrop.by:type_name -> google.protobuf.Duration
+	9,  // 15: rimlight.fulfillment.v1.ChangeDropRequest.pause:type_name -> rimlight.fulfillment.v1.PauseDrop
+	10, // 16: rimlight.fulfillment.v1.ChangeDropRequest.resume:type_name -> rimlight.fulfillment.v1.ResumeDrop
+	11, // 17: rimlight.fulfillment.v1.ChangeDropRequest.extend:type_name -> rimlight.fulfillment.v1.ExtendDrop
+	12, // 18: rimlight.fulfillment.v1.ChangeDropRequest.close:type_name -> rimlight.fulfillment.v1.CloseDrop
+	22, // 19: rimlight.fulfillment.v1.BlastRadius.window_change:type_name -> google.protobuf.Duration
+	2,  // 20: rimlight.fulfillment.v1.ChangeDropResponse.before:type_name -> rimlight.fulfillment.v1.DropStatus
+	2,  // 21: rimlight.fulfillment.v1.ChangeDropResponse.after:type_name -> rimlight.fulfillment.v1.DropStatus
+	14, // 22: rimlight.fulfillment.v1.ChangeDropResponse.blast_radius:type_name -> rimlight.fulfillment.v1.BlastRadius
+	22, // 23: rimlight.fulfillment.v1.ReportDelayRequest.delay:type_name -> google.protobuf.Duration
+	22, // 24: rimlight.fulfillment.v1.ReportDelayResponse.extra:type_name -> google.protobuf.Duration
+	21, // 25: rimlight.fulfillment.v1.ReportDelayResponse.close_time:type_name -> google.protobuf.Timestamp
+	2,  // 26: rimlight.fulfillment.v1.SettleDropResponse.drop:type_name -> rimlight.fulfillment.v1.DropStatus
+	0,  // 27: rimlight.fulfillment.v1.CatalogService.CreateDrop:input_type -> rimlight.fulfillment.v1.CreateDropRequest
+	3,  // 28: rimlight.fulfillment.v1.CatalogService.GetDrop:input_type -> rimlight.fulfillment.v1.GetDropRequest
+	5,  // 29: rimlight.fulfillment.v1.CatalogService.ListDrops:input_type -> rimlight.fulfillment.v1.ListDropsRequest
+	7,  // 30: rimlight.fulfillment.v1.CatalogService.WatchCatalog:input_type -> rimlight.fulfillment.v1.WatchCatalogRequest
+	13, // 31: rimlight.fulfillment.v1.CatalogService.ChangeDrop:input_type -> rimlight.fulfillment.v1.ChangeDropRequest
+	16, // 32: rimlight.fulfillment.v1.CatalogService.ReportDelay:input_type -> rimlight.fulfillment.v1.ReportDelayRequest
+	18, // 33: rimlight.fulfillment.v1.CatalogService.SettleDrop:input_type -> rimlight.fulfillment.v1.SettleDropRequest
+	1,  // 34: rimlight.fulfillment.v1.CatalogService.CreateDrop:output_type -> rimlight.fulfillment.v1.CreateDropResponse
+	4,  // 35: rimlight.fulfillment.v1.CatalogService.GetDrop:output_type -> rimlight.fulfillment.v1.GetDropResponse
+	6,  // 36: rimlight.fulfillment.v1.CatalogService.ListDrops:output_type -> rimlight.fulfillment.v1.ListDropsResponse
+	8,  // 37: rimlight.fulfillment.v1.CatalogService.WatchCatalog:output_type -> rimlight.fulfillment.v1.WatchCatalogResponse
+	15, // 38: rimlight.fulfillment.v1.CatalogService.ChangeDrop:output_type -> rimlight.fulfillment.v1.ChangeDropResponse
+	17, // 39: rimlight.fulfillment.v1.CatalogService.ReportDelay:output_type -> rimlight.fulfillment.v1.ReportDelayResponse
+	19, // 40: rimlight.fulfillment.v1.CatalogService.SettleDrop:output_type -> rimlight.fulfillment.v1.SettleDropResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_rimlight_fulfillment_v1_catalog_service_proto_init() }
