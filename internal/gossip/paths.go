@@ -57,7 +57,7 @@ func (r *Ring) path(ctx context.Context, other *memberlist.Node) *regionv1.Path 
 	}
 	if len(took) > 0 {
 		slices.Sort(took)
-		p.Rtt = durationpb.New(took[len(took)/2])
+		p.Rtt = durationpb.New(max(0, took[len(took)/2])) // memberlist notes when it has sent: on one machine, perhaps after the answer
 	}
 	return p
 }
