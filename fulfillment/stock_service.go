@@ -5,35 +5,17 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"fmt"
-	"maps"
-	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
-	"github.com/rimlight/rimlight/fulfillment/stock"
 	"github.com/rimlight/rimlight/fulfillment/store"
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
-	"github.com/rimlight/rimlight/internal/dropclock"
 	"github.com/rimlight/rimlight/internal/ids"
 	"github.com/rimlight/rimlight/internal/mutant"
 )
 
-// Heartbeats come every second while anything may be sold: a starving node waits for two of them, its own and a rich
-// node's, so at double the pace of a 90 s drop's last sales are still served. Otherwise they only carry keys.
-const (
-	liveHeartbeat = time.Second
-	idleHeartbeat = 5 * time.Second
-)
-
-const (
-	// maxMissing bounds the leases that one heartbeat brings back; the next brings more.
-	maxMissing = 100
-	// keyPage is what ListNodeKeys answers to page_size 0, and at most.
-	keyPage = 1000
-)
+// keyPage is what ListNodeKeys answers to page_size 0, and at most.
+const keyPage = 1000
 
 // stockServer is StockService.
 type stockServer struct {
@@ -165,136 +147,6 @@ func (s *stockServer) returnUnits(ctx context.Context, req *fulfillmentv1.Return
 	}
 	s.metrics.returned.Add(float64(freed))
 	return &fulfillmentv1.ReturnUnitsResponse{Freed: uint32(freed)}, nil
-}
-
-func (s *stockServer) Heartbeat(ctx context.Context, req *fulfillmentv1.HeartbeatRequest) (*fulfillmentv1.HeartbeatResponse, error) {
-	res, err := s.heartbeat(ctx, req)
-	return res, s.toStatus(ctx, err)
-}
-
-func (s *stockServer) heartbeat(ctx context.Context, req *fulfillmentv1.HeartbeatRequest) (*fulfillmentv1.HeartbeatResponse, error) {
-	if err := s.ready(ctx); err != nil {
-		return nil, err
-	}
-	node, err := parseID("node_id", req.GetNodeId())
-	if err != nil {
-		return nil, err
-	}
-	report := nodeReport{at: time.Now(), untouched: map[store.ID]int{}, hungry: map[store.ID]bool{}}
-	var listed []store.ID // every drop once, in the node's order
-	list := func(id store.ID) {
-		_, held := report.untouched[id]
-		if !held && !report.hungry[id] {
-			listed = append(listed, id)
-		}
-	}
-	known := map[store.ID]bool{}
-	var sellable []store.ID // leases with something untouched
-	for i, h := range req.GetHeld() {
-		lease, err := parseID(fmt.Sprintf("held[%d].lease_id", i), h.GetLeaseId())
-		if err != nil {
-			return nil, err
-		}
-		drop, err := parseID(fmt.Sprintf("held[%d].drop_id", i), h.GetDropId())
-		if err != nil {
-			return nil, err
-		}
-		known[lease] = true
-		if h.GetUntouched() > 0 {
-			sellable = append(sellable, lease)
-		}
-		list(drop)
-		report.untouched[drop] += int(h.GetUntouched())
-	}
-	for i, text := range req.GetHungryDropIds() {
-		drop, err := parseID(fmt.Sprintf("hungry_drop_ids[%d]", i), text)
-		if err != nil {
-			return nil, err
-		}
-		list(drop)
-		report.hungry[drop] = true
-	}
-	offers := map[store.ID]int64{}
-	for i, o := range req.GetOffers() {
-		drop, err := parseID(fmt.Sprintf("offers[%d].drop_id", i), o.GetDropId())
-		if err != nil {
-			return nil, err
-		}
-		offers[drop] = max(offers[drop], o.GetOffers())
-	}
-	caller := store.Caller{NodeID: node, Epoch: req.GetEpoch(), BootID: req.GetBootId()}
-	pulse, err := s.store.Seen(ctx, caller, s.now())
-	if err != nil {
-		return nil, err
-	}
-	if err := s.store.CountOffers(ctx, caller, offers); err != nil {
-		return nil, err
-	}
-	var fences store.Fences
-	if pulse.AnyFence {
-		if fences, err = s.store.Fences(ctx, caller); err != nil {
-			return nil, err
-		}
-	}
-	maps.DeleteFunc(report.hungry, func(drop store.ID, _ bool) bool { return fences.Bar(drop) }) // nobody gives back for it
-	s.board.report(node, report)
-
-	res := &fulfillmentv1.HeartbeatResponse{Epoch: caller.Epoch, NextIn: durationpb.New(idleHeartbeat)}
-	if pulse.AnyLive {
-		res.NextIn = durationpb.New(liveHeartbeat)
-	}
-	if res.Missing, err = s.store.ActiveLeases(ctx, caller, known, maxMissing); err != nil {
-		return nil, err
-	}
-	if pulse.AnyAside && len(sellable) > 0 {
-		aside, err := s.store.PutAside(ctx, caller)
-		if err != nil {
-			return nil, err
-		}
-		for _, lease := range sellable {
-			if aside[lease] {
-				res.FencedLeaseIds = append(res.FencedLeaseIds, lease.String())
-			}
-		}
-	}
-	for _, drop := range listed {
-		if err := s.advise(ctx, res, node, drop, report.untouched[drop], fences.Bar(drop)); err != nil {
-			return nil, err
-		}
-	}
-	if pulse.Keys > int64(req.GetKnownKeys()) {
-		if res.Keys, err = s.keys(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return res, nil
-}
-
-// advise adds what the node should know of one drop: whether anything is free for it, left at all, or wanted by others.
-func (s *stockServer) advise(ctx context.Context, res *fulfillmentv1.HeartbeatResponse, node, drop store.ID, untouched int, barred bool) error {
-	supply, err := s.store.Supply(ctx, drop)
-	if err != nil || !supply.Known {
-		return err
-	}
-	state := supply.State(s.now())
-	switch {
-	case !supply.AnyFree && !supply.AnyLeased:
-		res.SoldOutDropIds = append(res.SoldOutDropIds, drop.String())
-	case supply.AnyFree && state.Live() && !barred:
-		res.AvailableDropIds = append(res.AvailableDropIds, drop.String())
-	}
-	recall := 0
-	switch {
-	case state == dropclock.Closed: // nothing can be sold any more, and a drop settles when nothing is leased
-		recall = untouched
-	case state.Live() && !supply.AnyFree:
-		recall = stock.Recall(node.String(), s.board.of(drop))
-	}
-	if recall > 0 {
-		s.metrics.recalled.Add(float64(recall))
-		res.Recalls = append(res.Recalls, &fulfillmentv1.Recall{DropId: drop.String(), Units: uint32(recall)})
-	}
-	return nil
 }
 
 func (s *stockServer) SettleUnits(ctx context.Context, req *fulfillmentv1.SettleUnitsRequest) (*fulfillmentv1.SettleUnitsResponse, error) {

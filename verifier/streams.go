@@ -34,25 +34,14 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	if first.GetHello() == nil {
 		return errNoHello
 	}
-	nodeID, err := store.ParseUUID(first.GetHello().GetNodeId())
+	hello := first.GetHello()
+	nodeID, err := store.ParseUUID(hello.GetNodeId())
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNodeID, err)
 	}
-	journal := store.Journal{NodeID: nodeID, Name: first.GetHello().GetJournalId()}
-	acknowledged, err := s.store.Read().Acknowledged(ctx, journal)
+	journal := store.Journal{NodeID: nodeID, Name: hello.GetJournalId()}
+	acknowledged, err := s.greet(ctx, journal, hello)
 	if err != nil {
-		return err
-	}
-	if err := s.checkTold(ctx, nodeID, first.GetHello().GetOutcomeCursor()); err != nil {
-		return err
-	}
-	if acknowledged == 0 { // whoever may sell is remembered before it has sold: a restored fulfillment waits for it
-		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, 0) }); err != nil {
-			return err
-		}
-	}
-	head := first.GetHello().JournalHead // nil is not 0
-	if err := s.reread(ctx, nodeID, acknowledged, head); err != nil {
 		return err
 	}
 	if err := sendAck(stream, &verifierv1.Acknowledgement{Sequence: acknowledged}); err != nil {
@@ -83,7 +72,7 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 	defer stop()
 	poll := time.NewTicker(s.lookAgain)
 	defer poll.Stop()
-	news := nodeNews{s: s, nodeID: nodeID, cursor: first.GetHello().GetOutcomeCursor(), sent: map[string]bool{}}
+	news := nodeNews{s: s, nodeID: nodeID, cursor: hello.GetOutcomeCursor(), sent: map[string]bool{}}
 	for {
 		if err := news.send(ctx, stream); err != nil {
 			return err
@@ -102,7 +91,7 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 			if err != nil {
 				return err
 			}
-			if err := s.reread(ctx, nodeID, ack.GetSequence(), head); err != nil {
+			if err := s.reread(ctx, nodeID, ack.GetSequence(), hello.JournalHead); err != nil {
 				return err
 			}
 			if err := sendAck(stream, ack); err != nil {
@@ -121,6 +110,22 @@ func (s *Service) serveNode(ctx context.Context, stream nodeStream) error {
 			return errStopping
 		}
 	}
+}
+
+// greet looks at what a node says of its journal, and answers from where it has to forward.
+func (s *Service) greet(ctx context.Context, journal store.Journal, hello *verifierv1.Hello) (acknowledged int64, err error) {
+	if acknowledged, err = s.store.Read().Acknowledged(ctx, journal); err != nil {
+		return 0, err
+	}
+	if err := s.checkTold(ctx, journal.NodeID, hello.GetOutcomeCursor()); err != nil {
+		return 0, err
+	}
+	if acknowledged == 0 { // whoever may sell is remembered before it has sold: a restored fulfillment waits for it
+		if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.Acknowledge(ctx, journal, 0) }); err != nil {
+			return 0, err
+		}
+	}
+	return acknowledged, s.reread(ctx, journal.NodeID, acknowledged, hello.JournalHead) // a head of nil is not 0
 }
 
 // checkTold looks whether the store has all that a node was told from it. If it has not, and was not restored either, it is
