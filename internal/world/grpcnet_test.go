@@ -16,11 +16,9 @@ import (
 
 // Schedules over internal/rpc, grpc-go and simulated TCP; tools/torture plays more of them.
 func TestOverGRPC(t *testing.T) {
+	long(t)
 	t.Parallel()
 	first, n := uint64(1), uint64(3)
-	if raceEnabled {
-		n = 1
-	}
 	if *seedFlag != 0 {
 		first, n = *seedFlag, 1
 	}
