@@ -165,3 +165,44 @@ func TestNewLicenceKey(t *testing.T) {
 		t.Errorf("24 bytes made %q", key)
 	}
 }
+
+func TestRequeueTakesOnlyWhatCannotLeaveTwice(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, c := range []struct {
+		rule    string
+		state   orders.State
+		worker  string
+		cleared bool
+		want    orders.State // 0: fenced
+	}{
+		{"not accepted: for another node", orders.Leased, "a", false, orders.Ready},
+		{"accepted: its details were there alone", orders.Acked, "a", false, orders.Dead},
+		{"cleared: it may have left", orders.Cleared, "a", false, 0},
+		{"cleared, and the operator says that it did not leave", orders.Cleared, "a", true, orders.Dead},
+		{"it left", orders.Shipped, "a", true, 0},
+		{"nobody's", orders.Ready, "", true, 0},
+		{"dead", orders.Dead, "", true, 0},
+		{"another node's", orders.Leased, "b", true, 0},
+	} {
+		old := orders.Order{State: c.state, Worker: c.worker, Attempt: 2, Until: now.Add(time.Hour)}
+		got, err := orders.Requeue(old, "a", c.cleared, now)
+		if c.want == 0 {
+			if !errors.Is(err, orders.ErrFenced) || got != old {
+				t.Errorf("%s: got %+v, %v", c.rule, got, err)
+			}
+			continue
+		}
+		if err != nil || got != (orders.Order{State: c.want, Attempt: 2, Until: now}) {
+			t.Errorf("%s: got %+v, %v", c.rule, got, err)
+		}
+		for step, err := range map[string]error{
+			"accept": second(orders.Accept(got, "a", 2, now)), "clear": second(orders.Clear(got, "a", 2)), "ship": second(orders.Ship(got, "a", 2)),
+		} {
+			if !errors.Is(err, orders.ErrFenced) {
+				t.Errorf("%s: then the lost node's %s got %v", c.rule, step, err)
+			}
+		}
+	}
+}
+
+func second(_ orders.Order, err error) error { return err }
