@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -81,6 +82,19 @@ func (f *slipFeed) take(slips []slo.Slip, fleet []slo.Count, silent []string, me
 		f.changed = make(chan struct{})
 	}
 	return changes
+}
+
+// refresh has lists tell how the slips that last are now. That is no news: it wakes no watcher.
+func (f *slipFeed) refresh(active []slo.Slip) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range active {
+		at := slices.IndexFunc(f.slips, func(k keptSlip) bool { return k.number == s.Number })
+		if at >= 0 && f.slips[at].message.GetShareAfter() != s.After {
+			message := proto.CloneOf(f.slips[at].message)
+			message.ShareAfter, f.slips[at].message = s.After, message
+		}
+	}
 }
 
 // id names a slip; empty when it is not kept any more.

@@ -50,6 +50,39 @@ func (f *fleet) slips(t *testing.T, router string) map[string]*routerv1.Slip {
 	return byName
 }
 
+// How a slip that lasts is now is told as it is now, although that is no news to who watches.
+func TestASlipThatLastsTellsOfNow(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		f.reads(t, 6*time.Second)
+		f.regions["near"].slowDown(time.Second)
+		better := 0
+		for range 40 {
+			f.reads(t, 250*ms)
+			resp, err := f.admin.ListSlips(t.Context(), &routerv1.ListSlipsRequest{ActiveOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := map[string]float64{}
+			for _, w := range resp.GetWindows() {
+				if w.GetScope() == routerv1.SlipScope_SLIP_SCOPE_REGION {
+					now[w.GetName()] = w.GetLateShare()
+				}
+			}
+			for _, s := range resp.GetSlips() {
+				if s.GetShareAfter() != now["near"] {
+					t.Errorf("it tells of %v now, and the window of %v", s.GetShareAfter(), now["near"])
+				}
+				if s.GetShareAfter() < s.GetWorstShare() {
+					better++
+				}
+			}
+		}
+		if better == 0 {
+			t.Error("it was never better while it lasted: the test shows nothing")
+		}
+	})
+}
+
 // A region that the routers cover up for is a slip of the region, and of nobody else.
 func TestARegionThatOthersMakeGoodForSlips(t *testing.T) {
 	inFleet(t, func(t *testing.T, f *fleet) {

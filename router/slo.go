@@ -199,6 +199,7 @@ func (r *Router) judgeFleet(ctx context.Context) {
 	for _, change := range r.slips.take(changes, fleet, silent, r.slipProto) {
 		r.announce(change)
 	}
+	r.slips.refresh(r.slo.judge.Active())
 	for _, l := range losses {
 		r.delays.tell(l, r.slips.id(l.Slip.Number))
 	}
