@@ -108,7 +108,10 @@ export class Feed {
     const { model } = this;
     return [
       this.#poll("matrix", signal, async () => model.setMatrix(await admin.getRttMatrix({}, options))),
-      this.#poll("windows", signal, async () => model.setWindows((await admin.listSlips({ activeOnly: true, pageSize: 1 }, options)).windows)),
+      this.#poll("windows", signal, async () => {
+        const { windows, slips } = await admin.listSlips({ activeOnly: true }, options);
+        model.setWindows(windows, slips);
+      }),
       this.#poll("decisions", signal, () => this.refreshDecisions(signal)),
       this.#poll("drops", signal, async () => {
         const states = [DropState.OPEN, DropState.PAUSED, DropState.ARMED, DropState.DRAINING, DropState.CLOSED];

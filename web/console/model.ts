@@ -106,8 +106,11 @@ export class Model {
     this.changed();
   }
 
-  setWindows(windows: SlipWindow[]): void {
+  /** The fleet's windows, and the slips that last, as they are now: the stream tells only of changes. */
+  setWindows(windows: SlipWindow[], lasting: Slip[]): void {
     this.windows = windows;
+    const now = new Map(lasting.map((s) => [s.slipId, s.shareAfter]));
+    for (const s of this.slips) if (!s.endTime) s.shareAfter = now.get(s.slipId) ?? s.shareAfter;
     this.changed();
   }
 
