@@ -134,12 +134,20 @@ func (n *Node) keepBoard(ctx context.Context) error {
 // postDrops puts the drops on the board as they are now, and says when the clock changes the next one.
 func (n *Node) postDrops() (next time.Time, ok bool) {
 	now := n.deps.Now()
-	var drops []*offerv1.Drop
+	var faces []face
 	for _, d := range n.catalogue.Load().sorted() {
 		if at, more := n.terms(d).Next(now); more && (!ok || at.Before(next)) {
 			next, ok = at, true
 		}
-		drops = append(drops, n.viewerDrop(d, now))
+		faces = append(faces, n.face(d, now))
+	}
+	if slices.Equal(faces, n.faces) { // nearly always: each sale asks
+		return next, ok
+	}
+	n.faces = faces
+	var drops []*offerv1.Drop
+	for _, f := range faces {
+		drops = append(drops, f.viewerDrop(n.cfg.Region))
 	}
 	if n.board.put(drops) {
 		poke(n.pokeStock)
@@ -147,25 +155,36 @@ func (n *Node) postDrops() (next time.Time, ok bool) {
 	return next, ok
 }
 
-// viewerDrop is a drop as viewers see it now.
-func (n *Node) viewerDrop(d *knownDrop, now time.Time) *offerv1.Drop {
-	m := proto.CloneOf(d.msg.GetDrop())
+// face is all that decides how viewers see a drop.
+type face struct {
+	drop         *knownDrop
+	state        offerv1.DropState
+	closesLater  bool // by what was given back
+	availability offerv1.Availability
+}
+
+func (n *Node) face(d *knownDrop, now time.Time) face {
 	terms := n.terms(d)
-	m.State = offerv1.DropState(terms.State(now))
-	if terms.Back == 0 && m.GetPlannedCloseTime() != nil {
-		m.CloseTime, m.PlannedCloseTime, m.TimeBack = m.GetPlannedCloseTime(), nil, ""
-	}
-	m.Physical, m.DeliveryKeys = d.physical(), d.deliveryKeys(n.cfg.Region)
+	f := face{drop: d, state: offerv1.DropState(terms.State(now)), closesLater: terms.Back != 0}
 	n.till.mu.Lock()
 	defer n.till.mu.Unlock()
 	switch {
 	case n.till.soldOut(d.id):
-		m.Availability = offerv1.Availability_AVAILABILITY_SOLD_OUT
+		f.availability = offerv1.Availability_AVAILABILITY_SOLD_OUT
 	case n.till.words[d.id].heard || n.till.book.Untouched(d.id) > 0:
-		m.Availability = offerv1.Availability_AVAILABILITY_AVAILABLE
-	default:
-		m.Availability = offerv1.Availability_AVAILABILITY_UNSPECIFIED
+		f.availability = offerv1.Availability_AVAILABILITY_AVAILABLE
 	}
+	return f
+}
+
+// viewerDrop is the drop as viewers in a region see it.
+func (f face) viewerDrop(region string) *offerv1.Drop {
+	m := proto.CloneOf(f.drop.msg.GetDrop())
+	m.State, m.Availability = f.state, f.availability
+	if !f.closesLater && m.GetPlannedCloseTime() != nil {
+		m.CloseTime, m.PlannedCloseTime, m.TimeBack = m.GetPlannedCloseTime(), nil, ""
+	}
+	m.Physical, m.DeliveryKeys = f.drop.physical(), f.drop.deliveryKeys(region)
 	return m
 }
 

@@ -54,6 +54,7 @@ type Node struct {
 	keys    token.Keys
 	till    *till
 	board   *board
+	faces   []face // what is on the board; only New and keepBoard use it
 	load    *load
 	gate    *gate
 	metrics *metrics

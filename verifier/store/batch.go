@@ -60,6 +60,10 @@ func (s *Store) WriteShared(ctx context.Context, fn func(*Tx) error) error {
 
 // leadWrites runs changes in one transaction and tells each what became of it.
 func (s *Store) leadWrites(ctx context.Context, all []*waiter[func(*Tx) error]) {
+	if len(all) == 1 { // what fails takes nobody with it
+		all[0].err = s.Write(ctx, all[0].item)
+		return
+	}
 	err := s.Write(ctx, func(tx *Tx) error {
 		for _, w := range all {
 			if err := tx.nested(ctx, w); err != nil {
