@@ -22,7 +22,7 @@ func TestTortureWorker(t *testing.T) {
 	if !*workerFlag {
 		t.Skip("a worker of make torture")
 	}
-	debug.SetGCPercent(400) // a world is small and short: memory is cheaper than collecting it
+	debug.SetGCPercent(1000) // a world is small and short: 250 MB are cheaper than collecting more often
 	out := json.NewEncoder(os.Stdout)
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
