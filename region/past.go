@@ -51,14 +51,17 @@ func (p *past) find(id shorthand.PurchaseID) *pastSale {
 	return p.at(int(place))
 }
 
-func (p *past) add(sequence int64, s shorthand.Sale) {
+// add takes a sale in, and tells the place of its drop.
+func (p *past) add(sequence int64, s shorthand.Sale) (drop uint32) {
+	drop = p.dropOf(s.Drop)
 	if p.count%blockSales == 0 {
 		p.blocks = append(p.blocks, make([]pastSale, 0, blockSales))
 	}
 	block := &p.blocks[len(p.blocks)-1]
-	*block = append(*block, pastSale{session: s.Session, sequence: sequence, drop: p.dropOf(s.Drop)})
+	*block = append(*block, pastSale{session: s.Session, sequence: sequence, drop: drop})
 	p.index[s.Purchase] = uint32(p.count)
 	p.count++
+	return drop
 }
 
 func (p *past) dropOf(id [16]byte) uint32 {

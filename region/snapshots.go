@@ -102,8 +102,8 @@ func (r *snapshotReader) Sale(place int64, s shorthand.Sale) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.past.add(sequence, s)
-	t.count(t.past.drops[t.past.dropOf(s.Drop)].id, s.Session, 1)
+	drop := t.past.add(sequence, s)
+	t.count(t.past.drops[drop].id, s.Session, 1)
 	t.lastSale = sequence
 	return nil
 }

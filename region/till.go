@@ -118,11 +118,13 @@ func (t *till) soldOut(drop string) bool { return t.words[drop].soldOut && t.boo
 
 // count keeps the purchases that a session has. Callers hold mu.
 func (t *till) count(drop string, session [16]byte, by int) {
-	if t.bought[drop] == nil {
-		t.bought[drop] = map[[16]byte]int{}
+	sessions := t.bought[drop]
+	if sessions == nil {
+		sessions = map[[16]byte]int{}
+		t.bought[drop] = sessions
 	}
-	if t.bought[drop][session] += by; t.bought[drop][session] <= 0 {
-		delete(t.bought[drop], session)
+	if sessions[session] += by; by < 0 && sessions[session] <= 0 {
+		delete(sessions, session)
 	}
 }
 
