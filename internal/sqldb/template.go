@@ -12,7 +12,7 @@ import (
 
 // Template makes databases in memory that all begin with the same schema and rows, for thousands of short tests: one that
 // was closed is emptied and handed out again with the statements that it has prepared. Migrating takes half as long as a
-// small world does, and preparing its statements a tenth. It is safe for concurrent use.
+// small world does, and preparing its statements a fifteenth. It is safe for concurrent use.
 type Template struct {
 	connector *cachingConnector
 	image     []byte
