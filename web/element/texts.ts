@@ -24,7 +24,8 @@ export interface Texts {
   readonly left: (seconds: number) => string;
   /** Said when an open drop's end moves: by an operator, or because answers were late. */
   readonly longer: (seconds: number) => string;
-  readonly refused: Readonly<Partial<Record<ReasonName, string>>>;
+  /** By the platform's reason, or by seal()'s own, SEALING_UNSUPPORTED. */
+  readonly refused: Readonly<Partial<Record<ReasonName | "SEALING_UNSUPPORTED", string>>>;
   readonly states: Readonly<Partial<Record<PurchaseStateName, string>>>;
 }
 
@@ -56,6 +57,7 @@ export const english: Texts = {
     DROP_NOT_OPEN: "The drop is not open.",
     NO_DEPOT: "Nobody can send it right now. You can try again.",
     CARD_NUMBER_REFUSED: "The address looks like it holds a card number. Nothing was bought.",
+    SEALING_UNSUPPORTED: "This browser is too old to hide your address, so nothing was bought. Update it, or use another one.",
     PRICE_ABOVE_LIMIT: "The price has changed. Nothing was bought.",
     TOKEN_EXPIRED: "The offer has expired. You can try again.",
   },

@@ -25,6 +25,10 @@ export async function seal(
   }
   const digest = await sha256(details);
   if (before && hex(before.digest) === hex(digest)) return before;
+  // A browser from before 2025 may have all of WebCrypto but this curve. Nothing was sent yet, and nothing else may carry an address.
+  await crypto.subtle.generateKey("X25519", false, ["deriveBits"]).catch(() => {
+    throw new RimlightError("this browser cannot seal delivery details (X25519): a newer one can", Code.Unimplemented, "SEALING_UNSUPPORTED");
+  });
 
   const info = concat(new TextEncoder().encode("delivery-details/v1\0"), uuidBytes(dropId), uuidBytes(purchaseId));
   const content = crypto.getRandomValues(new Uint8Array(16));

@@ -1,5 +1,6 @@
 // What unit tests reach of the SDK besides its public face: one bundle, so that there is one of each class.
 export * from "../sdk/index.js";
+export { english } from "../element/texts.js";
 export { Calls } from "../sdk/calls.js";
 export { ServerClock } from "../sdk/clock.js";
 export { toRimlightError } from "../sdk/errors.js";

@@ -2,11 +2,11 @@
 // for the storefront's test.
 import assert from "node:assert/strict";
 import { createHash, webcrypto } from "node:crypto";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { Aes128Gcm, CipherSuite, DhkemX25519HkdfSha256, HkdfSha256 } from "@hpke/core";
 import { load } from "./bundle.mjs";
 
-const { seal, fromBinary, SealedDetailsSchema, RimlightError } = await load("test/internals.ts");
+const { english, seal, fromBinary, SealedDetailsSchema, RimlightError } = await load("test/internals.ts");
 const suite = new CipherSuite({ kem: new DhkemX25519HkdfSha256(), kdf: new HkdfSha256(), aead: new Aes128Gcm() });
 const DROP = "01890000-0000-7000-8000-000000000000";
 const PURCHASE = "00112233445566778899aabbccddeeff";
@@ -56,6 +56,22 @@ test("what was sealed for a purchase is sent again, unless the details changed",
   assert.equal(await seal(text("Rue de la Paix 1"), [raw], DROP, PURCHASE, first), first);
   assert.notDeepEqual((await seal(text("Rue de la Paix 1"), [raw], DROP, PURCHASE)).envelope, first.envelope);
   assert.notEqual(await seal(text("Rue de la Paix 2"), [raw], DROP, PURCHASE, first), first);
+});
+
+test("a browser without the curve is told so, in words for its viewer, and nothing is sealed", async () => {
+  const { raw } = await depot();
+  const { generateKey } = webcrypto.subtle;
+  mock.method(webcrypto.subtle, "generateKey", function (algorithm, ...rest) {
+    if (algorithm === "X25519") return Promise.reject(new DOMException("unknown", "NotSupportedError"));
+    return generateKey.call(this, algorithm, ...rest);
+  });
+  try {
+    await assert.rejects(seal(text("Rue de la Paix 1"), [raw], DROP, PURCHASE), (error) =>
+      error instanceof RimlightError && error.reason === "SEALING_UNSUPPORTED" && !error.unanswered);
+  } finally {
+    mock.restoreAll();
+  }
+  assert.match(english.refused.SEALING_UNSUPPORTED, /Update it/);
 });
 
 // The same table as internal/cardnumber has.
