@@ -15,7 +15,8 @@ import (
 type Config struct {
 	// Seed decides everything that is drawn.
 	Seed uint64
-	// Regions have one node each; names of internal/wan's matrix. Default: `rimlight dev`'s four.
+	// Regions have one node each; names of internal/wan's matrix. One that is named again with a number behind it, as in
+	// "europe-west3+2", has another node beside its first. Default: `rimlight dev`'s four.
 	Regions []string
 	// Centre is where the verifier and fulfillment are. Default: us-central1.
 	Centre string
@@ -196,7 +197,7 @@ func (c Config) Validate() error {
 	c = c.withDefaults()
 	var problems []error
 	for _, name := range append(slices.Clone(c.Regions), c.Centre) {
-		if _, ok := wan.Default().RTT(name, name); !ok {
+		if _, ok := wan.Default().RTT(site(name), site(name)); !ok {
 			problems = append(problems, fmt.Errorf("no region of the matrix is called %q", name))
 		}
 	}

@@ -263,7 +263,7 @@ func (w *world) newNode(n *node, life int) (service, error) {
 		disk = w.cfg.broken.journal(memory)
 	}
 	toFulfillment, toVerifier := w.net.Conn(n.name, "fulfillment"), w.net.Conn(n.name, "verifier")
-	s, err := region.New(region.Config{Region: n.region, Retire: n.retiring, SnapshotRecords: snapshotRecords}, region.Deps{
+	s, err := region.New(region.Config{Region: site(n.region), Retire: n.retiring, SnapshotRecords: snapshotRecords}, region.Deps{
 		Journal: disk, Identity: n.identity,
 		Stock:    notedStock{fulfillmentv1.NewStockServiceClient(toFulfillment), n.host, &w.returns},
 		Catalog:  fulfillmentv1.NewCatalogServiceClient(toFulfillment),
@@ -369,6 +369,12 @@ func (w *world) place(host string) string {
 		return home
 	}
 	region, _, _ := strings.Cut(host, "~")
+	return site(region)
+}
+
+// site is the place of a node that Config.Regions names.
+func site(node string) string {
+	region, _, _ := strings.Cut(node, "+")
 	return region
 }
 

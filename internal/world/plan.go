@@ -128,8 +128,12 @@ func (c Config) newViewer(number, drop int) viewerPlan {
 	if v.Habit == TapsLate {
 		v.Think = tokenTTL + dropclock.Grace + 2*c.Skew + time.Second + v.Think
 	}
-	v.Regions = slices.SortedStableFunc(slices.Values(c.Regions), func(a, b string) int {
-		return cmp.Compare(rtt(v.Home, a), rtt(v.Home, b))
+	nodes := slices.Clone(c.Regions)
+	if number%2 == 1 { // which of two nodes of a region is the nearest is the viewer's luck
+		slices.Reverse(nodes)
+	}
+	v.Regions = slices.SortedStableFunc(slices.Values(nodes), func(a, b string) int {
+		return cmp.Compare(rtt(v.Home, site(a)), rtt(v.Home, site(b)))
 	})
 	return v
 }

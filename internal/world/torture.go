@@ -70,6 +70,9 @@ const faultsDrawn = 20
 // grpcOneIn is how many schedules there are to one over grpc-go, which costs more and shows less of duplication.
 const grpcOneIn = 50
 
+// secondNodeOneIn is how many schedules there are to one in which a region has two nodes.
+const secondNodeOneIn = 4
+
 // Torture is a small world with everything against it: three regions, forty viewers, twenty faults, two virtual minutes.
 // All of it follows from the seed and the aim; Config.Schedule lists the faults in the order of their times.
 func Torture(seed uint64, aim string) Config {
@@ -78,6 +81,9 @@ func Torture(seed uint64, aim string) Config {
 		Jitter: 10 * time.Millisecond, SyncTime: 2 * time.Millisecond,
 	}
 	cfg.OverGRPC = cfg.draws("transport", 0).IntN(grpcOneIn) == 0
+	if n := cfg.draws("second node", 0); n.IntN(secondNodeOneIn) == 0 {
+		cfg.Regions = append(cfg.Regions, cfg.Regions[n.IntN(len(cfg.Regions))]+"+2")
+	}
 	r := cfg.draws("torture "+aim, 0)
 	if aim == AnyAim && r.IntN(4) == 0 {
 		aim = AimMarket

@@ -43,7 +43,7 @@ type viewer struct {
 	follows sync.WaitGroup
 }
 
-// bought is a receipt with where it came from.
+// bought is a receipt, and which of Config.Regions gave it.
 type bought struct{ region, purchaseID, receipt string }
 
 func (w *world) admitViewers(ctx context.Context) {
@@ -235,7 +235,9 @@ func (v *viewer) order(token string) *offerv1.RedeemOfferRequest {
 func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, bool) {
 	tapped := time.Since(v.w.start)
 	var answer *offerv1.RedeemOfferResponse
+	var node string
 	tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
+		node = region
 		answer, err = v.at(region).RedeemOffer(ctx, v.order(token))
 		return err
 	})
@@ -246,7 +248,7 @@ func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, 
 		}
 		return bought{}, false
 	}
-	b := bought{answer.GetRegion(), answer.GetPurchaseId(), answer.GetReceipt()}
+	b := bought{node, answer.GetPurchaseId(), answer.GetReceipt()}
 	v.keep(ctx, b, tapped, first, tries)
 	return b, true
 }
@@ -295,7 +297,9 @@ func (v *viewer) claim(ctx context.Context) {
 	for round := range 2 {
 		tapped := time.Since(v.w.start)
 		var answer *offerv1.ClaimOfferResponse
+		var node string
 		tries, err := v.roam(ctx, func(ctx context.Context, region string) (err error) {
+			node = region
 			answer, err = v.at(region).ClaimOffer(ctx, request)
 			return err
 		})
@@ -309,7 +313,7 @@ func (v *viewer) claim(ctx context.Context) {
 			v.w.watch.refusal("ClaimOffer refused " + answer.GetRefused().GetReason().String())
 			return
 		}
-		v.keep(ctx, bought{accepted.GetRegion(), accepted.GetPurchaseId(), accepted.GetReceipt()}, tapped, round == 0, tries)
+		v.keep(ctx, bought{node, accepted.GetPurchaseId(), accepted.GetReceipt()}, tapped, round == 0, tries)
 		if v.Habit != ClaimsTwice {
 			return
 		}
