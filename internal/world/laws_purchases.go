@@ -125,14 +125,12 @@ func oneWinner(e *Evidence, x *index, broken func(string, ...any)) {
 }
 
 func replaysAgree(e *Evidence, x *index, broken func(string, ...any)) {
-	type asked struct{ node, purchase string }
-	answers := map[asked]string{}
+	answers := map[[2]string]string{} // by who was asked and purchase
 	for _, a := range e.Answers {
+		key := [2]string{a.Region, a.PurchaseID}
 		r, genuine := x.receipts[a.Receipt]
-		key := asked{r.nodeID, a.PurchaseID}
 		first, again := answers[key]
-		// A lost disk forgets, and copies know different things.
-		if again && first != a.Receipt && x.receipts[first].epoch == r.epoch && !e.Config.copied(a.Region) {
+		if was := x.receipts[first]; again && first != a.Receipt && (was.nodeID != r.nodeID || was.epoch == r.epoch) && !e.Config.copied(a.Region) { // a lost disk forgets, and copies know different things
 			broken("%s answered purchase %s with two receipts", a.Region, a.PurchaseID)
 		}
 		answers[key] = a.Receipt
