@@ -330,3 +330,61 @@ func TestASealFreezesNothingALostDiskDoes(t *testing.T) {
 		})
 	}
 }
+
+// A node joined after the backup, was lent a unit, sold it, and lost its disk before the verifier heard of it. Its lost
+// disk was heard of, by another node's list of keys in a restore that did not end, or by its own report: what it had is
+// lent to nobody.
+func TestWhatADiskHeldThatWasOnlyHeardOfIsFrozen(t *testing.T) {
+	heard := map[string]func(l *life, db *sqldb.DB, here, lost *node) *life{
+		"its key, in a restore before": inARestoreBefore,
+		"its own report": func(l *life, _ *sqldb.DB, _, lost *node) *life {
+			lost.life = l
+			lost.report()
+			return l
+		},
+	}
+	for name, hear := range heard {
+		t.Run(name, func(t *testing.T) {
+			onBackups(t, func(t *testing.T, db *sqldb.DB, takeBackup func() reopen) {
+				l := start(t, db, fulfillment.Config{}, nil)
+				drop := l.createDrop(20).GetDrop().GetDropId()
+				here := l.join()
+				backup := takeBackup()
+				lost := l.join()
+				lost.grant(drop, 1)
+				late := lost.take(drop)
+
+				old := backup()
+				l = l.restore(func() *sqldb.DB { return old }, fulfillment.Config{})
+				here.life = l
+				l = hear(l, old, here, lost)
+				here.life = l
+				again := lost.joinRequest()
+				again.DiskId = "disk-" + newID()
+				if _, err := l.stock.ReportHoldings(t.Context(), &fulfillmentv1.ReportHoldingsRequest{Node: again, Complete: true}); err != nil {
+					t.Fatal(err)
+				}
+				here.report()
+				l.tell(nil, nil)
+				time.Sleep(2 * time.Second)
+				if got := l.level(drop); got.GetQuarantined()+got.GetLeased() != 20 {
+					t.Errorf("stock is %v", got)
+				}
+				l.settle(late)
+			})
+		})
+	}
+}
+
+// inARestoreBefore goes on from a backup that was made in a restore in which here told the key of another node.
+func inARestoreBefore(l *life, db *sqldb.DB, here, other *node) *life {
+	who := here.joinRequest()
+	who.Epoch = 1
+	if _, err := l.stock.ReportHoldings(l.t.Context(), &fulfillmentv1.ReportHoldingsRequest{
+		Node: who, Keys: []*offerv1.SigningKey{other.joinRequest().GetSigningKey()}, Complete: true,
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	return l.restore(func() *sqldb.DB { return db }, fulfillment.Config{})
+}

@@ -141,7 +141,7 @@ func endHolders(ctx context.Context, tx *sql.Tx, b Rebuilding, out *Rebuilt, now
 	}
 	for _, h := range holders {
 		switch passed := h.epoch - max(h.backup, 1); {
-		case h.fresh && h.wanted > 0: // its Join raises the epoch; the disk before it is lost, unless that was sealed
+		case h.fresh: // its Join raises the epoch; the disk that it was heard of with is lost, unless that was sealed
 			if _, err := quarantine(ctx, tx, h.id, nil, now); err != nil {
 				return err
 			}
