@@ -377,6 +377,8 @@ func TestWhatADiskHeldThatWasOnlyHeardOfIsFrozen(t *testing.T) {
 }
 
 // inARestoreBefore goes on from a backup that was made in a restore in which here told the key of another node.
+//
+//rimlight:bubble its callers are bubbles
 func inARestoreBefore(l *life, db *sqldb.DB, here, other *node) *life {
 	who := here.joinRequest()
 	who.Epoch = 1
