@@ -17,6 +17,7 @@ func rules() []rule {
 		{"no sleeping tests outside a bubble", sleepingTests},
 		{"no file over 600 lines", longFiles},
 		{"no machine's paths or registries", machineNames},
+		{"a decision has a number of its own", decisionNumbers},
 	}
 	for _, r := range importRules {
 		all = append(all, rule{r.name, func(files []file) []string { return checkImports(r, files) }})
@@ -180,6 +181,16 @@ func TestRulesCatch(t *testing.T) {
 			map[string]string{
 				"cmd/rimlight/sim.go": imports(own + "router/sim"), "bench/arbitration/a.go": imports(own + "router/sim"), "router/a_test.go": imports(own + "router/sim"),
 			},
+		},
+		{
+			"a decision has a number of its own", "two have one",
+			map[string]string{"docs/decisions/0001-a.md": "# 0001: a", "docs/decisions/0001-b.md": "# 0001: b"},
+			map[string]string{"docs/decisions/0001-a.md": "# 0001: a", "docs/decisions/0002-b.md": "# 0002: b", "docs/decisions/README.md": ""},
+		},
+		{
+			"a decision has a number of its own", "one has another's in its title",
+			map[string]string{"docs/decisions/0002-b.md": "# 0001: b"},
+			map[string]string{"docs/decisions/0002-b.md": "# 0002: b"},
 		},
 		{
 			"nobody imports cmd", "a package imports a command",

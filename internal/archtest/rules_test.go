@@ -196,3 +196,23 @@ func machineNames(files []file) []string {
 	}
 	return found
 }
+
+// decisionNumbers wants each decision record to begin with its own number. Two branches easily take the same next one.
+func decisionNumbers(files []file) []string {
+	var found []string
+	taken := map[string]string{}
+	for _, f := range files {
+		number, _, numbered := strings.Cut(path.Base(f.path), "-")
+		if f.dir() != "docs/decisions" || !numbered {
+			continue
+		}
+		if other, is := taken[number]; is {
+			found = append(found, fmt.Sprintf("%s has the number of %s", f.path, other))
+		}
+		taken[number] = f.path
+		if !bytes.HasPrefix(f.content, []byte("# "+number+": ")) {
+			found = append(found, f.path+" does not begin with its number")
+		}
+	}
+	return found
+}
