@@ -20,9 +20,9 @@ func (v *viewer) repeat(ctx context.Context, token string, first bought) {
 		answer, err := v.at(region).RedeemOffer(call, v.order(token))
 		switch {
 		case err == nil && answer.GetReceipt() != first.receipt: // of another disk; I8 judges it
-			v.keep(ctx, bought{region, answer.GetPurchaseId(), answer.GetReceipt()}, 0, false, 1)
+			v.keep(ctx, boughtAt(region, answer), 0, false, 1)
 		case err == nil:
-			v.w.watch.answer(Answer{Viewer: v.Number, Region: region, PurchaseID: answer.GetPurchaseId(), Receipt: answer.GetReceipt()})
+			v.w.watch.answer(Answer{Viewer: v.Number, Region: boughtAt(region, answer).region, PurchaseID: answer.GetPurchaseId(), Receipt: answer.GetReceipt()})
 		}
 		return err
 	})
@@ -50,7 +50,7 @@ func (v *viewer) doubleTap(ctx context.Context, token string) {
 			err := v.try(ctx, region, func(call context.Context, region string) error {
 				answer, err := v.at(region).RedeemOffer(call, v.order(token))
 				if err == nil {
-					v.keep(ctx, bought{region, answer.GetPurchaseId(), answer.GetReceipt()}, tapped, i == 0, 1)
+					v.keep(ctx, boughtAt(region, answer), tapped, i == 0, 1)
 				}
 				return err
 			})
@@ -108,7 +108,7 @@ func (v *viewer) mustFail(ctx context.Context, region, what string, reason error
 	err := v.try(ctx, region, func(call context.Context, region string) error {
 		answer, err := v.at(region).RedeemOffer(call, order)
 		if err == nil && v.w.disks(region) > 1 { // another disk knows nothing of the first
-			v.keep(ctx, bought{region, answer.GetPurchaseId(), answer.GetReceipt()}, 0, false, 1)
+			v.keep(ctx, boughtAt(region, answer), 0, false, 1)
 			return status.Error(codes.Unavailable, "the node lost its disk")
 		}
 		return err

@@ -372,6 +372,16 @@ func (w *world) place(host string) string {
 	return site(region)
 }
 
+// nodesIn counts the nodes in the region of one.
+func (c Config) nodesIn(node string) (n int) {
+	for _, other := range c.Regions {
+		if site(other) == site(node) {
+			n++
+		}
+	}
+	return n
+}
+
 // site is the place of a node that Config.Regions names.
 func site(node string) string {
 	region, _, _ := strings.Cut(node, "+")

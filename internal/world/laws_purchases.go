@@ -130,7 +130,12 @@ func replaysAgree(e *Evidence, x *index, broken func(string, ...any)) {
 		key := [2]string{a.Region, a.PurchaseID}
 		r, genuine := x.receipts[a.Receipt]
 		first, again := answers[key]
-		if was := x.receipts[first]; again && first != a.Receipt && (was.nodeID != r.nodeID || was.epoch == r.epoch) && !e.Config.copied(a.Region) { // a lost disk forgets, and copies know different things
+		was := x.receipts[first]
+		same := was.epoch == r.epoch // a lost disk forgets
+		if was.nodeID != r.nodeID {
+			same = e.Config.nodesIn(a.Region) == 1 // of two, one may answer with what the other accepted
+		}
+		if again && first != a.Receipt && same && !e.Config.copied(a.Region) { // copies know different things
 			broken("%s answered purchase %s with two receipts", a.Region, a.PurchaseID)
 		}
 		answers[key] = a.Receipt

@@ -46,6 +46,19 @@ type viewer struct {
 // bought is a receipt, and which of Config.Regions gave it.
 type bought struct{ region, purchaseID, receipt string }
 
+// boughtAt is what the node that was asked answered with: its own receipt, or that of another region's that had accepted
+// the offer before.
+func boughtAt(asked string, a interface {
+	GetRegion() string
+	GetPurchaseId() string
+	GetReceipt() string
+}) bought {
+	if a.GetRegion() != site(asked) {
+		asked = a.GetRegion()
+	}
+	return bought{asked, a.GetPurchaseId(), a.GetReceipt()}
+}
+
 func (w *world) admitViewers(ctx context.Context) {
 	var audience sync.WaitGroup
 	defer audience.Wait()
@@ -248,7 +261,7 @@ func (v *viewer) redeem(ctx context.Context, token string, first bool) (bought, 
 		}
 		return bought{}, false
 	}
-	b := bought{node, answer.GetPurchaseId(), answer.GetReceipt()}
+	b := boughtAt(node, answer)
 	v.keep(ctx, b, tapped, first, tries)
 	return b, true
 }
@@ -313,7 +326,7 @@ func (v *viewer) claim(ctx context.Context) {
 			v.w.watch.refusal("ClaimOffer refused " + answer.GetRefused().GetReason().String())
 			return
 		}
-		v.keep(ctx, bought{node, accepted.GetPurchaseId(), accepted.GetReceipt()}, tapped, round == 0, tries)
+		v.keep(ctx, boughtAt(node, accepted), tapped, round == 0, tries)
 		if v.Habit != ClaimsTwice {
 			return
 		}
