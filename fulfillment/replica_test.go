@@ -82,6 +82,45 @@ func TestReplicasLendEachUnitOnce(t *testing.T) {
 	}
 }
 
+// A node is connected to one replica. What the others cannot give it, they leave to that one as it is.
+func TestAReplicaWithoutTheNodePutsNoOrderOff(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *sqldb.DB) {
+		without, with := start(t, db, fulfillment.Config{}, nil), start(t, db, fulfillment.Config{}, nil)
+		id := without.sellPoster("us-east1")
+		time.Sleep(2345 * time.Millisecond) // both have looked at it, and neither looks now
+		began := time.Now()
+		a := with.hire(newID(), nil).next().GetAssignment()
+		if waited := time.Since(began); a.GetOrderId() != id || waited > 0 {
+			t.Errorf("after %v the node was given %v", waited, a.GetOrderId())
+		}
+	})
+}
+
+// An order that the nodes of one replica refuse is for those of another, before it is theirs again.
+func TestARefusedOrderGoesToTheNodeOfAnotherReplica(t *testing.T) {
+	run(t, "postgres", openPostgres, func(t *testing.T, db *sqldb.DB) {
+		one, other := start(t, db, fulfillment.Config{}, nil), start(t, db, fulfillment.Config{}, nil)
+		refuses := one.hire(newID(), nil)
+		const orders = 10
+		var held []*fulfillmentv1.Assignment
+		for range orders {
+			one.sellPoster("us-east1")
+			held = append(held, refuses.next().GetAssignment())
+		}
+		takes := other.hire(newID(), nil)
+		for _, a := range held {
+			if !refuses.say(a, stepReject, func(r *fulfillmentv1.WorkReport) { r.Reason = outOfStock }) {
+				t.Fatal("the node could not refuse")
+			}
+		}
+		for range orders {
+			if a := takes.next().GetAssignment(); a.GetAttempt() != 2 {
+				t.Errorf("the other replica's node was given attempt %d", a.GetAttempt())
+			}
+		}
+	})
+}
+
 func TestAStoreThatIsAwayIsSaid(t *testing.T) {
 	server := pgtest.Start(t)
 	db, err := sqldb.OpenPostgres(t.Context(), sqldb.PostgresConfig{URL: server.Database(t), Schema: "fulfillment"})

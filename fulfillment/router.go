@@ -17,19 +17,19 @@ import (
 )
 
 const (
-	// routeBatch is how many orders one round routes; each is a transaction of its own, since the next one's choice
-	// depends on it.
+	// routeBatch is how many orders are read at once; each that a node gets is a transaction of its own, since the next one's
+	// choice depends on it.
 	routeBatch = 100
-	// routeAgain is when an order that no node can take is looked at again. At half, a backlog that waits for the morning
-	// costs twice as many writes; at double, a node with a free hand waits that long.
+	// routeAgain is when orders that no node can take are looked at again. At half, a backlog that waits for the morning
+	// costs twice as many reads; at double, a node with a free hand waits that long.
 	routeAgain = time.Second
 )
 
 // route gives physical orders to microfulfillment nodes until ctx ends.
 func (s *Service) route(ctx context.Context) error {
 	for ctx.Err() == nil {
-		placed := s.placed.wait()
-		n, err := s.routeRound(ctx)
+		placed, now := s.placed.wait(), s.now()
+		waiting, err := s.routeRound(ctx, now)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // it was asked to stop
@@ -38,46 +38,54 @@ func (s *Service) route(ctx context.Context) error {
 		case err != nil:
 			s.metrics.rounds.Inc()
 			s.log.ErrorContext(ctx, "a round of routing orders failed", "error", err)
-		case n == routeBatch:
-			continue // each of them was given away or postponed
 		}
-		s.untilDue(ctx, err != nil, placed, s.store.NextRoutable)
+		s.untilDue(ctx, err != nil, placed, func(ctx context.Context) (time.Time, bool, error) {
+			again := now.Add(routeAgain)
+			at, some, err := s.store.NextRoutable(ctx, now)
+			if waiting && (!some || again.Before(at)) {
+				return again, true, err
+			}
+			return at, some, err
+		})
 	}
 	return nil
 }
 
-// routeRound looks at the orders whose time has come, and returns how many there were.
-func (s *Service) routeRound(ctx context.Context) (int, error) {
-	now := s.now()
-	found, err := s.store.Routable(ctx, now, routeBatch)
-	if err != nil || len(found) == 0 {
-		return 0, err
-	}
-	nodes, err := s.nodes(ctx, now)
-	if err != nil {
-		return 0, err
-	}
-	var waiting []store.ID
-	for _, o := range found {
-		switch {
-		case o.State != orders.Ready:
-			err = s.expire(ctx, o.ID)
-		case !now.Before(o.PlaceTime.Add(s.nodeWithin)):
-			err = s.giveUp(ctx, o.ID, orders.NoNode)
-		default:
-			var given bool
-			if given, err = s.assign(ctx, o, nodes, now); !given {
-				waiting = append(waiting, o.ID)
+// routeRound looks at all orders whose time has come at now, and tells whether one waits for a node. What waits stays as
+// it is: another replica may know a node that takes it.
+func (s *Service) routeRound(ctx context.Context, now time.Time) (waiting bool, err error) {
+	var nodes []orders.Node
+	var after *store.Order
+	for {
+		found, err := s.store.Routable(ctx, now, after, routeBatch)
+		if err != nil || len(found) == 0 {
+			return waiting, err
+		}
+		if after == nil {
+			if nodes, err = s.nodes(ctx, now); err != nil {
+				return waiting, err
 			}
 		}
-		if err != nil {
-			return 0, err
+		for _, o := range found {
+			given := true
+			switch {
+			case o.State != orders.Ready:
+				err = s.expire(ctx, o.ID)
+			case !now.Before(o.PlaceTime.Add(s.nodeWithin)):
+				err = s.giveUp(ctx, o.ID, orders.NoNode)
+			default:
+				given, err = s.assign(ctx, o, nodes, now)
+			}
+			if err != nil {
+				return waiting, err
+			}
+			waiting = waiting || !given
 		}
+		if len(found) < routeBatch {
+			return waiting, nil
+		}
+		after = &found[len(found)-1]
 	}
-	if len(waiting) > 0 {
-		err = s.store.Postpone(ctx, waiting, now.Add(routeAgain))
-	}
-	return len(found), err
 }
 
 // nodes is the crew with what each has to do.
@@ -120,7 +128,7 @@ func (s *Service) giveUp(ctx context.Context, id store.ID, why orders.Reason) er
 
 // assign gives an order to the best node, if one can take it, and counts it among the node's.
 func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node, now time.Time) (bool, error) {
-	if len(nodes) == 0 {
+	if !orders.Routable(orders.Wish{Region: o.Region, SKU: o.SKU}, nodes, now) {
 		return false, nil
 	}
 	var refused []string
@@ -140,8 +148,8 @@ func (s *Service) assign(ctx context.Context, o store.Order, nodes []orders.Node
 		return true, s.giveUp(ctx, o.ID, orders.Undeliverable)
 	}
 	node, ok := orders.Route(orders.Wish{Region: o.Region, SKU: o.SKU, Refused: refused, Recipients: keyIDs(recipients)}, nodes, now)
-	if !ok {
-		return false, nil
+	if !ok || s.store.Shared() && slices.Contains(refused, node) && now.Before(o.Until.Add(routeAgain)) {
+		return false, nil // another replica may know a node that has not refused it
 	}
 	given, err := s.advance(ctx, []store.ID{o.ID}, func(o *store.Order, now time.Time) (err error) {
 		o.AssignTime = now

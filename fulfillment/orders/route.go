@@ -54,8 +54,15 @@ func Route(w Wish, nodes []Node, now time.Time) (id string, ok bool) {
 	return nodes[best].ID, true
 }
 
-func (n Node) can(w Wish, now time.Time) bool {
-	return slices.Contains(n.SKUs, w.SKU) && n.serves(w.Region) && n.opens(w.Recipients) && n.open(now) &&
+// Routable tells whether a node could take an order, whoever its delivery details are sealed to.
+func Routable(w Wish, nodes []Node, now time.Time) bool {
+	return slices.ContainsFunc(nodes, func(n Node) bool { return n.free(w, now) })
+}
+
+func (n Node) can(w Wish, now time.Time) bool { return n.opens(w.Recipients) && n.free(w, now) }
+
+func (n Node) free(w Wish, now time.Time) bool {
+	return slices.Contains(n.SKUs, w.SKU) && n.serves(w.Region) && n.open(now) &&
 		n.Open < n.MaxParallel && (n.MaxPerHour == 0 || n.LastHour < n.MaxPerHour)
 }
 

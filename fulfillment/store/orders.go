@@ -296,9 +296,9 @@ func (s *Store) NextClaimable(ctx context.Context) (time.Time, bool, error) {
 	return s.nextOrder(ctx, `SELECT MIN(until_us) FROM orders WHERE state < 4 AND sku = ''`)
 }
 
-func (s *Store) nextOrder(ctx context.Context, query string) (time.Time, bool, error) {
+func (s *Store) nextOrder(ctx context.Context, query string, args ...any) (time.Time, bool, error) {
 	var at sql.NullInt64
-	if err := s.db.Read().QueryRowContext(ctx, query).Scan(&at); err != nil {
+	if err := s.db.Read().QueryRowContext(ctx, query, args...).Scan(&at); err != nil {
 		return time.Time{}, false, fmt.Errorf("reading when the next order's time comes: %w", err)
 	}
 	return fromMicros(at.Int64), at.Valid, nil

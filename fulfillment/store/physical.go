@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/rimlight/rimlight/fulfillment/orders"
@@ -36,10 +37,15 @@ func remember(ctx context.Context, tx *sql.Tx, old, o *Order) error {
 }
 
 // Routable lists physical orders whose time has come at now, longest waiting first: they wait for a node, or the time of
-// the node that has them is over.
-func (s *Store) Routable(ctx context.Context, now time.Time, limit int) ([]Order, error) {
+// the node that has them is over. After is the last one of the page before; nil: from the first.
+func (s *Store) Routable(ctx context.Context, now time.Time, after *Order, limit int) ([]Order, error) {
+	until, position := int64(math.MinInt64), int64(0)
+	if after != nil {
+		until, position = after.Until.UnixMicro(), after.Position
+	}
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT `+orderColumns+` FROM orders o WHERE o.state < 4 AND o.sku <> '' AND o.until_us <= $1
-		ORDER BY o.until_us, o.position LIMIT CAST($2 AS BIGINT)`, now.UnixMicro(), limit)
+		AND (o.until_us, o.position) > (CAST($2 AS BIGINT), CAST($3 AS BIGINT)) ORDER BY o.until_us, o.position LIMIT CAST($4 AS BIGINT)`,
+		now.UnixMicro(), until, position, limit)
 	found, err := collect(rows, err, func(rows *sql.Rows) (Order, error) { return scanOrder(rows) })
 	if err != nil {
 		return nil, fmt.Errorf("looking for orders to route: %w", err)
@@ -47,9 +53,9 @@ func (s *Store) Routable(ctx context.Context, now time.Time, limit int) ([]Order
 	return found, nil
 }
 
-// NextRoutable is when the next physical order's time comes; false: none is open.
-func (s *Store) NextRoutable(ctx context.Context) (time.Time, bool, error) {
-	return s.nextOrder(ctx, `SELECT MIN(until_us) FROM orders WHERE state < 4 AND sku <> ''`)
+// NextRoutable is when, after now, a physical order's time comes; false: none is left whose time is still to come.
+func (s *Store) NextRoutable(ctx context.Context, now time.Time) (time.Time, bool, error) {
+	return s.nextOrder(ctx, `SELECT MIN(until_us) FROM orders WHERE state < 4 AND sku <> '' AND until_us > $1`, now.UnixMicro())
 }
 
 // Assigned lists orders that a node was given and has not accepted.
@@ -99,20 +105,4 @@ func (s *Store) Loads(ctx context.Context, since time.Time) (map[string]Load, er
 		loads[r.worker] = r.Load
 	}
 	return loads, nil
-}
-
-// Postpone lets orders that wait for a node wait until a time. It is no event: nothing happened to them.
-func (s *Store) Postpone(ctx context.Context, list []ID, until time.Time) error {
-	err := s.db.Write(ctx, func(tx *sql.Tx) error {
-		for _, id := range list {
-			if _, err := tx.ExecContext(ctx, `UPDATE orders SET until_us = $1 WHERE order_id = $2 AND state = $3`, until.UnixMicro(), id[:], orders.Ready); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("postponing orders: %w", err)
-	}
-	return nil
 }
