@@ -9,6 +9,7 @@ import (
 	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
+	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
@@ -40,18 +41,32 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 			return // what was claimed is due again at the next start
 		}
 		s.deps.Log.Warn("jobs failed", "kind", string(kind), "jobs", len(jobs), "error", err)
-		if err := s.store.Write(ctx, func(tx *store.Tx) error {
+		s.giveBack(ctx, jobs, func(j store.Job) int64 { return s.after(s.backoff(j.Attempts - 1)) })
+		failures++
+		sleep(ctx, s.backoff(failures-1), nil)
+	}
+}
+
+// giveBack lets claimed jobs be claimed again, each from its time on. A store that is away is tried until it is back or the claims
+// have ended by themselves: viewers would wait for that.
+func (s *Service) giveBack(ctx context.Context, jobs []store.Job, runAt func(store.Job) int64) {
+	for failures := 0; len(jobs) > 0; failures++ {
+		err := s.store.WriteShared(ctx, func(tx *store.Tx) error {
 			for _, j := range jobs {
-				if err := tx.Postpone(ctx, j, s.after(s.backoff(j.Attempts-1))); err != nil {
+				if err := tx.Postpone(ctx, j, runAt(j)); err != nil {
 					return err
 				}
 			}
 			return nil
-		}); err != nil {
-			s.deps.Log.Error("giving jobs back failed", "kind", string(kind), "error", err)
+		})
+		if err == nil || ctx.Err() != nil { // what was claimed is due again at the next start
+			return
 		}
-		failures++
-		sleep(ctx, s.backoff(failures-1), nil)
+		if errors.Is(err, sqldb.ErrBroken) || !s.deps.Now().Before(time.UnixMicro(jobs[0].Until)) {
+			s.deps.Log.Error("giving jobs back failed", "kind", string(jobs[0].Kind), "jobs", len(jobs), "error", err)
+			return
+		}
+		sleep(ctx, s.backoff(failures), nil)
 	}
 }
 

@@ -72,9 +72,7 @@ func (s *Service) runOne(ctx context.Context, j store.Job, work func(context.Con
 	if later == 0 {
 		return // finished in its last transaction
 	}
-	if err := s.store.WriteShared(ctx, func(tx *store.Tx) error { return tx.Postpone(ctx, j, later) }); err != nil && ctx.Err() == nil {
-		s.deps.Log.Error("putting a job off failed", "kind", string(j.Kind), "error", err)
-	}
+	s.giveBack(ctx, []store.Job{j}, func(store.Job) int64 { return later })
 }
 
 // pay moves one purchase's payment attempt along until it is over or has to wait; it answers when to go on, 0 for never.

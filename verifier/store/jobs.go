@@ -31,6 +31,8 @@ type Job struct {
 	LeaseID ID
 	// Attempts counts claims since the job was last added.
 	Attempts int
+	// Until is when the claim ends, in microseconds: no two claims of a job end together.
+	Until int64
 }
 
 // AddJob adds a job that is due at runAt, or makes the one that is there due then.
@@ -55,12 +57,12 @@ func (tx *Tx) changeJob(j Job, c jobChange) {
 func (tx *Tx) Claim(ctx context.Context, kind Kind, now, until int64, n int) ([]Job, error) {
 	return collect(ctx, tx.q, "claiming jobs", func(r *sql.Rows, j *Job) error {
 		j.Kind = kind
-		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts)
+		return r.Scan(&j.TokenID, &j.Serial, &j.LeaseID, &j.Attempts, &j.Until)
 	}, `WITH due AS MATERIALIZED
 			(SELECT token_id, serial, lease_id FROM jobs WHERE kind = $2 AND run_at <= $3 ORDER BY run_at LIMIT CAST($4 AS BIGINT)`+tx.skip+`)
 		UPDATE jobs SET state = 1, run_at = $1, attempts = attempts + 1
 		WHERE kind = $2 AND (token_id, serial, lease_id) IN (SELECT token_id, serial, lease_id FROM due)
-		RETURNING token_id, serial, lease_id, attempts`, until, kind, now, n)
+		RETURNING token_id, serial, lease_id, attempts, run_at`, until, kind, now, n)
 }
 
 // Finish removes a job that is done.
@@ -69,11 +71,13 @@ func (tx *Tx) Finish(_ context.Context, j Job) error {
 	return nil
 }
 
-// Postpone gives a claimed job back until runAt; a job that was added again meanwhile keeps its earlier time.
+// Postpone gives a claimed job back until runAt. A job that was added again meanwhile keeps its earlier time, and one that
+// somebody else claimed, since this claim had ended, stays theirs.
 func (tx *Tx) Postpone(ctx context.Context, j Job, runAt int64) error {
 	tx.added(j.Kind) // due sooner than the claim ends
 	_, err := tx.exec(ctx, "postponing a job", `UPDATE jobs SET state = 0, run_at = $1
-		WHERE kind = $2 AND token_id = $3 AND serial = $4 AND lease_id = $5 AND state = 1`, runAt, j.Kind, j.TokenID, j.Serial, j.LeaseID)
+		WHERE kind = $2 AND token_id = $3 AND serial = $4 AND lease_id = $5 AND state = 1 AND run_at = $6`,
+		runAt, j.Kind, j.TokenID, j.Serial, j.LeaseID, j.Until)
 	return err
 }
 

@@ -193,6 +193,14 @@ func TestJobsAreClaimedOnceUntilTheirTime(t *testing.T) {
 		if jobs := claim(91, 99); len(jobs) != 1 {
 			t.Errorf("%d jobs: one that was hurried while claimed must not be put off", len(jobs))
 		}
+		before := claim(99, 120)
+		if again := claim(120, 150); len(before) != 1 || len(again) != 1 {
+			t.Fatalf("claimed %+v, and after that claim's end %+v", before, again)
+		}
+		check(t, s.Write(t.Context(), func(tx *store.Tx) error { return tx.Postpone(t.Context(), before[0], 121) }))
+		if jobs := claim(121, 160); len(jobs) != 0 {
+			t.Errorf("%d jobs: who claimed one before must not take it from who has it now", len(jobs))
+		}
 	})
 }
 
