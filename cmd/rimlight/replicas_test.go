@@ -199,9 +199,13 @@ func (p *replicated) sellOut(t *testing.T, disturb func(accepted func(int) func(
 	}
 	poster := posters.GetDrop().GetDrop().GetDropId()
 	units[poster] = parcelUnits
-	conn := p.dial(t, p.Routers[0], auth.Viewer)
+	var offers []offerv1.OfferServiceClient
+	for range 8 { // every buyer may wait for an outcome at the same time, and a connection carries 64 streams
+		offers = append(offers, p.dial(t, p.Routers[0], auth.Viewer).offers)
+	}
+	catalog := p.dial(t, p.Routers[0], auth.Viewer).catalog
 	audience := viewers.New(viewers.Config{
-		Origins: []viewers.Origin{{Offers: []offerv1.OfferServiceClient{conn.offers}}}, PerMinute: 1800, AbandonRate: 0.2, Delivery: []byte("Main Street 1"),
+		Origins: []viewers.Origin{{Offers: offers}}, PerMinute: 1800, AbandonRate: 0.2, Delivery: []byte("Main Street 1"),
 		Payments: []string{"tp_ok", "tp_timeout_before", "tp_timeout_after", "tp_500_once"}, Keep: true, // none gives its unit back
 	})
 	ctx, leave := context.WithCancel(t.Context())
@@ -212,7 +216,7 @@ func (p *replicated) sellOut(t *testing.T, disturb func(accepted func(int) func(
 	disturb(func(n int) func() bool { return func() bool { return audience.Stats().Accepted >= n } })
 	sold := func() bool {
 		for drop, n := range units {
-			resp, err := conn.catalog.GetDrop(t.Context(), &fulfillmentv1.GetDropRequest{DropId: drop})
+			resp, err := catalog.GetDrop(t.Context(), &fulfillmentv1.GetDropRequest{DropId: drop})
 			if err != nil || resp.GetDrop().GetStock().GetSold() != n {
 				return false
 			}
