@@ -20,30 +20,31 @@ import (
 
 // The streams of one replica carry what another one changed, long before their proofs of life would.
 func TestReplicasHearOfEachOther(t *testing.T) {
-	db := openPostgres(t)
-	writer := start(t, db, fulfillment.Config{}, rand.Reader)
-	reader := start(t, db, fulfillment.Config{}, rand.Reader)
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-	defer cancel()
-	stream, err := reader.catalog.WatchCatalog(ctx, &fulfillmentv1.WatchCatalogRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Recv(); err != nil { // the snapshot: there is nothing yet
-		t.Fatal(err)
-	}
-	id := writer.createDrop(10).GetDrop().GetDropId()
-	for {
-		m, err := stream.Recv()
+	run(t, "postgres", openPostgres, func(t *testing.T, db *sqldb.DB) {
+		writer := start(t, db, fulfillment.Config{}, rand.Reader)
+		reader := start(t, db, fulfillment.Config{}, rand.Reader)
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		stream, err := reader.catalog.WatchCatalog(ctx, &fulfillmentv1.WatchCatalogRequest{})
 		if err != nil {
-			t.Fatalf("the other replica's drop did not come: %v", err)
+			t.Fatal(err)
 		}
-		for _, d := range m.GetDrops() {
-			if d.GetDrop().GetDropId() == id {
-				return
+		if _, err := stream.Recv(); err != nil { // the snapshot: there is nothing yet
+			t.Fatal(err)
+		}
+		id := writer.createDrop(10).GetDrop().GetDropId()
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatalf("the other replica's drop did not come: %v", err)
+			}
+			for _, d := range m.GetDrops() {
+				if d.GetDrop().GetDropId() == id {
+					return
+				}
 			}
 		}
-	}
+	})
 }
 
 // Nodes ask two replicas for the same stock at the same time: every unit is lent once, and none is left over.

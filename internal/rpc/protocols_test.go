@@ -89,7 +89,7 @@ var protocols = []struct {
 func callGRPC(t testing.TB, target string, r request) answer {
 	conn := dial(t, target, rpc.DialConfig{Timeout: -1})
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	if r.timeout == 0 { // no deadline on the wire
 		cancel()
 		ctx, cancel = context.WithCancel(context.Background())
