@@ -89,13 +89,13 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 			}
 		}
 	}
-	b := &buyer.Buyer{Offers: offers}
-	res, buyErr := b.Buy(ctx, req)
-	if res.Receipt != "" {
+	req.OnReceipt = func(res *buyer.Result) {
 		if _, err := saveFile("receipts", res.PurchaseID, savedReceipt{res.Receipt, res.Region, drop.GetDropId()}); err != nil {
 			fmt.Fprintf(s.err, "the receipt could not be kept: %v\n", err)
 		}
 	}
+	b := &buyer.Buyer{Offers: offers}
+	res, buyErr := b.Buy(ctx, req)
 	if err := c.show(s, drop, res, buyErr); err != nil {
 		return err
 	}

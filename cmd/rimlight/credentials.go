@@ -22,6 +22,7 @@ func configDir(kind string) (string, error) {
 	return filepath.Join(base, "rimlight", kind), nil
 }
 
+// saveFile leaves the file whole and synced, or the one that was there: a receipt may be all that is left of a purchase.
 func saveFile(kind, name string, v any) (string, error) {
 	dir, err := configDir(kind)
 	if err != nil {
@@ -34,9 +35,20 @@ func saveFile(kind, name string, v any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("saving %s: %w", kind, err)
 	}
-	path := filepath.Join(dir, name+".json")
-	if err := os.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
+	file, err := os.CreateTemp(dir, ".new-*") // mode 0600
+	if err != nil {
 		return "", fmt.Errorf("saving %s: %w", kind, err)
+	}
+	path := filepath.Join(dir, filepath.Base(name)+".json")
+	_, err = file.Write(append(raw, '\n'))
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("saving %s: %w", kind, err), os.Remove(file.Name()))
 	}
 	return path, nil
 }

@@ -82,6 +82,9 @@ type Request struct {
 	Think time.Duration
 	// Abandon walks away from the offer: Buy ends with ErrAbandoned. It has no meaning for a claim.
 	Abandon bool
+	// OnReceipt, if set, hears of the receipt as soon as it is there, before anything else is done with it: whoever keeps it
+	// then has it whatever happens to this process. Result has it, the purchase and the region.
+	OnReceipt func(*Result)
 	// OnState, if set, hears every state of the purchase.
 	OnState func(*offerv1.Purchase)
 }
@@ -145,6 +148,9 @@ func (b *Buyer) Buy(ctx context.Context, req Request) (*Result, error) {
 	}
 	if err != nil {
 		return res, err
+	}
+	if req.OnReceipt != nil {
+		req.OnReceipt(res)
 	}
 	if err := b.step(ctx, res, StepVerify, func(context.Context, ...grpc.CallOption) error { return b.verifyReceipt(ctx, req, res) }); err != nil {
 		return res, err
