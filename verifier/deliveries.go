@@ -80,8 +80,16 @@ func (s *Service) deliver(ctx context.Context, m *fulfillmentv1.WatchOrdersRespo
 			if !ok {
 				continue
 			}
-			err := s.deliverOne(ctx, tx, purchases, o, event)
-			if errors.Is(err, store.ErrNotFound) || errors.Is(err, saga.ErrIllegal) {
+			var p *store.Purchase
+			if id, err := store.ParseHex(o.GetPurchaseId()); err == nil {
+				p = purchases[id]
+			}
+			if p == nil {
+				strange++
+				continue
+			}
+			err := s.deliverOne(ctx, tx, p, o, event)
+			if errors.Is(err, saga.ErrIllegal) {
 				strange++
 			} else if err != nil {
 				return err
@@ -113,15 +121,8 @@ func endedPurchases(orders []*fulfillmentv1.Order) (purchaseIDs []store.ID) {
 	return purchaseIDs
 }
 
-func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, purchases map[store.ID]*store.Purchase, o *fulfillmentv1.Order, event saga.Event) error {
-	purchaseID, err := store.ParseHex(o.GetPurchaseId())
-	if err != nil {
-		return store.ErrNotFound
-	}
-	p := purchases[purchaseID]
-	if p == nil {
-		return store.ErrNotFound
-	}
+// deliverOne uses the end of a purchase's order. saga.ErrIllegal when it makes no sense.
+func (s *Service) deliverOne(ctx context.Context, tx *store.Tx, p *store.Purchase, o *fulfillmentv1.Order, event saga.Event) error {
 	sameNews := p.State == saga.Delivered && event == saga.OrderDelivered || p.State == saga.Shipped && event == saga.OrderShipped || p.Reason == saga.OrderFailed && event == saga.OrderDead
 	if sameNews {
 		return nil

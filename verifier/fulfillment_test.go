@@ -242,6 +242,23 @@ func (f *fulfillment) PlaceOrders(_ context.Context, r *fulfillmentv1.PlaceOrder
 	return &fulfillmentv1.PlaceOrdersResponse{}, nil
 }
 
+func (f *fulfillment) GetOrder(_ context.Context, r *fulfillmentv1.GetOrderRequest, _ ...grpc.CallOption) (*fulfillmentv1.GetOrderResponse, error) {
+	if err := f.enter("GetOrder"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	o := f.orders[r.GetOrderId()]
+	if o == nil {
+		return nil, rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_ORDER_NOT_FOUND, "no such order")
+	}
+	for _, end := range f.log {
+		if end.GetOrderId() == o.GetOrderId() {
+			o = end
+		}
+	}
+	return &fulfillmentv1.GetOrderResponse{Order: o}, nil
+}
+
 // deliver is called with mu held.
 func (f *fulfillment) deliver(o *fulfillmentv1.Order) {
 	end := &fulfillmentv1.Order{

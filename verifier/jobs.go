@@ -99,24 +99,38 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 	if err != nil {
 		return err
 	}
-	earlier, err := s.store.Read().EarlierOfViewers(ctx, tokenIDs(jobs))
+	sessions, err := s.store.Read().OfViewers(ctx, tokenIDs(jobs))
 	if err != nil {
 		return err
 	}
+	var undecided []store.Job
+	decided := jobs[:0:0]
 	for _, j := range jobs {
 		p := purchases[j.TokenID]
 		if p == nil {
 			return fmt.Errorf("settling units: %w", store.ErrNotFound)
 		}
-		if p.State != saga.Received {
-			continue // done before; the job goes below
+		if p.State != saga.Received { // done before; the job goes below
+			decided = append(decided, j)
+			continue
 		}
 		terms, err := s.dropTerms(ctx, p.DropID)
 		if err != nil {
 			return err
 		}
-		if limit := terms.MaxPerViewer; limit > 0 && earlier[j.TokenID] >= limit && !mutant.On(mutant.CapIgnored) {
-			overLimit[j.TokenID] = true
+		if limit := terms.MaxPerViewer; limit > 0 && len(sessions[j.TokenID]) > limit && !mutant.On(mutant.CapIgnored) {
+			over, err := s.overLimit(ctx, p, sessions[j.TokenID], limit)
+			if err != nil { // the others go on
+				s.deps.Log.Warn("a limit is not decided before the provider answers", "attempts", j.Attempts, "error", err)
+				undecided = append(undecided, j)
+				continue
+			}
+			if over {
+				overLimit[j.TokenID] = true
+			}
+		}
+		decided = append(decided, j)
+		if overLimit[j.TokenID] {
 			continue
 		}
 		claimed[j.TokenID] = len(claims)
@@ -135,15 +149,20 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 		}
 	}
 	return s.store.Write(ctx, func(tx *store.Tx) error {
-		purchases, err := tx.Purchases(ctx, tokenIDs(jobs))
+		for _, j := range undecided {
+			if err := tx.Postpone(ctx, j, s.after(s.backoff(j.Attempts-1))); err != nil {
+				return err
+			}
+		}
+		purchases, err := tx.Purchases(ctx, tokenIDs(decided))
 		if err != nil {
 			return err
 		}
-		candidates, err := tx.CandidatesOf(ctx, tokenIDs(jobs))
+		candidates, err := tx.CandidatesOf(ctx, tokenIDs(decided))
 		if err != nil {
 			return err
 		}
-		for _, j := range jobs {
+		for _, j := range decided {
 			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
 				return err
 			}
@@ -223,6 +242,10 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 			return fmt.Errorf("placing orders: %w", err)
 		}
 	}
+	ended, err := s.endedBefore(ctx, jobs, purchases)
+	if err != nil {
+		return err
+	}
 	return s.store.Write(ctx, func(tx *store.Tx) error {
 		purchases, err := tx.Purchases(ctx, tokenIDs(jobs))
 		if err != nil {
@@ -236,6 +259,11 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 			// Illegal when the news of the delivery was faster than this answer.
 			if err := s.apply(ctx, tx, p, saga.OrderPlaced); err != nil && !errors.Is(err, saga.ErrIllegal) {
 				return err
+			}
+			if o := ended[j.TokenID]; o != nil {
+				if err := s.deliverOne(ctx, tx, p, o, orderEvents[o.GetState()]); err != nil && !errors.Is(err, saga.ErrIllegal) {
+					return err
+				}
 			}
 			if err := tx.Finish(ctx, j); err != nil {
 				return err

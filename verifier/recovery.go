@@ -7,8 +7,10 @@ import (
 	"slices"
 	"time"
 
+	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/payment"
+	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
 
@@ -137,14 +139,48 @@ func (s *Service) awaitOrders(ctx context.Context) bool {
 	return false
 }
 
+// endedBefore reads the orders of purchases of before the restore that have ended: the news of that may have been told, and
+// passed, before the purchase was here again.
+func (s *Service) endedBefore(ctx context.Context, jobs []store.Job, purchases map[store.ID]*store.Purchase) (map[store.ID]*fulfillmentv1.Order, error) {
+	ended := map[store.ID]*fulfillmentv1.Order{}
+	for _, j := range jobs {
+		p := purchases[j.TokenID]
+		if p.State != saga.Captured || !s.ofBefore(p) {
+			continue
+		}
+		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+		response, err := s.deps.Orders.GetOrder(callCtx, &fulfillmentv1.GetOrderRequest{OrderId: store.OrderID(p.PurchaseID).UUID()})
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("reading what an order became: %w", err)
+		}
+		if o := response.GetOrder(); orderEvents[o.GetState()] != 0 {
+			ended[j.TokenID] = o
+		}
+	}
+	return ended, nil
+}
+
+// ofBefore tells that a purchase may have been known before the store was restored. One that comes late counts as such, too:
+// nobody may have said that the store is an old copy.
+func (s *Service) ofBefore(p *store.Purchase) bool {
+	restored := s.restoreEnd.Load()
+	if restored != 0 {
+		restored += clocksApart.Microseconds()
+	}
+	return p.AcceptTime < max(restored, s.after(-keysKept))
+}
+
 // keysKept is how long every provider still knows a key: they keep them for a day, and testpsp for as long as it is told.
 const keysKept = time.Hour
 
+// clocksApart is how far the clock of a node may be ahead of ours.
+const clocksApart = 2 * time.Second
+
 // madeBefore finds what a payment of before the restore came to: the intent that took the money, or the one that is still
-// open. found is false where neither exists, so that a new attempt doubles nothing. A purchase that comes so late that its
-// keys may be forgotten is looked for, too: nobody may have said that the store is an old copy.
+// open. found is false where neither exists, so that a new attempt doubles nothing.
 func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment.Intent, found bool, err error) {
-	if p.AcceptTime >= max(s.restoreEnd.Load(), s.after(-keysKept)) {
+	if !s.ofBefore(p) {
 		return in, false, nil
 	}
 	intents, err := provider(ctx, s, "list", func(ctx context.Context) ([]payment.Intent, error) {
@@ -159,4 +195,38 @@ func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment
 		}
 	}
 	return in, found, err
+}
+
+// overLimit decides whether a purchase is beyond its session's share, where the session has more purchases than that. First
+// come those that the provider has an intent of, open or paid: they were counted before the restore, since no intent is made
+// before, and they are never over. The others follow in the order of arrival, which nodes that read their journals again do
+// not keep. An error is a question that the provider did not answer: nobody guesses.
+func (s *Service) overLimit(ctx context.Context, p *store.Purchase, session []store.ID, limit int) (bool, error) {
+	if _, counted, err := s.madeBefore(ctx, p); counted || err != nil {
+		return false, err
+	}
+	others, err := s.store.Read().Purchases(ctx, session)
+	if err != nil {
+		return false, err
+	}
+	ahead, earlier := 0, true
+	for _, id := range session {
+		other := others[id]
+		counts := earlier || other.State != saga.Received
+		switch {
+		case id == p.TokenID:
+			earlier = false
+			continue
+		case other.State.Failed():
+			continue
+		case !counts:
+			if _, counts, err = s.madeBefore(ctx, other); err != nil {
+				return false, err
+			}
+		}
+		if counts {
+			ahead++
+		}
+	}
+	return ahead >= limit, nil
 }

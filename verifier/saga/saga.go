@@ -75,11 +75,14 @@ func (s State) String() string {
 
 // Final tells the states that nothing leaves.
 func (s State) Final() bool {
-	return s.Earned() || s == Voucher || s == Refused || s == Refunded
+	return s.Earned() || s.Failed()
 }
 
 // Earned tells the states in which the goods left us, and the money is ours.
 func (s State) Earned() bool { return s == Delivered || s == Shipped }
+
+// Failed tells the states in which a purchase came to nothing, and counts towards no share.
+func (s State) Failed() bool { return s == Voucher || s == Refused || s == Refunded }
 
 // AwaitsMoney tells the states in which a payment may be in progress.
 func (s State) AwaitsMoney() bool { return s == UnitSettled || s == ActionRequired }

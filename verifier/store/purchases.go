@@ -216,30 +216,26 @@ func (tx *Tx) SetIntent(ctx context.Context, p *Purchase, attempt int, intentID 
 	return tx.UpdatePurchase(ctx, &old, p)
 }
 
-// EarlierOfViewers counts, for each of many purchases, those of the same viewer session and drop that arrived earlier and
-// did not fail. The set of earlier arrivals is fixed and a failed purchase stays failed, so the count only shrinks: a
-// purchase that is below the limit once stays below.
-func (q Queries) EarlierOfViewers(ctx context.Context, tokenIDs []ID) (map[ID]int, error) {
-	type count struct {
-		tokenID ID
-		n       int
-	}
-	counts := make(map[ID]int, len(tokenIDs))
+// OfViewers lists, for each of many purchases, those of the same viewer session and drop that did not fail, itself
+// included, in the order of arrival. The list of earlier arrivals is fixed and a failed purchase stays failed, so whoever is
+// among the first so many once stays there.
+func (q Queries) OfViewers(ctx context.Context, tokenIDs []ID) (map[ID][]ID, error) {
+	type pair struct{ tokenID, other ID }
+	others := make(map[ID][]ID, len(tokenIDs))
 	for piece := range sqldb.Pieces(tokenIDs) {
 		n := len(piece)
-		list, err := collect(ctx, q.q, "counting viewers' purchases", func(r *sql.Rows, c *count) error { return r.Scan(&c.tokenID, &c.n) },
-			fmt.Sprintf(`SELECT p.token_id, (SELECT COUNT(*) FROM purchases e WHERE e.drop_id = p.drop_id AND e.viewer_session_id = p.viewer_session_id
-					AND e.arrival < p.arrival AND e.state NOT IN ($%d, $%d, $%d))
-				FROM purchases p WHERE p.token_id IN %s`, n+1, n+2, n+3, sqldb.Values(1, n)),
+		list, err := collect(ctx, q.q, "listing viewers' purchases", func(r *sql.Rows, p *pair) error { return r.Scan(&p.tokenID, &p.other) },
+			fmt.Sprintf(`SELECT p.token_id, e.token_id FROM purchases p JOIN purchases e ON e.drop_id = p.drop_id AND e.viewer_session_id = p.viewer_session_id
+				WHERE p.token_id IN %s AND e.state NOT IN ($%d, $%d, $%d) ORDER BY e.arrival`, sqldb.Values(1, n), n+1, n+2, n+3),
 			append(sqldb.Args(piece), saga.Voucher, saga.Refused, saga.Refunded)...)
 		if err != nil {
 			return nil, err
 		}
-		for _, c := range list {
-			counts[c.tokenID] = c.n
+		for _, p := range list {
+			others[p.tokenID] = append(others[p.tokenID], p.other)
 		}
 	}
-	return counts, nil
+	return others, nil
 }
 
 // DropOpen tells whether the drop has a purchase that is not final, or a job.
