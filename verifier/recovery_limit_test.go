@@ -93,7 +93,7 @@ func TestARestoredVerifierWaitsForTheProvidersWord(t *testing.T) {
 			want(t, w.get(r), offerv1.PurchaseState_PURCHASE_STATE_RECEIVED, noReason)
 		}
 		want(t, w.get(other), offerv1.PurchaseState_PURCHASE_STATE_UNIT_SETTLED, noReason) // its payment waits for the same
-		w.stop() // and again, with what was not decided
+		w.stop()                                                                           // and again, with what was not decided
 		w.start()
 		w.pass(time.Minute)
 		want(t, w.get(paid), offerv1.PurchaseState_PURCHASE_STATE_RECEIVED, noReason)
