@@ -80,6 +80,12 @@ func (f *fulfillment) enter(method string) error {
 	return nil
 }
 
+func (f *fulfillment) setAway(away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = away
+}
+
 func (f *fulfillment) lease(drop, lease string, serials ...uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/internal/token"
 	"github.com/rimlight/rimlight/verifier/saga"
 	"github.com/rimlight/rimlight/verifier/store"
 )
@@ -41,6 +42,11 @@ func (s *Service) runBatches(ctx context.Context, kind store.Kind, work func(con
 			return // what was claimed is due again at the next start
 		}
 		s.deps.Log.Warn("jobs failed", "kind", string(kind), "jobs", len(jobs), "error", err)
+		if errors.Is(err, token.ErrUnknownKey) { // another replica has read a receipt of a new node
+			if err := s.refreshKeys(ctx); err != nil {
+				s.deps.Log.Warn("fetching keys failed", "error", err)
+			}
+		}
 		s.giveBack(ctx, jobs, func(j store.Job) int64 { return s.after(s.backoff(j.Attempts - 1)) })
 		failures++
 		sleep(ctx, s.backoff(failures-1), nil)
@@ -163,23 +169,27 @@ func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
 			return err
 		}
 		for _, j := range decided {
-			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
-				return err
-			}
 			p := purchases[j.TokenID]
 			if p == nil {
 				return store.ErrNotFound
 			}
-			event := saga.OverLimit
-			if !overLimit[j.TokenID] {
-				i, asked := claimed[j.TokenID]
-				if !asked || p.State != saga.Received || claims[i].GetSerial() != p.Serial || claims[i].GetLeaseId() != p.LeaseID.UUID() {
-					continue // another holder of this job was faster
-				}
-				event = saga.Denied
-				if results[i].GetSettled() {
-					event = saga.Settled
-				}
+			i, asked := claimed[j.TokenID]
+			asked = asked && claims[i].GetSerial() == p.Serial && claims[i].GetLeaseId() == p.LeaseID.UUID()
+			if p.State == saga.Received && !asked && !overLimit[j.TokenID] {
+				continue // another holder of this job was faster: it is about the duplicate now that took the winner's place
+			}
+			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
+				return err
+			}
+			if p.State != saga.Received {
+				continue
+			}
+			event := saga.Denied
+			switch {
+			case overLimit[j.TokenID]:
+				event = saga.OverLimit
+			case results[i].GetSettled():
+				event = saga.Settled
 			}
 			if err := s.applyTo(ctx, tx, p, candidates[j.TokenID], event); err != nil && !errors.Is(err, saga.ErrIllegal) {
 				return err

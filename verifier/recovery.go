@@ -42,8 +42,8 @@ func (s *Service) loadRestore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.recovering.Store(r.Time != 0 && r.End == 0)
 	s.restoreEnd.Store(r.End)
+	s.recovering.Store(r.Time != 0 && r.End == 0)
 	return nil
 }
 
@@ -51,7 +51,14 @@ func (s *Service) loadRestore(ctx context.Context) error {
 func (s *Service) awaitJournals(ctx context.Context) bool {
 	var told []string
 	for s.recovering.Load() && ctx.Err() == nil {
-		missing, err := s.unread(ctx)
+		err := s.loadRestore(ctx) // another replica may have ended it
+		if err == nil && !s.recovering.Load() {
+			break
+		}
+		var missing []string
+		if err == nil {
+			missing, err = s.unread(ctx)
+		}
 		if err == nil && len(missing) == 0 {
 			err = s.endRestore(ctx)
 		}
@@ -106,10 +113,8 @@ func (s *Service) endRestore(ctx context.Context) error {
 	if err := s.store.Write(ctx, func(tx *store.Tx) error { return tx.EndRestore(ctx, end) }); err != nil {
 		return err
 	}
-	s.restoreEnd.Store(end)
-	s.recovering.Store(false)
 	s.deps.Log.Info("restored: every journal was read again")
-	return nil
+	return s.loadRestore(ctx) // the end that counts is the first replica's
 }
 
 // reread notes that a node's journal is here up to its head, if that matters. head nil: the node does not say.
