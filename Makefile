@@ -53,8 +53,8 @@ torture-short: ## Play the first hundred seeds.
 	go run ./tools/torture -schedules 100 -seed 1
 
 .PHONY: torture-fresh
-torture-fresh: ## Play seeds that nobody chose, for most of a minute.
-	go run ./tools/torture -seed 0 -for 40s
+torture-fresh: ## Play seeds that nobody chose, for a minute.
+	go run ./tools/torture -seed 0 -for 60s
 
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
