@@ -1,8 +1,11 @@
 package world
 
 import (
+	"context"
+
 	"google.golang.org/grpc"
 
+	"github.com/rimlight/rimlight/internal/rpc/auth"
 	"github.com/rimlight/rimlight/internal/simnet"
 )
 
@@ -50,6 +53,16 @@ type inProcess struct{ *simnet.Network }
 func (n inProcess) Host(name string) server { return inProcessHost{n.Network.Host(name)} }
 
 type inProcessHost struct{ *simnet.Host }
+
+// Configure implements server. Every caller is a service: nobody shows a token here.
+func (h inProcessHost) Configure(options simnet.ServerOptions) {
+	options.Unary = append([]grpc.UnaryServerInterceptor{
+		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			return handler(auth.NewContext(ctx, auth.Service), req)
+		},
+	}, options.Unary...)
+	h.Host.Configure(options)
+}
 
 // Up implements server.
 func (h inProcessHost) Up() error {
