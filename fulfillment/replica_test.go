@@ -122,6 +122,23 @@ func TestARefusedOrderGoesToTheNodeOfAnotherReplica(t *testing.T) {
 	})
 }
 
+// PostgreSQL keeps no zero byte in a text: that is the caller's mistake.
+func TestATextThatNoStoreKeepsIsRefused(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *sqldb.DB) {
+		l := start(t, db, fulfillment.Config{}, nil)
+		drop := l.createDrop(10).GetDrop().GetDropId()
+		_, list := l.catalog.ListDrops(t.Context(), &fulfillmentv1.ListDropsRequest{ChannelId: "a\x00b"})
+		_, change := l.catalog.ChangeDrop(t.Context(), &fulfillmentv1.ChangeDropRequest{
+			RequestId: "zero", DropId: drop, Reason: "a\x00b", Change: &fulfillmentv1.ChangeDropRequest_Close{Close: &fulfillmentv1.CloseDrop{}},
+		})
+		for what, err := range map[string]error{"a channel": list, "a reason": change} {
+			if status.Code(err) != codes.OK && (status.Code(err) != codes.InvalidArgument || rpcerr.Reason(err) != errorsv1.Reason_REASON_INVALID_REQUEST) {
+				t.Errorf("%s with a zero byte: got %v", what, err)
+			}
+		}
+	})
+}
+
 func TestAStoreThatIsAwayIsSaid(t *testing.T) {
 	server := pgtest.Start(t)
 	db, err := sqldb.OpenPostgres(t.Context(), sqldb.PostgresConfig{URL: server.Database(t), Schema: "fulfillment"})

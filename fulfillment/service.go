@@ -129,6 +129,8 @@ func (s *Service) toStatus(ctx context.Context, err error) error {
 		return rpcerr.New(codes.DeadlineExceeded, errorsv1.Reason_REASON_DEADLINE_EXCEEDED, "The deadline ended before an answer.")
 	case ctx.Err() != nil:
 		return rpcerr.New(codes.Canceled, errorsv1.Reason_REASON_CANCELLED, "The caller went away.")
+	case sqldb.IsUnstorable(err):
+		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "A text of the request has a zero byte.")
 	case sqldb.IsUnavailable(err):
 		s.log.ErrorContext(ctx, "the store cannot be used", "error", err)
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The store cannot be used now; nothing was promised.")

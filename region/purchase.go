@@ -10,10 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
 	verifierv1 "github.com/rimlight/rimlight/gen/go/rimlight/verifier/v1"
-	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 	"github.com/rimlight/rimlight/internal/token"
 )
 
@@ -196,8 +194,7 @@ func (n *Node) relayPurchase(ctx context.Context, c claimOn, wait *backoff, tell
 		return false, ctx.Err()
 	default:
 	}
-	switch rpcerr.Reason(err) {
-	case errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, errorsv1.Reason_REASON_TOKEN_INVALID, errorsv1.Reason_REASON_INVALID_REQUEST:
+	if aboutTheCaller(err) {
 		return false, &centreError{err}
 	}
 	if !errors.Is(err, io.EOF) {

@@ -363,13 +363,19 @@ func (r *refusal) status() error {
 	return rpcerr.New(c, r.reason, r.message, options...)
 }
 
+// aboutTheCaller tells that the verifier has said no to what the viewer asked or showed: asking again does not help.
+func aboutTheCaller(err error) bool {
+	switch status.Code(err) {
+	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition:
+		return rpcerr.Info(err) != nil
+	}
+	return false
+}
+
 // status passes the verifier's word on where it speaks about the viewer's question, and hides what is between services.
 func (e *centreError) status() error {
-	switch status.Code(e.err) {
-	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition:
-		if rpcerr.Info(e.err) != nil {
-			return e.err
-		}
+	if aboutTheCaller(e.err) {
+		return e.err
 	}
 	return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_UPSTREAM_UNREACHABLE, "the verifier does not answer now",
 		rpcerr.RetryAfter(firstWait))

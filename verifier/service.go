@@ -113,6 +113,8 @@ func (s *Service) toStatus(ctx context.Context, method string, err error) error 
 		return rpcerr.New(codes.NotFound, errorsv1.Reason_REASON_PURCHASE_NOT_FOUND, "No purchase belongs to this receipt, token or id.")
 	case errors.Is(err, store.ErrConflict):
 		return rpcerr.New(codes.Aborted, errorsv1.Reason_REASON_CONFLICT, "The purchase changed at the same time.")
+	case sqldb.IsUnstorable(err):
+		return rpcerr.New(codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "A text of the request has a zero byte.")
 	case sqldb.IsUnavailable(err):
 		s.deps.Log.Error("the store cannot be used", "method", method, "error", err)
 		return rpcerr.New(codes.Unavailable, errorsv1.Reason_REASON_STORE_UNAVAILABLE, "The verifier's store cannot be used now.")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -57,12 +58,14 @@ func TestBadInputIsTyped(t *testing.T) {
 		granted = resp.GetGranted()
 		return err == nil && granted != nil
 	})
+	var receipt string // of the good redemption
 	redeem := func(change func(*offerv1.RedeemOfferRequest)) error {
 		req := &offerv1.RedeemOfferRequest{
 			Hints: hints(open), OfferToken: granted.GetOfferToken(), ViewerSessionId: session, PaymentReference: "tp_ok",
 		}
 		change(req)
-		_, err := offers.RedeemOffer(t.Context(), req)
+		resp, err := offers.RedeemOffer(t.Context(), req)
+		receipt = cmp.Or(resp.GetReceipt(), receipt)
 		return err
 	}
 	raw := func(method string, payload []byte) error {
@@ -71,6 +74,27 @@ func TestBadInputIsTyped(t *testing.T) {
 		return conn.Invoke(ctx, method, &frame.Frame{Payload: payload}, &frame.Frame{}, grpc.ForceCodecV2(frame.Codec{}))
 	}
 	second := func(_ any, err error) error { return err }
+	get := func(receipt, token string) error {
+		r := &offerv1.GetPurchaseRequest{Credential: &offerv1.GetPurchaseRequest_OfferToken{OfferToken: token}}
+		if receipt != "" {
+			r.Credential = &offerv1.GetPurchaseRequest_Receipt{Receipt: receipt}
+		}
+		return second(offers.GetPurchase(t.Context(), r))
+	}
+	watch := func(receipt string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		stream, err := offers.WatchPurchase(ctx, &offerv1.WatchPurchaseRequest{Credential: &offerv1.WatchPurchaseRequest_Receipt{Receipt: receipt}})
+		if err != nil {
+			return err
+		}
+		return second(stream.Recv())
+	}
+	choose := func(receipt string) error {
+		return second(offers.ChooseMakeGood(t.Context(), &offerv1.ChooseMakeGoodRequest{
+			Choice: offerv1.MakeGood_MAKE_GOOD_MONEY, Credential: &offerv1.ChooseMakeGoodRequest_Receipt{Receipt: receipt},
+		}))
+	}
 
 	if err := redeem(func(*offerv1.RedeemOfferRequest) {}); err != nil {
 		t.Fatalf("the good redemption: %v", err)
@@ -106,6 +130,13 @@ func TestBadInputIsTyped(t *testing.T) {
 		{"somebody else's token", redeem(func(r *offerv1.RedeemOfferRequest) { r.ViewerSessionId = buyer.NewSession() }), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, ""},
 		{"another drop's token", redeem(func(r *offerv1.RedeemOfferRequest) { r.Hints = hints(scarce) }), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_MISMATCH, ""},
 		{"the token again with another body", redeem(func(r *offerv1.RedeemOfferRequest) { r.PaymentReference = "tp_decline" }), codes.AlreadyExists, errorsv1.Reason_REASON_REQUEST_REPLAYED, ""},
+		{"a forged receipt", get(forge(receipt), ""), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"a receipt cut short", get(receipt[:len(receipt)-8], ""), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"a receipt as an offer token", get("", receipt), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"an offer token as a receipt", get(granted.GetOfferToken(), ""), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"a forged receipt to watch", watch(forge(receipt)), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"a forged receipt to choose", choose(forge(receipt)), codes.InvalidArgument, errorsv1.Reason_REASON_TOKEN_INVALID, ""},
+		{"no credential", second(offers.GetPurchase(t.Context(), &offerv1.GetPurchaseRequest{})), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, ""},
 		{"details over 3 KiB", redeem(func(r *offerv1.RedeemOfferRequest) { r.DeliveryDetails = make([]byte, sealed.MaxEnvelope+1) }), codes.InvalidArgument, errorsv1.Reason_REASON_INVALID_REQUEST, "delivery_details"},
 		{"details that are not sealed", redeem(func(r *offerv1.RedeemOfferRequest) {
 			r.DeliveryDetails = []byte("Main Street 1")

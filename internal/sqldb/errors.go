@@ -64,6 +64,9 @@ func IsUnavailable(err error) bool {
 	return true
 }
 
+// IsUnstorable tells that a parameter is a text with a zero byte, which PostgreSQL keeps in no text.
+func IsUnstorable(err error) bool { return postgresCode(err) == "22021" }
+
 // retryable tells that the transaction lost against another one, and may win next time.
 func retryable(err error) bool {
 	var lite *sqlite.Error

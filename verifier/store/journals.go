@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Journal is one journal of a node: another disk, another journal.
@@ -14,10 +15,10 @@ type Journal struct {
 	Name string
 }
 
-// Reject keeps an entry that is no genuine receipt.
+// Reject keeps an entry that is no genuine receipt. It may be any text, and PostgreSQL keeps none with a zero byte.
 func (tx *Tx) Reject(ctx context.Context, j Journal, sequence int64, cause, entry string, now int64) error {
 	_, err := tx.exec(ctx, "keeping a rejected entry", `INSERT INTO rejected_entries (node_id, journal_id, sequence, cause, entry, reject_time)
-		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`, j.NodeID, j.Name, sequence, cause, entry, now)
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`, j.NodeID, j.Name, sequence, cause, strings.ReplaceAll(entry, "\x00", "\uFFFD"), now)
 	return err
 }
 
