@@ -158,6 +158,8 @@ const (
 	Suspected                  // the best would be one whose answers are overdue: the next
 	Hedge                      // a second answer from elsewhere, because the first is late
 	Cold                       // chosen by what was saved or heard: nothing was measured yet
+
+	Regimes // how many there are
 )
 
 // String is the regime in the words of the API.

@@ -16,6 +16,8 @@ const (
 	Ignored                // the caller went away or asked for nonsense: says nothing
 	Shed                   // it was too busy: lowers the success rate, and is no defect
 	Outrun                 // it is late and another node's answer came first: it still owes one
+
+	Verdicts // how many there are
 )
 
 // String is the verdict in the words of the metrics.

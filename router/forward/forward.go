@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -207,9 +208,14 @@ func New(config Config, deps Deps) (*Forwarder, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("forward: %w", err)
 	}
+	offers := offerMethods()
+	labels := slices.Clone(config.Services)
+	for _, m := range offers {
+		labels = append(labels, m.label)
+	}
 	f := &Forwarder{
-		config: config.withDefaults(), deps: deps, offers: offerMethods(), foreign: map[string]bool{},
-		metrics: newMetrics(deps.Metrics),
+		config: config.withDefaults(), deps: deps, offers: offers, foreign: map[string]bool{},
+		metrics: newMetrics(deps.Metrics, labels),
 	}
 	for _, s := range config.Services {
 		f.foreign[s] = true

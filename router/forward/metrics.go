@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/rimlight/rimlight/router/arbiter"
@@ -14,7 +15,8 @@ type metrics struct {
 	off        bool // nobody reads them: what every call would count is not counted
 	calls      *prometheus.CounterVec
 	answer     *prometheus.HistogramVec
-	choices    *prometheus.CounterVec
+	choices    map[arbiter.Regime]prometheus.Counter
+	flows      map[string]flowMetrics // by label
 	retries    *prometheus.CounterVec
 	withheld   *prometheus.CounterVec
 	hedges     *prometheus.CounterVec
@@ -22,9 +24,20 @@ type metrics struct {
 	probeBytes *prometheus.CounterVec
 }
 
-func newMetrics(registerer prometheus.Registerer) metrics {
+// flowMetrics are the series that nearly every call of a flow counts in. They are looked up once and not per call: a
+// router's calls are short.
+type flowMetrics struct {
+	ok     prometheus.Counter
+	answer prometheus.Observer
+}
+
+// newMetrics registers the series. labels are all that calls will be counted under.
+func newMetrics(registerer prometheus.Registerer, labels []string) metrics {
 	f := promauto.With(registerer)
-	return metrics{
+	choices := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "rimlight_router_choices_total", Help: "Choices by regime.",
+	}, []string{"regime"})
+	m := metrics{
 		off: registerer == nil,
 		calls: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_calls_total", Help: "Arbitrated calls by OfferService method or forwarded service, and code.",
@@ -33,9 +46,7 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 			Name: "rimlight_router_answer_seconds", Help: "Arrival to answer, or to a stream's first message.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, 1, 2, 5},
 		}, []string{"method"}),
-		choices: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "rimlight_router_choices_total", Help: "Choices by regime.",
-		}, []string{"regime"}),
+		choices: map[arbiter.Regime]prometheus.Counter{}, flows: map[string]flowMetrics{},
 		retries: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "rimlight_router_retries_total", Help: "Attempts at another region by the reason of the failure before.",
 		}, []string{"reason"}),
@@ -55,12 +66,23 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 			Help: "Late answers by what was done: asked elsewhere (won, lost, failed), or not (closed, over_budget, nobody).",
 		}, []string{"result"}),
 	}
+	for regime := range arbiter.Regimes {
+		m.choices[regime] = choices.WithLabelValues(regime.String())
+	}
+	for _, label := range labels {
+		m.flows[label] = flowMetrics{ok: m.calls.WithLabelValues(label, codes.OK.String()), answer: m.answer.WithLabelValues(label)}
+	}
+	return m
 }
 
 // observed counts a call. Its label is bounded: a method of ours, or a service from the configuration.
 func (f *Forwarder) observed(label string, call func() error) error {
 	err := call()
-	if !f.metrics.off {
+	switch {
+	case f.metrics.off:
+	case err == nil:
+		f.metrics.flows[label].ok.Inc()
+	default:
 		f.metrics.calls.WithLabelValues(label, status.Code(err).String()).Inc()
 	}
 	return err
@@ -68,12 +90,12 @@ func (f *Forwarder) observed(label string, call func() error) error {
 
 func (f *Forwarder) answered(label string, total time.Duration) {
 	if !f.metrics.off {
-		f.metrics.answer.WithLabelValues(label).Observe(total.Seconds())
+		f.metrics.flows[label].answer.Observe(total.Seconds())
 	}
 }
 
 func (f *Forwarder) chosen(by arbiter.Regime) {
 	if !f.metrics.off {
-		f.metrics.choices.WithLabelValues(by.String()).Inc()
+		f.metrics.choices[by].Inc()
 	}
 }

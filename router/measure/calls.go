@@ -68,9 +68,7 @@ func (t *Table) observe(key string, o Outcome) (target Target, reachable, change
 	if !ok {
 		return Target{}, false, false
 	}
-	if !t.metrics.off {
-		t.metrics.calls.WithLabelValues(e.target.Region, o.Verdict.String()).Inc()
-	}
+	t.metrics.called(e, o.Verdict)
 	now := t.now()
 	before := e.state(now)
 	if !e.observe(now, o) {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	regionv1 "github.com/rimlight/rimlight/gen/go/rimlight/region/v1"
 	"github.com/rimlight/rimlight/router/arbiter"
 )
@@ -29,6 +31,8 @@ type entry struct {
 	row     *arbiter.Region // as last published
 	stale   bool            // row is behind
 	watched bool            // time alone may change it
+
+	counted [arbiter.Verdicts]prometheus.Counter // the calls of its region; nil until the first with that verdict
 }
 
 // state is what a snapshot must not show late.

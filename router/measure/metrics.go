@@ -41,6 +41,17 @@ func newMetrics(registerer prometheus.Registerer) metrics {
 	}
 }
 
+// called counts a call. Its series is looked up once: this happens under the table's mutex.
+func (m metrics) called(e *entry, v Verdict) {
+	if m.off {
+		return
+	}
+	if e.counted[v] == nil {
+		e.counted[v] = m.calls.WithLabelValues(e.target.Region, v.String())
+	}
+	e.counted[v].Inc()
+}
+
 // count counts a change of state.
 func (m metrics) count(region string, before, after state) {
 	if after.reachable != before.reachable {
