@@ -52,9 +52,16 @@ func (tx *Tx) InsertVoucher(ctx context.Context, p *Purchase, channelID string, 
 	return err
 }
 
-// PriceLocks counts the price locks that a viewer session got in a channel after a time.
-func (q Queries) PriceLocks(ctx context.Context, session ID, channelID string, after int64) (int, error) {
-	return q.count(ctx, `SELECT COUNT(*) FROM vouchers WHERE viewer_session_id = $1 AND channel_id = $2 AND issue_time > $3 AND kind = $4`,
+// PriceLocks counts the price locks that a viewer session got in a channel after a time. Where transactions run side by side,
+// no other counts the session's before this one has ended: it may issue one.
+func (tx *Tx) PriceLocks(ctx context.Context, session ID, channelID string, after int64) (int, error) {
+	if tx.lock != "" {
+		if _, err := tx.exec(ctx, "holding a viewer session", `INSERT INTO price_lock_turns (viewer_session_id) VALUES ($1)
+			ON CONFLICT (viewer_session_id) DO UPDATE SET viewer_session_id = excluded.viewer_session_id`, session); err != nil {
+			return 0, err
+		}
+	}
+	return tx.count(ctx, `SELECT COUNT(*) FROM vouchers WHERE viewer_session_id = $1 AND channel_id = $2 AND issue_time > $3 AND kind = $4`,
 		session, channelID, after, PriceLock)
 }
 
