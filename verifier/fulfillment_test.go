@@ -54,6 +54,7 @@ type fulfillment struct {
 	calls        map[string]int
 	loseAnswers  bool   // PlaceOrders works, and its answer is lost
 	badOne       string // PlaceOrders fails when this purchase is among them
+	keepsUnits   bool   // ReleaseUnits fails
 	dead         bool   // no order can be delivered
 	closedSealed bool   // the last CloseLease came with a sealed journal
 	quarantined  []*fulfillmentv1.QuarantinedLease
@@ -141,6 +142,9 @@ func (f *fulfillment) ReleaseUnits(_ context.Context, r *fulfillmentv1.ReleaseUn
 		return nil, err
 	}
 	defer f.mu.Unlock()
+	if f.keepsUnits {
+		return nil, errAway
+	}
 	response := &fulfillmentv1.ReleaseUnitsResponse{}
 	for _, c := range r.GetClaims() {
 		u := f.drops[c.GetDropId()].units[c.GetSerial()]

@@ -267,7 +267,7 @@ func (s *Service) admit(ctx context.Context, tx *store.Tx, k known, r redemption
 		TokenID: r.purchase.TokenID, NodeID: r.purchase.NodeID, Serial: r.purchase.Serial, LeaseID: r.purchase.LeaseID,
 		Arrival: arrival, State: store.Winner, Receipt: r.receipt,
 	}
-	late := k.dead[c.LeaseID] && !mutant.On(mutant.SettleAfterClosed)
+	late := k.dead[c.LeaseID] && !s.ofBefore(&r.purchase) && !mutant.On(mutant.SettleAfterClosed)
 	winner := k.purchases[r.purchase.TokenID]
 	if winner != nil && mutant.On(mutant.NoKeyOnK) && (winner.Serial != r.purchase.Serial || winner.LeaseID != r.purchase.LeaseID) {
 		r.purchase.TokenID[0], r.purchase.PurchaseID[0] = ^r.purchase.TokenID[0], ^r.purchase.PurchaseID[0]

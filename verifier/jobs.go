@@ -96,109 +96,6 @@ func (s *Service) claim(ctx context.Context, kind store.Kind, n int) (jobs []sto
 // after is a stamp in the future, in microseconds.
 func (s *Service) after(d time.Duration) int64 { return s.deps.Now().Add(d).UnixMicro() }
 
-// settle asks fulfillment for the units of purchases whose viewers are within their limit.
-func (s *Service) settle(ctx context.Context, jobs []store.Job) error {
-	overLimit := map[store.ID]bool{}
-	var claims []*fulfillmentv1.UnitClaim
-	claimed := map[store.ID]int{} // token id to its place in claims
-	purchases, err := s.store.Read().Purchases(ctx, tokenIDs(jobs))
-	if err != nil {
-		return err
-	}
-	sessions, err := s.store.Read().OfViewers(ctx, tokenIDs(jobs))
-	if err != nil {
-		return err
-	}
-	var undecided []store.Job
-	decided := jobs[:0:0]
-	for _, j := range jobs {
-		p := purchases[j.TokenID]
-		if p == nil {
-			return fmt.Errorf("settling units: %w", store.ErrNotFound)
-		}
-		if p.State != saga.Received { // done before; the job goes below
-			decided = append(decided, j)
-			continue
-		}
-		terms, err := s.dropTerms(ctx, p.DropID)
-		if err != nil {
-			return err
-		}
-		if limit := terms.MaxPerViewer; limit > 0 && len(sessions[j.TokenID]) > limit && !mutant.On(mutant.CapIgnored) {
-			over, err := s.overLimit(ctx, p, sessions[j.TokenID], limit)
-			if err != nil { // the others go on
-				s.deps.Log.Warn("a limit is not decided before the provider answers", "attempts", j.Attempts, "error", err)
-				undecided = append(undecided, j)
-				continue
-			}
-			if over {
-				overLimit[j.TokenID] = true
-			}
-		}
-		decided = append(decided, j)
-		if overLimit[j.TokenID] {
-			continue
-		}
-		claimed[j.TokenID] = len(claims)
-		claims = append(claims, unitClaim(p, p.Serial, p.LeaseID))
-	}
-	var results []*fulfillmentv1.SettleResult
-	if len(claims) > 0 {
-		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
-		defer cancel()
-		response, err := s.deps.Stock.SettleUnits(callCtx, &fulfillmentv1.SettleUnitsRequest{Claims: claims})
-		if err != nil {
-			return fmt.Errorf("settling units: %w", err)
-		}
-		if results = response.GetResults(); len(results) != len(claims) {
-			return fmt.Errorf("settling units: %d answers for %d claims", len(results), len(claims))
-		}
-	}
-	return s.store.Write(ctx, func(tx *store.Tx) error {
-		for _, j := range undecided {
-			if err := tx.Postpone(ctx, j, s.after(s.backoff(j.Attempts-1))); err != nil {
-				return err
-			}
-		}
-		purchases, err := tx.Purchases(ctx, tokenIDs(decided))
-		if err != nil {
-			return err
-		}
-		candidates, err := tx.CandidatesOf(ctx, tokenIDs(decided))
-		if err != nil {
-			return err
-		}
-		for _, j := range decided {
-			p := purchases[j.TokenID]
-			if p == nil {
-				return store.ErrNotFound
-			}
-			i, asked := claimed[j.TokenID]
-			asked = asked && claims[i].GetSerial() == p.Serial && claims[i].GetLeaseId() == p.LeaseID.UUID()
-			if p.State == saga.Received && !asked && !overLimit[j.TokenID] {
-				continue // another holder of this job was faster: it is about the duplicate now that took the winner's place
-			}
-			if err := tx.Finish(ctx, j); err != nil { // first: a promotion adds the same job again
-				return err
-			}
-			if p.State != saga.Received {
-				continue
-			}
-			event := saga.Denied
-			switch {
-			case overLimit[j.TokenID]:
-				event = saga.OverLimit
-			case results[i].GetSettled():
-				event = saga.Settled
-			}
-			if err := s.applyTo(ctx, tx, p, candidates[j.TokenID], event); err != nil && !errors.Is(err, saga.ErrIllegal) {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
 // tokenIDs lists the purchases of jobs.
 func tokenIDs(jobs []store.Job) []store.ID {
 	list := make([]store.ID, len(jobs))
@@ -270,8 +167,11 @@ func (s *Service) placeOrders(ctx context.Context, jobs []store.Job) error {
 			if err := s.apply(ctx, tx, p, saga.OrderPlaced); err != nil && !errors.Is(err, saga.ErrIllegal) {
 				return err
 			}
-			if o := ended[j.TokenID]; o != nil {
-				if err := s.deliverOne(ctx, tx, p, o, orderEvents[o.GetState()]); err != nil && !errors.Is(err, saga.ErrIllegal) {
+			if o, known := ended[j.TokenID]; known {
+				if err := s.deliverOne(ctx, tx, p, o.Order, orderEvents[o.GetState()]); err != nil && !errors.Is(err, saga.ErrIllegal) {
+					return err
+				}
+				if err := s.chooseAgain(ctx, tx, p, o.moneyBack); err != nil {
 					return err
 				}
 			}

@@ -29,7 +29,11 @@ func (s *Service) choose(ctx context.Context, id store.ID, choice offerv1.MakeGo
 	if s.recovering.Load() { // the purchase may have another winner, or none, when every journal is read
 		return p, errRecovering
 	}
-	err := s.store.Write(ctx, func(tx *store.Tx) (err error) {
+	refunded, err := s.refundedBefore(ctx, id, event)
+	if err != nil {
+		return p, err
+	}
+	err = s.store.Write(ctx, func(tx *store.Tx) (err error) {
 		if p, err = tx.Purchase(ctx, id); err != nil || chose(&p, event) {
 			return err
 		}
@@ -39,7 +43,7 @@ func (s *Service) choose(ctx context.Context, id store.ID, choice offerv1.MakeGo
 		if p.State != saga.ChoiceRequired {
 			return errNoChoice
 		}
-		if s.deps.Now().UnixMicro() >= s.choiceDeadline(&p) {
+		if refunded || s.deps.Now().UnixMicro() >= s.choiceDeadline(&p) {
 			return s.leaveChoice(ctx, tx, &p, saga.ChoseMoney)
 		}
 		return s.leaveChoice(ctx, tx, &p, event)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/mutant"
 	"github.com/rimlight/rimlight/internal/sqldb"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/saga"
@@ -144,10 +145,16 @@ func (s *Service) awaitOrders(ctx context.Context) bool {
 	return false
 }
 
+// endedOrder is an order that ended before its purchase was here again.
+type endedOrder struct {
+	*fulfillmentv1.Order
+	moneyBack bool // its viewer chose that, or nothing in time
+}
+
 // endedBefore reads the orders of purchases of before the restore that have ended: the news of that may have been told, and
 // passed, before the purchase was here again.
-func (s *Service) endedBefore(ctx context.Context, jobs []store.Job, purchases map[store.ID]*store.Purchase) (map[store.ID]*fulfillmentv1.Order, error) {
-	ended := map[store.ID]*fulfillmentv1.Order{}
+func (s *Service) endedBefore(ctx context.Context, jobs []store.Job, purchases map[store.ID]*store.Purchase) (map[store.ID]endedOrder, error) {
+	ended := map[store.ID]endedOrder{}
 	for _, j := range jobs {
 		p := purchases[j.TokenID]
 		if p.State != saga.Captured || !s.ofBefore(p) {
@@ -159,9 +166,16 @@ func (s *Service) endedBefore(ctx context.Context, jobs []store.Job, purchases m
 		if err != nil {
 			return nil, fmt.Errorf("reading what an order became: %w", err)
 		}
-		if o := response.GetOrder(); orderEvents[o.GetState()] != 0 {
-			ended[j.TokenID] = o
+		o := endedOrder{Order: response.GetOrder()}
+		if orderEvents[o.GetState()] == 0 {
+			continue
 		}
+		if o.GetState() == fulfillmentv1.OrderState_ORDER_STATE_DEAD && p.IntentID != "" {
+			if o.moneyBack, err = s.wentBack(ctx, p.IntentID); err != nil {
+				return nil, err
+			}
+		}
+		ended[j.TokenID] = o
 	}
 	return ended, nil
 }
@@ -169,11 +183,13 @@ func (s *Service) endedBefore(ctx context.Context, jobs []store.Job, purchases m
 // ofBefore tells that a purchase may have been known before the store was restored. One that comes late counts as such, too:
 // nobody may have said that the store is an old copy.
 func (s *Service) ofBefore(p *store.Purchase) bool {
-	restored := s.restoreEnd.Load()
-	if restored != 0 {
-		restored += clocksApart.Microseconds()
-	}
-	return p.AcceptTime < max(restored, s.after(-keysKept))
+	return s.wasThere(p) || p.AcceptTime < s.after(-keysKept)
+}
+
+// wasThere is ofBefore of a store that is said to be restored.
+func (s *Service) wasThere(p *store.Purchase) bool {
+	end := s.restoreEnd.Load()
+	return s.recovering.Load() || end != 0 && p.AcceptTime < end+clocksApart.Microseconds()
 }
 
 // keysKept is how long every provider still knows a key: they keep them for a day, and testpsp for as long as it is told.
@@ -200,6 +216,73 @@ func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment
 		}
 	}
 	return in, found, err
+}
+
+// closedBefore tells that the winner's lease was given up and closed, so that it has no unit, unless the provider has a payment:
+// then it came in time before the restore, and fulfillment says whose the unit is.
+func (s *Service) closedBefore(ctx context.Context, p *store.Purchase) (bool, error) {
+	dead, err := s.store.Read().Tombstoned(ctx, p.LeaseID)
+	if err != nil || !dead[p.LeaseID] || mutant.On(mutant.SettleAfterClosed) {
+		return false, err
+	}
+	_, found, err := s.madeBefore(ctx, p)
+	return !found, err
+}
+
+// paidForNothing turns the verdict on a purchase whose unit is denied into saga.DeniedPaid where the provider took its money
+// before the restore. Where a payment is open it is cancelled, and read: nobody would ever take or cancel it. With a
+// duplicate left nothing is cancelled, since that may have the unit.
+func (s *Service) paidForNothing(ctx context.Context, p *store.Purchase, v *verdict) error {
+	candidates, err := s.store.Read().Candidates(ctx, p.TokenID)
+	if err != nil || hasSpare(candidates) {
+		return err
+	}
+	in, found, err := s.madeBefore(ctx, p)
+	if err != nil || !found {
+		return err
+	}
+	if in.State != payment.Succeeded {
+		if _, err := provider(ctx, s, "cancel", func(ctx context.Context) (payment.Intent, error) { return s.deps.Payment.Cancel(ctx, in.ID) }); err != nil {
+			return err
+		}
+		in, err = s.readIntent(ctx, in.ID)
+		switch {
+		case err != nil || in.State == payment.Cancelled:
+			return err
+		case in.State != payment.Succeeded:
+			return fmt.Errorf("an intent is %v after it was cancelled", in.State)
+		}
+	}
+	v.event, v.before = saga.DeniedPaid, in
+	v.moneyBack, err = s.wentBack(ctx, in.ID)
+	return err
+}
+
+// chooseAgain is the choice of before the restore, where the money went back.
+func (s *Service) chooseAgain(ctx context.Context, tx *store.Tx, p *store.Purchase, moneyBack bool) error {
+	if p.State != saga.ChoiceRequired || !moneyBack {
+		return nil
+	}
+	return s.leaveChoice(ctx, tx, p, saga.ChoseMoney)
+}
+
+// refundedBefore tells, of somebody who wants a voucher now, that the money went back before the restore.
+func (s *Service) refundedBefore(ctx context.Context, id store.ID, event saga.Event) (bool, error) {
+	p, err := s.store.Read().Purchase(ctx, id)
+	if err != nil || p.State != saga.ChoiceRequired || event != saga.ChoseVoucher || !s.wasThere(&p) {
+		return false, err
+	}
+	refunded, err := s.wentBack(ctx, p.IntentID)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errRecovering, err)
+	}
+	return refunded, nil
+}
+
+// wentBack tells whether the money of an intent was given back, or is on its way.
+func (s *Service) wentBack(ctx context.Context, intentID string) (bool, error) {
+	list, err := s.readRefunds(ctx, intentID)
+	return slices.ContainsFunc(list, func(r payment.Refund) bool { return r.State != payment.RefundFailed }), err
 }
 
 // overLimit decides whether a purchase is beyond its session's share, where the session has more purchases than that. First

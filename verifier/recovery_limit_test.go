@@ -11,7 +11,11 @@ import (
 
 	"pgregory.net/rapid"
 
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
+	"github.com/rimlight/rimlight/internal/sqldb"
+	"github.com/rimlight/rimlight/verifier"
 	"github.com/rimlight/rimlight/verifier/payment"
 	"github.com/rimlight/rimlight/verifier/payment/testpsp"
 )
@@ -131,6 +135,10 @@ type history struct {
 	references []string // of the purchases, in the order of their first arrival
 	nodes      []int    // of the purchases
 	replay     []int    // nodes
+	dead       []bool   // their orders cannot be delivered
+	choices    []int    // what viewers of those chose before: 0 nothing, 1 the money, 2 a voucher
+	again      []int    // what they choose after it
+	kept       bool     // no unit was released before the restore
 	late       int      // the node that is given up, and whose receipts are shown after the recovery; 3: none
 }
 
@@ -141,9 +149,13 @@ func drawHistory(t *rapid.T) history {
 		references: rapid.SliceOfN(rapid.SampledFrom([]string{
 			"tp_ok", "tp_ok", "tp_ok", "tp_decline", "tp_decline_once", "tp_timeout_after", "tp_action_required",
 		}), n, n).Draw(t, "references"),
-		nodes:  rapid.SliceOfN(rapid.IntRange(0, 2), n, n).Draw(t, "nodes"),
-		replay: rapid.Permutation([]int{0, 1, 2}).Draw(t, "replay"),
-		late:   rapid.IntRange(0, 3).Draw(t, "late"),
+		nodes:   rapid.SliceOfN(rapid.IntRange(0, 2), n, n).Draw(t, "nodes"),
+		dead:    rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "dead"),
+		choices: rapid.SliceOfN(rapid.IntRange(0, 2), n, n).Draw(t, "choices"),
+		again:   rapid.SliceOfN(rapid.IntRange(0, 2), n, n).Draw(t, "choices after it"),
+		kept:    rapid.Bool().Draw(t, "kept"),
+		replay:  rapid.Permutation([]int{0, 1, 2}).Draw(t, "replay"),
+		late:    rapid.IntRange(0, 3).Draw(t, "late"),
 	}
 }
 
@@ -168,13 +180,18 @@ func (h history) play(w *world) {
 	w.drop = w.newDrop(h.share)
 	session, journals := w.bytes(), make([][]string, 3)
 	receipts := make([]string, len(h.nodes))
+	w.keepUnits(h.kept)
 	for i, n := range h.nodes {
 		receipts[i], _ = w.redeem(w.nodes[n], sale{reference: h.references[i], session: session})
+		w.setDead(h.dead[i])
 		w.submit(w.nodes[n], int64(len(journals[n])), receipts[i])
 		journals[n] = append(journals[n], receipts[i])
 		w.pass(time.Minute)
+		h.choose(w, receipts[i], h.choices[i])
 	}
 	w.pass(5 * time.Minute)
+	w.setDead(false)
+	w.keepUnits(false)
 	paid, counted := map[string]bool{}, 0
 	for _, r := range receipts {
 		p := w.get(r)
@@ -202,11 +219,16 @@ func (h history) play(w *world) {
 		}
 	}
 	w.pass(10 * time.Minute)
+	for i, r := range receipts {
+		h.choose(w, r, h.again[i])
+	}
+	w.pass(10 * time.Minute)
 	live := 0
 	for i, r := range receipts {
 		p := w.get(r)
 		charges := w.charges(p.GetPurchaseId())
-		if isDelivered := p.GetState() == delivered; isDelivered != (charges == 1) || charges > 1 || paid[r] && !isDelivered {
+		isPaid := p.GetState() == delivered || p.GetReason().String() == "REASON_ORDER_FAILED"
+		if isPaid != (charges == 1) || charges > 1 || paid[r] && p.GetState() == delivered == h.dead[i] {
 			w.t.Errorf("purchase %d: %v %v with %d charges; paid before: %v", i, p.GetState(), p.GetReason(), charges, paid[r])
 		}
 		if p.GetState() == delivered || p.GetState() == actionRequired {
@@ -217,4 +239,133 @@ func (h history) play(w *world) {
 		w.t.Errorf("%d purchases of a share of %d; %d were counted before, %d came late", live, h.share, counted, late)
 	}
 	w.checkBooks()
+}
+
+// keepUnits decides whether fulfillment fails to release units from now on.
+func (w *world) keepUnits(keep bool) {
+	w.f.mu.Lock()
+	defer w.f.mu.Unlock()
+	w.f.keepsUnits = keep
+}
+
+func (h history) choose(w *world, receipt string, choice int) {
+	if choice == 0 || w.get(receipt).GetState() != offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED {
+		return
+	}
+	_, err := w.choose(receipt, []offerv1.MakeGood{0, wantMoney, wantVoucher}[choice])
+	if err != nil && rpcerr.Reason(err) != errorsv1.Reason_REASON_NO_CHOICE_PENDING { // the money is back already
+		w.t.Error(err)
+	}
+}
+
+// What was paid, and could not be delivered, is made good after the restore as it was before, whoever had chosen what; money that
+// went back does not go back again.
+func TestARestoredVerifierMakesGoodWhatWasPaid(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.start()
+		w.setDead(true)
+		var receipts []string
+		for range 4 {
+			r, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+			receipts = append(receipts, r)
+		}
+		w.submit(w.nodes[0], 0, receipts...)
+		w.pass(5 * time.Minute)
+		for i, choice := range []offerv1.MakeGood{wantMoney, wantVoucher} {
+			_, err := w.choose(receipts[i], choice)
+			check(t, err)
+		}
+		w.pass(5 * time.Minute)
+		w.checkBooks()
+		w.restoreOld()
+		w.reforward(w.nodes[0], receipts...).hangUp(w)
+		w.reforward(w.nodes[1]).hangUp(w)
+		w.reforward(w.nodes[2]).hangUp(w)
+		w.pass(10 * time.Minute)
+		want(t, w.get(receipts[0]), offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, "REASON_ORDER_FAILED")
+		for i, choice := range []offerv1.MakeGood{0, wantVoucher, wantVoucher, wantMoney} {
+			want(t, w.get(receipts[i]), []offerv1.PurchaseState{
+				offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED,
+			}[min(i, 1)], "REASON_ORDER_FAILED")
+			if i > 0 {
+				_, err := w.choose(receipts[i], choice)
+				check(t, err)
+			}
+		}
+		w.pass(5 * time.Minute)
+		want(t, w.get(receipts[2]), offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, "REASON_ORDER_FAILED")
+		want(t, w.get(receipts[3]), offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, "REASON_ORDER_FAILED")
+		if a := w.audit(); a.GetJobsOpen() != 0 {
+			t.Errorf("%d jobs open", a.GetJobsOpen())
+		}
+		w.checkBooks()
+	})
+}
+
+// Where the unit of a dead order was not released yet, its purchase is paid and ordered again, and the order is dead. Money that
+// went back before the restore does not go back again.
+func TestARestoredVerifierRefundsOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.start()
+		w.setDead(true)
+		w.keepUnits(true)
+		receipt := w.refunded(func() {})
+		w.restoreOld()
+		w.keepUnits(false)
+		w.reforward(w.nodes[0], receipt).hangUp(w)
+		w.reforward(w.nodes[1]).hangUp(w)
+		w.reforward(w.nodes[2]).hangUp(w)
+		w.pass(10 * time.Minute)
+		want(t, w.get(receipt), offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, "REASON_ORDER_FAILED")
+		w.checkBooks()
+	})
+}
+
+// A choice that the backup does not have may have been for the money: then there is no voucher now.
+func TestAChoiceThatWasLostIsKept(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *world) {
+		w.start()
+		w.setDead(true)
+		var backup []byte
+		receipt := w.refunded(func() {
+			var err error
+			backup, err = w.db.Image(t.Context())
+			check(t, err)
+		})
+		w.stop()
+		db, err := sqldb.OpenImage(t.Context(), backup)
+		check(t, err)
+		lost := w.db
+		t.Cleanup(func() {
+			w.stop()
+			check(t, db.Close())
+			w.db = lost
+		})
+		check(t, verifier.MarkRestored(t.Context(), db, time.Now()))
+		w.db = db
+		w.cfg.RecoverWithout = []string{w.nodes[0].id, w.nodes[1].id, w.nodes[2].id}
+		w.start()
+		w.pass(time.Minute)
+		want(t, w.get(receipt), offerv1.PurchaseState_PURCHASE_STATE_CHOICE_REQUIRED, "REASON_ORDER_FAILED")
+		if _, err := w.choose(receipt, wantVoucher); rpcerr.Reason(err) != errorsv1.Reason_REASON_NO_CHOICE_PENDING {
+			t.Errorf("a voucher for money that went back: %v", err)
+		}
+		w.pass(5 * time.Minute)
+		want(t, w.get(receipt), offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, "REASON_ORDER_FAILED")
+		w.checkBooks()
+	})
+}
+
+// refunded is a purchase whose order is dead and whose viewer has the money back; between is before the choice.
+func (w *world) refunded(between func()) (receipt string) {
+	w.t.Helper()
+	receipt, _ = w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+	w.submit(w.nodes[0], 0, receipt)
+	w.pass(5 * time.Minute)
+	between()
+	_, err := w.choose(receipt, wantMoney)
+	check(w.t, err)
+	w.pass(5 * time.Minute)
+	want(w.t, w.get(receipt), offerv1.PurchaseState_PURCHASE_STATE_REFUNDED, "REASON_ORDER_FAILED")
+	return receipt
 }

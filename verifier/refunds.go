@@ -144,12 +144,13 @@ func (s *Service) refund(ctx context.Context, j store.Job) (later int64, err err
 // refundAtProvider finds our refund at the provider, or makes it.
 func (s *Service) refundAtProvider(ctx context.Context, r *store.Refund, p *store.Purchase) (payment.Refund, error) {
 	id := r.RefundID.Hex()
-	list, err := provider(ctx, s, "refunds", func(ctx context.Context) ([]payment.Refund, error) { return s.deps.Payment.Refunds(ctx, p.IntentID) })
+	list, err := s.readRefunds(ctx, p.IntentID)
 	if err != nil {
 		return payment.Refund{}, err
 	}
 	for _, at := range list {
-		if at.RefundID == id && !mutant.On(mutant.RefundListUnread) {
+		sameMoney := r.MakeGood && s.ofBefore(p) && at.State != payment.RefundFailed && at.MinorUnits == r.MinorUnits // of before a restore
+		if (at.RefundID == id || sameMoney) && !mutant.On(mutant.RefundListUnread) {
 			return at, nil
 		}
 	}
@@ -158,6 +159,10 @@ func (s *Service) refundAtProvider(ctx context.Context, r *store.Refund, p *stor
 			return s.deps.Payment.Refund(ctx, key, payment.RefundRequest{RefundID: id, IntentID: p.IntentID, MinorUnits: r.MinorUnits})
 		})
 	})
+}
+
+func (s *Service) readRefunds(ctx context.Context, intentID string) ([]payment.Refund, error) {
+	return provider(ctx, s, "refunds", func(ctx context.Context) ([]payment.Refund, error) { return s.deps.Payment.Refunds(ctx, intentID) })
 }
 
 // endRefund stores the end of a refund with everything that follows from it, once.

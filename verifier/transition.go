@@ -58,7 +58,7 @@ func (s *Service) applyTo(ctx context.Context, tx *store.Tx, p *store.Purchase, 
 	switch e {
 	case saga.Settled:
 		err = tx.MarkSettled(ctx, p.TokenID)
-	case saga.Denied:
+	case saga.Denied, saga.DeniedPaid:
 		err = tx.SetCandidate(ctx, p.TokenID, p.Serial, p.LeaseID, store.Denied)
 	}
 	if err != nil {

@@ -88,6 +88,8 @@ type Intent struct {
 	ID string
 	// State is where it is.
 	State State
+	// MinorUnits is what it takes, of its currency: the request's.
+	MinorUnits int64
 	// DeclineCode is why it was declined; it stays when a declined intent is cancelled. Empty: it was not declined.
 	DeclineCode string
 	// DeclineFinal: another attempt with the same reference is pointless.

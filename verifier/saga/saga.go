@@ -10,9 +10,9 @@
 //	   |--------------> VOUCHER (price lock)                               CHOICE_REQUIRED -ChoseVoucher-> VOUCHER (stored value)
 //	   |                    | (no price lock left; the voucher that it          | ChoseMoney                  ^
 //	   |                    v  brought is unusable; InstrumentOverLimit)        v                             | RefundFailed
-//	   '-OverLimit, ----> REFUSED                                            REFUNDING -----------------------'
-//	     Expired                                                                | RefundDone
-//	                                                                            v
+//	   |-OverLimit, ----> REFUSED                                            REFUNDING -----------------------'
+//	   | Expired                                                                | RefundDone
+//	   '-DeniedPaid (after a restore)---------------> CHOICE_REQUIRED           v
 //	                                                                         REFUNDED
 //
 // Invariants:
@@ -122,6 +122,9 @@ const (
 	Settled
 	// Denied: fulfillment said no, for good.
 	Denied
+	// DeniedPaid: fulfillment said no, for good, of a purchase that the provider took money for: the verifier was restored from
+	// a backup, and the unit was given up after the payment.
+	DeniedPaid
 	// ActionNeeded: the customer must confirm the payment.
 	ActionNeeded
 	// DeclinedForNow: the attempt's intent is declined and read as cancelled; another attempt may work.
@@ -249,9 +252,12 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 	case p.State == Received && e == Settled:
 		p.Attempt = 1
 		return next(UnitSettled, NoReason, Pay, ReleaseSpares)
-	case p.State == Received && e == Denied && p.Spares > 0:
+	case p.State == Received && (e == Denied || e == DeniedPaid) && p.Spares > 0:
 		p.Spares--
 		return next(Received, NoReason, Promote, Settle)
+	case p.State == Received && e == DeniedPaid: // made good like a dead order; the unit is not this purchase's
+		p.Attempt = 1
+		return next(ChoiceRequired, OrderFailed, PostCapture, AskChoice)
 	case p.State == Received && e == Denied && p.Free:
 		return next(Refused, UnitDenied)
 	case p.State == Received && e == Denied: // the unit was never this purchase's: nothing to release

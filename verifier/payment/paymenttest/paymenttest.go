@@ -72,7 +72,7 @@ func request(reference string) payment.Request {
 func (h Harness) create(t *testing.T, p payment.Provider, key, reference string) payment.Intent {
 	t.Helper()
 	in, err := p.CreateIntent(t.Context(), key, request(reference))
-	if err != nil || in.ID == "" || in.State != payment.RequiresConfirmation {
+	if err != nil || in.ID == "" || in.State != payment.RequiresConfirmation || in.MinorUnits != request(reference).MinorUnits {
 		t.Fatalf("CreateIntent: %+v, %v", in, err)
 	}
 	return in

@@ -54,7 +54,7 @@ func (p *Provider) refundOnce(ctx context.Context, tx *sql.Tx, key string, r pay
 	if err != nil {
 		return payment.Refund{}, err
 	}
-	left := in.MinorUnits
+	left := in.Request.MinorUnits
 	for _, other := range refunds {
 		if other.key == key {
 			if other.RefundRequest != r {

@@ -170,7 +170,7 @@ func (p *Provider) CreateIntent(ctx context.Context, key string, r payment.Reque
 		if !errors.Is(err, payment.ErrNotFound) {
 			return nil, err
 		}
-		return &intent{key: key, Request: r, Intent: payment.Intent{State: payment.RequiresConfirmation}}, nil
+		return &intent{key: key, Request: r, Intent: payment.Intent{State: payment.RequiresConfirmation, MinorUnits: r.MinorUnits}}, nil
 	}, func(tx *sql.Tx, in *intent) error {
 		if in.ID != "" {
 			return nil
@@ -265,9 +265,9 @@ func (p *Provider) Capture(ctx context.Context, id string) (payment.Intent, erro
 		if in.State != payment.Authorised {
 			return nil
 		}
-		in.State, in.Fee = payment.Succeeded, Fee(in.MinorUnits)
+		in.State, in.Fee = payment.Succeeded, Fee(in.Request.MinorUnits)
 		if _, err := tx.ExecContext(ctx, `INSERT INTO psp_charges (intent_id, purchase_id, currency_code, minor_units, fee_minor_units, charge_time)
-			VALUES ($1, $2, $3, $4, $5, $6)`, in.ID, in.PurchaseID, in.CurrencyCode, in.MinorUnits, in.Fee, p.cfg.Now().UnixMicro()); err != nil {
+			VALUES ($1, $2, $3, $4, $5, $6)`, in.ID, in.PurchaseID, in.CurrencyCode, in.Request.MinorUnits, in.Fee, p.cfg.Now().UnixMicro()); err != nil {
 			return err
 		}
 		return p.save(ctx, tx, in)
@@ -457,8 +457,10 @@ const intentColumns = `intent_id, idem_key, purchase_id, currency_code, minor_un
 	fee_minor_units`
 
 func (in *intent) scan(scan func(...any) error) error {
-	return scan(&in.ID, &in.key, &in.PurchaseID, &in.CurrencyCode, &in.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal,
+	err := scan(&in.ID, &in.key, &in.PurchaseID, &in.CurrencyCode, &in.Request.MinorUnits, &in.Reference, &in.State, &in.DeclineCode, &in.DeclineFinal,
 		&in.Instrument, &in.Fee)
+	in.Intent.MinorUnits = in.Request.MinorUnits
+	return err
 }
 
 // card is the fingerprint of what pays.

@@ -94,7 +94,7 @@ func TestReferencesAndTheirFates(t *testing.T) {
 		"":                     {State: payment.Declined, DeclineCode: "unknown_reference", DeclineFinal: true},
 	} {
 		got := confirm(t, newProvider(t, 0), "k/1", reference)
-		want.ID, want.Instrument = got.ID, got.Instrument
+		want.ID, want.Instrument, want.MinorUnits = got.ID, got.Instrument, got.MinorUnits
 		if got != want {
 			t.Errorf("%q: %+v, want %+v", reference, got, want)
 		}
