@@ -3,11 +3,14 @@ package region
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/prototext"
+
+	"github.com/rimlight/rimlight/region/shorthand"
 )
 
 // State is everything that a journal tells a node, as a text: two nodes of one journal have the same.
@@ -18,8 +21,8 @@ func (n *Node) State(ctx context.Context) (string, error) {
 	for id := range t.sales {
 		ids[id] = true
 	}
-	for id := range t.past.index {
-		ids[id.String()] = true
+	for id := range t.past.index.all() {
+		ids[shorthand.PurchaseID(id).String()] = true
 	}
 	t.mu.Unlock()
 	var out strings.Builder
@@ -46,8 +49,11 @@ func (n *Node) State(ctx context.Context) (string, error) {
 	defer t.mu.Unlock()
 	bought := map[string]map[[16]byte]int{}
 	for drop, sessions := range t.bought {
-		if len(sessions) > 0 {
-			bought[drop] = sessions
+		for session, n := range sessions.all() {
+			if bought[drop] == nil {
+				bought[drop] = map[[16]byte]int{}
+			}
+			bought[drop][session] = int(n)
 		}
 	}
 	fmt.Fprintln(&out, bought, t.epoch, t.book.Held(), t.book.Returning(), t.lastAccept, string(t.lastHash), t.lastSale, t.cursor, t.sealed, t.sealSequence)
@@ -64,6 +70,32 @@ func (n *Node) State(ctx context.Context) (string, error) {
 	}
 	return out.String(), nil
 }
+
+// all gives the keys that have a number.
+func (t *table) all() iter.Seq2[[16]byte, uint32] {
+	return func(yield func([16]byte, uint32) bool) {
+		for _, s := range t.slots {
+			if s.value != free && s.value != zeroed && !yield(s.key, s.value) {
+				return
+			}
+		}
+	}
+}
+
+// Table is a table by itself.
+type Table struct{ table }
+
+// NewTable makes one.
+func NewTable() *Table { return &Table{newTable()} }
+
+// Get is get.
+func (t *Table) Get(key [16]byte) uint32 { return t.get(key) }
+
+// Set is set.
+func (t *Table) Set(key [16]byte, value uint32) { t.set(key, value) }
+
+// Slots is how long its array is.
+func (t *Table) Slots() int { return len(t.slots) }
 
 // InMemory is how many sales the node holds whole, and how many in short.
 func (n *Node) InMemory() (whole, short int) {

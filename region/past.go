@@ -12,9 +12,9 @@ import (
 // session bought and to find the texts in the journal. A sale may be in till.sales as well, and then that is newer. It
 // holds no pointers, so the garbage collector does not look into it. Guarded by till.mu.
 type past struct {
-	index     map[shorthand.PurchaseID]uint32 // places in the blocks
-	blocks    [][]pastSale                    // by sequence; in blocks, so that growing copies nothing
-	count     int                             // of sales in the blocks
+	index     table        // by purchase id, places in the blocks, from 1
+	blocks    [][]pastSale // by sequence; in blocks, so that growing copies nothing
+	count     int          // of sales in the blocks
 	drops     []pastDrop
 	dropIndex map[[16]byte]uint32
 	loaded    int // how many were there when the process began
@@ -37,18 +37,18 @@ type pastDrop struct {
 const blockSales = 4096
 
 func newPast() past {
-	return past{index: map[shorthand.PurchaseID]uint32{}, dropIndex: map[[16]byte]uint32{}}
+	return past{index: newTable(), dropIndex: map[[16]byte]uint32{}}
 }
 
 func (p *past) at(place int) *pastSale { return &p.blocks[place/blockSales][place%blockSales] }
 
 // find gives the sale to be read or changed in place; nil: there is none.
 func (p *past) find(id shorthand.PurchaseID) *pastSale {
-	place, ok := p.index[id]
-	if !ok {
+	place := p.index.get(id)
+	if place == 0 {
 		return nil
 	}
-	return p.at(int(place))
+	return p.at(int(place) - 1)
 }
 
 // add takes a sale in, and tells the place of its drop.
@@ -59,8 +59,8 @@ func (p *past) add(sequence int64, s shorthand.Sale) (drop uint32) {
 	}
 	block := &p.blocks[len(p.blocks)-1]
 	*block = append(*block, pastSale{session: s.Session, sequence: sequence, drop: drop})
-	p.index[s.Purchase] = uint32(p.count)
 	p.count++
+	p.index.set(s.Purchase, uint32(p.count))
 	return drop
 }
 

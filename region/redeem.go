@@ -263,7 +263,7 @@ func (n *Node) mayAccept(o order, at time.Time) error {
 	if d.physical() && !d.openedFrom(n.cfg.Region, o.recipients) && !mutant.On(mutant.AddressInClear) {
 		return noDepot(o.drop)
 	}
-	if limit := terms.Limit(); t.bought[o.drop][o.session] >= limit {
+	if limit := terms.Limit(); t.boughtBy(o.drop, o.session) >= limit {
 		return refuse(errorsv1.Reason_REASON_VIEWER_LIMIT, "this session has its share of the drop already",
 			"drop_id", o.drop, "limit", strconv.Itoa(limit))
 	}

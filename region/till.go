@@ -23,7 +23,7 @@ type till struct {
 	sales      map[string]*sale            // by purchase id, those that something may still happen to
 	past       past                        // those that a snapshot stands for
 	unsent     []*sale                     // durable and not acknowledged by the verifier, by sequence
-	bought     map[string]map[[16]byte]int // live purchases by drop and viewer session
+	bought     map[string]*table           // live purchases by drop and viewer session
 	cancelled  map[string]map[tokenID]bool // tokens that the verifier cancelled, by drop
 	words      map[string]stockWord        // fulfillment's, by drop
 	demands    map[string]*meter           // tries to take a unit, by drop
@@ -74,7 +74,7 @@ const unwritten = -1
 
 func newTill() *till {
 	return &till{
-		sales: map[string]*sale{}, past: newPast(), bought: map[string]map[[16]byte]int{},
+		sales: map[string]*sale{}, past: newPast(), bought: map[string]*table{},
 		cancelled: map[string]map[tokenID]bool{}, words: map[string]stockWord{}, demands: map[string]*meter{},
 	}
 }
@@ -110,7 +110,15 @@ func (t *till) inPast(purchaseID string) *pastSale {
 func (t *till) viewer(drop string, session [16]byte) (bought int, soldOut bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.bought[drop][session], t.soldOut(drop)
+	return t.boughtBy(drop, session), t.soldOut(drop)
+}
+
+// boughtBy is how many live purchases a session has. Callers hold mu.
+func (t *till) boughtBy(drop string, session [16]byte) int {
+	if sessions := t.bought[drop]; sessions != nil {
+		return int(sessions.get(session))
+	}
+	return 0
 }
 
 // soldOut is fulfillment's word, as long as nothing here contradicts it. Callers hold mu.
@@ -120,12 +128,11 @@ func (t *till) soldOut(drop string) bool { return t.words[drop].soldOut && t.boo
 func (t *till) count(drop string, session [16]byte, by int) {
 	sessions := t.bought[drop]
 	if sessions == nil {
-		sessions = map[[16]byte]int{}
+		fresh := newTable()
+		sessions = &fresh
 		t.bought[drop] = sessions
 	}
-	if sessions[session] += by; by < 0 && sessions[session] <= 0 {
-		delete(sessions, session)
-	}
+	sessions.set(session, uint32(max(0, int(sessions.get(session))+by)))
 }
 
 // demand is how often per second somebody wants a unit of the drop. Callers hold mu.
