@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path"
 	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -32,7 +34,8 @@ type PostgresConfig struct {
 	// no more: it does its best work at two to four a processor.
 	MaxConns int
 	// StatementTimeout ends a statement that takes too long, waits for locks included: default 10 s. At half, an audit of
-	// a large store fails; at double, a server in trouble is noticed late. Migrations are not bound by it.
+	// a large store fails; at double, a server in trouble is noticed late. A server that says nothing for twice as long is
+	// taken for gone, and its connections are given up. Migrations are not bound by it.
 	StatementTimeout time.Duration
 	// IdleTimeout is after what silence inside a transaction the server takes it for abandoned: default 5 s. A replica
 	// that loses its power holds its locks for that long.
@@ -99,6 +102,9 @@ func OpenPostgres(ctx context.Context, c PostgresConfig) (*DB, error) {
 	} {
 		cc.RuntimeParams[name] = value
 	}
+	patient := cc.Copy()
+	patient.RuntimeParams["statement_timeout"] = "0"
+	cc.DialFunc = impatient(cc.DialFunc, 2*c.StatementTimeout)
 	pool := stdlib.OpenDB(*cc, stdlib.OptionAfterConnect(boolsAreIntegers))
 	pool.SetMaxOpenConns(c.MaxConns)
 	pool.SetMaxIdleConns(c.MaxConns)
@@ -107,13 +113,34 @@ func OpenPostgres(ctx context.Context, c PostgresConfig) (*DB, error) {
 		return nil, errors.Join(fmt.Errorf("opening the database: %w", err), pool.Close())
 	}
 	return &DB{write: pool, read: pool, dialect: dialect{
-		goose: goose.DialectPostgres, migrations: byteaFS, unbounded: func() *sql.DB {
-			cc := cc.Copy()
-			cc.RuntimeParams["statement_timeout"] = "0"
-			return stdlib.OpenDB(*cc)
-		},
+		goose: goose.DialectPostgres, migrations: byteaFS, unbounded: func() *sql.DB { return stdlib.OpenDB(*patient) },
 		forUpdate: " FOR UPDATE", forShare: " FOR SHARE", skipLocked: " FOR UPDATE SKIP LOCKED",
 	}}, nil
+}
+
+// impatient makes connections that end when an answer takes longer than limit: a server that lost its power, or stands
+// still, does not say so, and TCP alone would wait for it for a quarter of an hour.
+func impatient(dial pgconn.DialFunc, limit time.Duration) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &impatientConn{conn, limit}, nil
+	}
+}
+
+// impatientConn is read only while an answer is due.
+type impatientConn struct {
+	net.Conn
+	limit time.Duration
+}
+
+// Read implements net.Conn. The deadline is not its own, it is set by whoever ends a statement.
+func (c *impatientConn) Read(p []byte) (int, error) {
+	late := time.AfterFunc(c.limit, func() { _ = c.Close() }) // Read says that it is closed
+	defer late.Stop()
+	return c.Conn.Read(p)
 }
 
 // boolsAreIntegers lets a Go bool be the parameter for an INTEGER, as SQLite does.
