@@ -133,8 +133,8 @@ func TestALateDuplicateIsNoSpare(t *testing.T) {
 		if n := w.called("SettleUnits"); n != 1 {
 			t.Errorf("units were asked for %d times, want once: the duplicate has none", n)
 		}
-		if n := w.called("ReleaseUnits"); n != 0 {
-			t.Error("a unit of a closed lease was released")
+		if n := w.called("ReleaseUnits"); n != 1 {
+			t.Errorf("%d releases, want that of the unit which was denied: one of a closed lease is not released", n)
 		}
 	})
 }

@@ -96,6 +96,16 @@ func (f *fulfillment) lease(drop, lease string, serials ...uint32) {
 }
 
 // free, leased, sold
+// has tells that a token has a unit already.
+func (d *dropRow) has(token string) bool {
+	for _, u := range d.units {
+		if u.sold == token {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *fulfillment) count(drop string) (free, leased, sold int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +137,7 @@ func (f *fulfillment) SettleUnits(_ context.Context, r *fulfillmentv1.SettleUnit
 	for _, c := range r.GetClaims() {
 		result := &fulfillmentv1.SettleResult{Reason: errorsv1.Reason_REASON_UNIT_NOT_YOURS}
 		if d := f.drops[c.GetDropId()]; d != nil {
-			if u := d.units[c.GetSerial()]; u != nil && u.lease == c.GetLeaseId() && (u.sold == "" || u.sold == string(c.GetTokenId())) {
+			if u := d.units[c.GetSerial()]; u != nil && u.lease == c.GetLeaseId() && (u.sold == "" && !d.has(string(c.GetTokenId())) || u.sold == string(c.GetTokenId())) {
 				u.sold = string(c.GetTokenId())
 				result = &fulfillmentv1.SettleResult{Settled: true}
 			}
@@ -147,8 +157,11 @@ func (f *fulfillment) ReleaseUnits(_ context.Context, r *fulfillmentv1.ReleaseUn
 	}
 	response := &fulfillmentv1.ReleaseUnitsResponse{}
 	for _, c := range r.GetClaims() {
-		u := f.drops[c.GetDropId()].units[c.GetSerial()]
-		if u != nil && u.lease == c.GetLeaseId() && (u.sold == "" || u.sold == string(c.GetTokenId())) {
+		d := f.drops[c.GetDropId()]
+		if d == nil {
+			continue
+		}
+		if u := d.units[c.GetSerial()]; u != nil && u.lease == c.GetLeaseId() && (u.sold == "" || u.sold == string(c.GetTokenId())) {
 			*u = unit{}
 			response.Freed++
 		}

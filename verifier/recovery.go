@@ -80,6 +80,9 @@ func (s *Service) awaitJournals(ctx context.Context) bool {
 // unread lists the nodes that fulfillment knows and whose journals were not read again. A node whose journals the backup has
 // sealed retired before it, and has nothing to add: it will not come.
 func (s *Service) unread(ctx context.Context) ([]string, error) {
+	if mutant.On(mutant.JournalsUnawaited) {
+		return nil, nil
+	}
 	if err := s.refreshKeys(ctx); err != nil {
 		return nil, err
 	}
@@ -201,7 +204,7 @@ const clocksApart = 2 * time.Second
 // madeBefore finds what a payment of before the restore came to: the intent that took the money, or the one that is still
 // open. found is false where neither exists, so that a new attempt doubles nothing.
 func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment.Intent, found bool, err error) {
-	if !s.ofBefore(p) {
+	if !s.ofBefore(p) || mutant.On(mutant.MadeBeforeUnread) {
 		return in, false, nil
 	}
 	intents, err := provider(ctx, s, "list", func(ctx context.Context) ([]payment.Intent, error) {
@@ -290,7 +293,13 @@ func (s *Service) wentBack(ctx context.Context, intentID string) (bool, error) {
 // before, and they are never over. The others follow in the order of arrival, which nodes that read their journals again do
 // not keep. An error is a question that the provider did not answer: nobody guesses.
 func (s *Service) overLimit(ctx context.Context, p *store.Purchase, session []store.ID, limit int) (bool, error) {
-	if _, counted, err := s.madeBefore(ctx, p); counted || err != nil {
+	made := s.madeBefore
+	if mutant.On(mutant.OverLimitByArrival) {
+		made = func(context.Context, *store.Purchase) (in payment.Intent, found bool, err error) {
+			return in, false, nil
+		}
+	}
+	if _, counted, err := made(ctx, p); counted || err != nil {
 		return false, err
 	}
 	others, err := s.store.Read().Purchases(ctx, session)
@@ -308,7 +317,7 @@ func (s *Service) overLimit(ctx context.Context, p *store.Purchase, session []st
 		case other.State.Failed():
 			continue
 		case !counts:
-			if _, counts, err = s.madeBefore(ctx, other); err != nil {
+			if _, counts, err = made(ctx, other); err != nil {
 				return false, err
 			}
 		}

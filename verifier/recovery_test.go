@@ -167,6 +167,39 @@ func TestARestoredVerifierEndsEverythingAsItWas(t *testing.T) {
 	})
 }
 
+// A token was redeemed at two nodes, and the verifier was lost before the second one forwarded. Afterwards that one is heard
+// first: fulfillment denies its unit, since the token has the other one, and must get it back.
+func TestARestoredVerifierGivesBackWhatIsDenied(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.start()
+		k, session := w.bytes(), w.bytes()
+		first, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok", k: k, session: session})
+		second, _ := w.redeem(w.nodes[1], sale{reference: "tp_ok", k: k, session: session})
+		w.submit(w.nodes[0], 0, first)
+		time.Sleep(5 * time.Minute)
+		before := w.get(first)
+		want(t, before, delivered, noReason)
+
+		w.restoreOld()
+		w.reforward(w.nodes[1], second).hangUp(w)
+		w.reforward(w.nodes[0], first).hangUp(w)
+		w.reforward(w.nodes[2]).hangUp(w)
+		time.Sleep(10 * time.Minute)
+		after := w.get(second)
+		want(t, after, delivered, noReason)
+		if after.GetLicenceKey() != before.GetLicenceKey() || w.charges(after.GetPurchaseId()) != 1 {
+			t.Errorf("another licence key, or %d charges", w.charges(after.GetPurchaseId()))
+		}
+		if free, leased, sold := w.f.count(w.drop); free != 1 || leased != 0 || sold != 1 {
+			t.Errorf("%d free, %d leased, %d sold; want 1, 0, 1", free, leased, sold)
+		}
+		if a := w.audit(); a.GetJobsOpen() != 0 {
+			t.Errorf("%d jobs open", a.GetJobsOpen())
+		}
+		w.checkBooks()
+	})
+}
+
 // recovering asks for what needs to know everything.
 func (w *world) recovering(offer string) {
 	w.t.Helper()

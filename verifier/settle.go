@@ -180,10 +180,24 @@ func (s *Service) applyVerdict(ctx context.Context, tx *store.Tx, p *store.Purch
 	if v.event == saga.DeniedPaid && !hasSpare(candidates) {
 		p.IntentID, p.Fee, p.Charged = v.before.ID, v.before.Fee, v.before.MinorUnits
 	}
+	if v.event == saga.Denied || v.event == saga.DeniedPaid {
+		if err := s.giveUnitBack(ctx, tx, p.TokenID, v); err != nil {
+			return err
+		}
+	}
 	if err := s.applyTo(ctx, tx, p, candidates, v.event); err != nil {
 		return err
 	}
 	return s.chooseAgain(ctx, tx, p, v.moneyBack)
+}
+
+// giveUnitBack lets fulfillment free a unit that it denied, if it is still leased: a verifier that was restored may hear of a
+// token's redemptions in another order than before, and a token that has one unit gets no other. Any other unit stays as it is.
+func (s *Service) giveUnitBack(ctx context.Context, tx *store.Tx, token store.ID, v *verdict) error {
+	if mutant.On(mutant.DeniedUnitKept) {
+		return nil
+	}
+	return tx.AddJob(ctx, store.Job{Kind: store.ReleaseJob, TokenID: token, Serial: v.serial, LeaseID: v.leaseID}, s.deps.Now().UnixMicro())
 }
 
 func hasSpare(candidates []store.Candidate) bool {

@@ -67,6 +67,10 @@ const (
 	GrantRecovering      Mutation = "grant-recovering"
 	SilentUnfrozen       Mutation = "silent-unfrozen"
 	ForgottenEarly       Mutation = "forgotten-early"
+	DeniedUnitKept       Mutation = "denied-unit-kept"
+	JournalsUnawaited    Mutation = "journals-unawaited"
+	MadeBeforeUnread     Mutation = "made-before-unread"
+	OverLimitByArrival   Mutation = "over-limit-by-arrival"
 	TimeBackUncapped     Mutation = "time-back-uncapped"
 	TimeBackUnproven     Mutation = "time-back-unproven"
 )
@@ -136,6 +140,10 @@ func Rules() []Rule {
 		{AddressInClear, "an address is sealed before it leaves the viewer, and refused if it is not", "parcels"},
 		{GrantRecovering, "a restored fulfillment lends nothing before it knows what it lent", "restores"},
 		{SilentUnfrozen, "a restored fulfillment waits for every node's report, and freezes what a lost one may hold", "restores"},
+		{DeniedUnitKept, "a unit that was denied to a token which has another one is given back", "verifier-restores"},
+		{JournalsUnawaited, "a restored verifier settles and pays nothing before every journal was read again", "verifier-restores"},
+		{MadeBeforeUnread, "a restored verifier asks the provider what it has of a purchase before it makes a payment", "verifier-restores"},
+		{OverLimitByArrival, "at a restored verifier what was paid counts first, whatever arrives first", "verifier-restores"},
 		{TimeBackUncapped, "no more of a drop's window is given back than a quarter", "late-answers"},
 		{TimeBackUnproven, "an offer in time given back carries the word for it", "late-answers"},
 	}

@@ -260,7 +260,7 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 		return next(ChoiceRequired, OrderFailed, PostCapture, AskChoice)
 	case p.State == Received && e == Denied && p.Free:
 		return next(Refused, UnitDenied)
-	case p.State == Received && e == Denied: // the unit was never this purchase's: nothing to release
+	case p.State == Received && e == Denied: // the unit was never this purchase's
 		return next(Voucher, UnitDenied, IssueVoucher)
 
 	case p.State == UnitSettled && e == ActionNeeded:

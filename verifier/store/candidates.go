@@ -41,10 +41,10 @@ func (tx *Tx) InsertCandidate(_ context.Context, c *Candidate) error {
 	return nil
 }
 
-// SetCandidate changes what a redemption is to its purchase.
+// SetCandidate changes what a redemption is to its purchase. One that was denied stays so.
 func (tx *Tx) SetCandidate(ctx context.Context, tokenID ID, serial uint32, leaseID ID, state CandidateState) error {
 	_, err := tx.exec(ctx, "changing a redemption", `UPDATE candidates SET state = $1
-		WHERE token_id = $2 AND serial = $3 AND lease_id = $4 AND state <> $5`, state, tokenID, serial, leaseID, Redundant)
+		WHERE token_id = $2 AND serial = $3 AND lease_id = $4 AND state NOT IN ($5, $6)`, state, tokenID, serial, leaseID, Redundant, Denied)
 	return err
 }
 
