@@ -36,6 +36,7 @@ type Evidence struct {
 	Pauses    []Pause
 	Closings  map[string]Closing // of drops, by id
 	Surprises []string
+	Lost      []Lost // by a verifier that was restored, each time
 
 	FullSpans    []FullSpan
 	RoomRefusals []RoomRefusal
@@ -203,6 +204,7 @@ func (w *world) collect(healed, settled time.Duration, complete bool) (*Evidence
 		e.Watched = append(e.Watched, o.got)
 	}
 	e.Faults, e.Downs, e.Noes, e.Pauses, e.Surprises = w.watch.faults, w.watch.downs, w.watch.noes, w.watch.pauses, w.watch.surprises
+	e.Lost = w.watch.lost
 	return e, nil
 }
 

@@ -41,7 +41,7 @@ const (
 	// Copy starts a second process on a copy of a node's data directory, while the node is cut off from fulfillment. Viewers
 	// reach the one or the other. An Nth above 0 is another machine's: there the copy is another disk.
 	Copy Kind = "copied directory"
-	// Restore takes fulfillment down without its store, and starts it on a backup that was made By before.
+	// Restore takes the verifier or fulfillment down without its store, and starts it on a backup that was made By before.
 	Restore Kind = "restored from an old backup"
 	// Slow is a gray failure: every message from and to Host, and every fsync of it, takes By longer.
 	Slow Kind = "slow host"
@@ -109,7 +109,7 @@ func (f Fault) validate(c Config) error {
 		return fmt.Errorf("%s: no host is called %q", f.Kind, f.To)
 	case slices.Contains([]Kind{BadSync, FullDisk, Fence, Retire, LoseDisk, Replace, Copy}, f.Kind) && !slices.Contains(c.Regions, f.Host):
 		return fmt.Errorf("%s: %q is no node", f.Kind, f.Host)
-	case f.Kind == Restore && f.Host != "fulfillment":
+	case f.Kind == Restore && f.Host != "fulfillment" && f.Host != "verifier":
 		return fmt.Errorf("%s: %q has no backup", f.Kind, f.Host)
 	case (f.Kind == Step || f.Kind == Drift) && (f.By <= -time.Second || f.By >= time.Second):
 		return fmt.Errorf("%s by %v: two clocks must agree within 2 s", f.Kind, f.By)

@@ -118,7 +118,7 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 			return false
 		}
 		var err error
-		if backup, err = w.centre.stockDB.Image(ctx); err != nil {
+		if backup, err = (*w.centre.database(h.name)).Image(ctx); err != nil {
 			w.watch.surprise("backing %s up: %v", h.name, err)
 			return false
 		}
@@ -152,7 +152,7 @@ func (w *world) takeDown(ctx context.Context, h *host, f Fault) bool {
 	}
 	w.watch.down(Down{h.name, from, time.Since(w.start)})
 	if f.Kind == Restore {
-		if err := w.restore(ctx, backup); err != nil {
+		if err := w.restore(ctx, h, backup); err != nil {
 			w.watch.surprise("%v", err)
 			return false
 		}

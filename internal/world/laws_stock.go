@@ -114,7 +114,7 @@ func epochsAreFenced(e *Evidence, x *index, broken func(string, ...any)) {
 	for _, c := range e.Candidates {
 		r, genuine := x.receipts[c.Receipt]
 		l, known := leases[c.Lease]
-		if !known && e.restored() { // lost with the store, and with the disk that held it
+		if !known && e.restored("fulfillment") { // lost with the store, and with the disk that held it
 			continue
 		}
 		if genuine && c.Settled != 0 && (r.epoch != l.Epoch || r.nodeID != l.Node || !slices.Contains(l.Serials, c.Serial)) {

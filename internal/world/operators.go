@@ -138,6 +138,9 @@ func fencesHold(e *Evidence, _ *index, broken func(string, ...any)) {
 
 func noesStand(e *Evidence, x *index, broken func(string, ...any)) {
 	for _, k := range e.Cancelled {
+		if e.lostCancel(k) {
+			continue
+		}
 		if p := x.byToken[k]; p == nil {
 			broken("token %s was cancelled, and the verifier does not know it", k)
 		} else if p.State != saga.Refused {

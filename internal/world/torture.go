@@ -37,6 +37,8 @@ const (
 	AimCards = "cards"
 	// AimRestores is a fulfillment that goes on from old backups, while nodes crash and lose their disks.
 	AimRestores = "restores"
+	// AimVerifierRestores is a verifier that goes on from old backups, while nodes crash.
+	AimVerifierRestores = "verifier-restores"
 	// AimLateAnswers is a drop that closes later than planned, and faults at every word about that.
 	AimLateAnswers = "late-answers"
 	// AimParcels is a drop of parcels with every fault at the depots.
@@ -49,19 +51,20 @@ var kinds = map[string][]Weighted[Kind]{
 		{5, Cut}, {3, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, BadSync}, {2, Slow},
 		{2, Step}, {1, Drift}, {2, Storm}, {1, NoPayments}, {1, LoseDisk}, {1, Replace}, {1, Copy}, {1, FullDisk}, {1, Fence}, {1, Retire},
 	},
-	AimMarket:      {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
-	AimCrashes:     {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
-	AimDisks:       {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
-	AimRoom:        {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
-	AimLate:        {{1, Cut}, {6, LoseDisk}},
-	AimOperators:   {{5, Cut}, {3, Fence}, {4, Retire}, {1, Slow}, {1, CrashAfterCommit}},
-	AimCopies:      {{2, Cut}, {4, Copy}, {1, Slow}, {1, Crash}, {1, CrashAfterCommit}, {1, Storm}},
-	AimPayments:    {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
-	AimCards:       {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Crash}, {1, Storm}, {4, NoPayments}},
-	AimMoney:       {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
-	AimRestores:    {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {2, LoseDisk}, {1, Slow}, {1, Storm}},
-	AimLateAnswers: {{5, Cut}, {2, Swizzle}, {1, Crash}, {1, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, LoseDisk}, {1, Slow}, {2, Step}, {1, Storm}, {2, LateAnswers}},
-	AimParcels:     {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
+	AimMarket:           {{5, Cut}, {3, Swizzle}, {1, Crash}, {1, Stop}, {1, CrashAfterCommit}, {1, LoseDisk}},
+	AimCrashes:          {{2, Cut}, {4, CrashBeforeCommit}, {6, CrashAfterCommit}, {2, BadSync}},
+	AimDisks:            {{6, Cut}, {3, LoseDisk}, {3, Replace}, {2, Slow}, {1, Swizzle}, {1, CrashAfterCommit}, {1, Storm}},
+	AimRoom:             {{2, Cut}, {6, FullDisk}, {1, Stop}, {1, CrashAfterCommit}, {1, Slow}},
+	AimLate:             {{1, Cut}, {6, LoseDisk}},
+	AimOperators:        {{5, Cut}, {3, Fence}, {4, Retire}, {1, Slow}, {1, CrashAfterCommit}},
+	AimCopies:           {{2, Cut}, {4, Copy}, {1, Slow}, {1, Crash}, {1, CrashAfterCommit}, {1, Storm}},
+	AimPayments:         {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Storm}, {4, NoPayments}},
+	AimCards:            {{1, Cut}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Crash}, {1, Storm}, {4, NoPayments}},
+	AimMoney:            {{4, Cut}, {1, Swizzle}, {2, Crash}, {2, CrashBeforeCommit}, {3, CrashAfterCommit}, {1, Storm}, {4, NoPayments}, {1, Slow}},
+	AimRestores:         {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {2, LoseDisk}, {1, Slow}, {1, Storm}},
+	AimVerifierRestores: {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Slow}, {1, Storm}, {1, NoPayments}},
+	AimLateAnswers:      {{5, Cut}, {2, Swizzle}, {1, Crash}, {1, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, LoseDisk}, {1, Slow}, {2, Step}, {1, Storm}, {2, LateAnswers}},
+	AimParcels:          {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 }
 
 // faultsDrawn is how many faults a schedule has.
@@ -128,6 +131,9 @@ func Torture(seed uint64, aim string) Config {
 		f := cfg.drawFault(r, pick(r, kinds[aim]))
 		if aim == AimMarket && f.Kind != Cut && !slices.Contains(cfg.Regions, f.Host) {
 			continue // the centre stays up
+		}
+		if f.Kind == Restore && aim == AimVerifierRestores {
+			f.Host = "verifier"
 		}
 		cfg.Schedule = append(cfg.Schedule, f)
 		if (aim == AimDisks || aim == AimLate) && f.Kind == LoseDisk { // with what it has not forwarded

@@ -56,6 +56,7 @@ type witness struct {
 	refunds   []RefundAnswer
 	begun     map[string]bool // what is done once for a purchase, however many receipts it has
 	told      []Told
+	lost      []Lost
 	surprises []string // answers that the protocol does not allow
 }
 
@@ -132,6 +133,12 @@ func (w *witness) tell(t Told) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.told = append(w.told, t)
+}
+
+func (w *witness) lose(l Lost) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = append(w.lost, l)
 }
 
 // surprise notes what should not have happened. Its text must hold no secret: it is printed.
