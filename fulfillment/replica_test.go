@@ -3,6 +3,7 @@ package fulfillment_test
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -117,6 +118,21 @@ func TestARefusedOrderGoesToTheNodeOfAnotherReplica(t *testing.T) {
 		for range orders {
 			if a := takes.next().GetAssignment(); a.GetAttempt() != 2 {
 				t.Errorf("the other replica's node was given attempt %d", a.GetAttempt())
+			}
+		}
+	})
+}
+
+// Whether a lost depot is connected, a replica knows of itself alone, and says so.
+func TestARequeueSaysWhatItDoesNotKnowOfOtherReplicas(t *testing.T) {
+	run(t, "postgres", openPostgres, func(t *testing.T, db *sqldb.DB) {
+		one, other := start(t, db, fulfillment.Config{}, nil), start(t, db, fulfillment.Config{}, nil)
+		depot := newID()
+		one.hire(depot, nil)
+		for says, l := range map[string]*life{"is connected": one, "not connected to this replica": other} {
+			res := l.requeue(&fulfillmentv1.RequeueOrdersRequest{RequestId: newID(), NodeId: depot, Reason: "burnt down", DryRun: true})
+			if text := strings.Join(res.GetConsequences(), " "); !strings.Contains(text, says) {
+				t.Errorf("got %q, want that it %s", text, says)
 			}
 		}
 	})

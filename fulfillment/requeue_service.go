@@ -59,9 +59,12 @@ func (s *orderServer) requeued(met store.Requeued, req *fulfillmentv1.RequeueOrd
 			res.Consequences = append(res.Consequences, fmt.Sprintf("%d %s", orders, fmt.Sprintf(format, args...)))
 		}
 	}
-	if s.crew.find(req.GetNodeId()) != nil {
+	switch {
+	case s.crew.find(req.GetNodeId()) != nil:
 		res.Consequences = append(res.Consequences, fmt.Sprintf("The depot is connected (at %v). Stop it first: it gets new orders for as long as it is.",
 			s.now().UTC().Format(time.RFC3339)))
+	case s.store.Shared(): // it knows its own streams alone
+		res.Consequences = append(res.Consequences, "The depot is not connected to this replica of fulfillment. Be sure that it is stopped: at another one it gets new orders.")
 	}
 	say(met.Ready, "not accepted: they go to another depot that can open and send them; what none takes within %v of the purchase is dead.", s.nodeWithin)
 	say(met.Dead, "accepted: dead, since only that depot has where they go. It may have packed them; it is refused when it asks whether they may leave.")
