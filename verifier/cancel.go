@@ -44,6 +44,9 @@ func (s *Service) cancel(ctx context.Context, r *verifierv1.CancelRedemptionRequ
 	if err != nil {
 		return p, "", err
 	}
+	if err := s.unpaidBefore(ctx, k, purchaseID); err != nil {
+		return p, "", err
+	}
 	err = s.store.WriteShared(ctx, func(tx *store.Tx) error {
 		var err error
 		receipt = ""

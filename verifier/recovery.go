@@ -207,8 +207,13 @@ func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment
 	if !s.ofBefore(p) || mutant.On(mutant.MadeBeforeUnread) {
 		return in, false, nil
 	}
+	return s.madeOf(ctx, p.PurchaseID)
+}
+
+// madeOf is what the provider has of a purchase, whenever it was made: see madeBefore.
+func (s *Service) madeOf(ctx context.Context, purchaseID store.ID) (in payment.Intent, found bool, err error) {
 	intents, err := provider(ctx, s, "list", func(ctx context.Context) ([]payment.Intent, error) {
-		return s.deps.Payment.Intents(ctx, p.PurchaseID.Hex())
+		return s.deps.Payment.Intents(ctx, purchaseID.Hex())
 	})
 	for _, i := range intents {
 		if i.State == payment.Succeeded {
@@ -219,6 +224,30 @@ func (s *Service) madeBefore(ctx context.Context, p *store.Purchase) (in payment
 		}
 	}
 	return in, found, err
+}
+
+// askedAfter is how long after a restore the provider is asked before a token is cancelled: tokens live for minutes, and what
+// a viewer keeps for longer than this is a receipt.
+const askedAfter = 24 * time.Hour
+
+// unpaidBefore is an error where the provider has a payment of a token that is to be cancelled, open or made: the redemption of
+// before the restore was lost with its node, and who has paid is told no definite no. A receipt that somebody shows heals it.
+func (s *Service) unpaidBefore(ctx context.Context, tokenID, purchaseID store.ID) error {
+	end := s.restoreEnd.Load()
+	if end == 0 || s.after(-askedAfter) > end {
+		return nil
+	}
+	if _, err := s.store.Read().Purchase(ctx, tokenID); !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	_, found, err := s.madeOf(ctx, purchaseID)
+	if err == nil && found {
+		return errRecovering
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRecovering, err)
+	}
+	return nil
 }
 
 // closedBefore tells that the winner's lease was given up and closed, so that it has no unit, unless the provider has a payment:

@@ -129,6 +129,43 @@ func TestAPaidPurchaseMayComeAfterTheRecovery(t *testing.T) {
 	})
 }
 
+// A lease may be closed when the receipt of a unit of it is shown that was paid before the restore: fulfillment knows whose the unit
+// is. Nothing else settles from a closed lease, and who paid is told no definite no meanwhile.
+func TestAPaidUnitOfAClosedLeaseIsSettled(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.start()
+		paid, offer := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+		w.submit(w.nodes[0], 0, paid)
+		w.pass(5 * time.Minute)
+		unpaid, _ := w.redeem(w.nodes[0], sale{reference: "tp_ok"})
+		w.cfg.RecoverWithout = []string{w.nodes[0].id, w.nodes[1].id, w.nodes[2].id}
+		w.restoreOld()
+		w.pass(time.Minute)
+		w.quarantine(w.nodes[0], time.Now().Add(-time.Minute))
+		w.pass(10 * time.Minute)
+		if w.called("CloseLease") == 0 {
+			t.Fatal("the lease is not closed")
+		}
+		if _, err := w.tryCancel(offer); rpcerr.Reason(err) != errorsv1.Reason_REASON_STORE_RECOVERING {
+			t.Errorf("a definite no for what was paid: %v", err)
+		}
+		settled := w.called("SettleUnits")
+		w.present(unpaid)
+		w.pass(10 * time.Minute)
+		want(t, w.get(unpaid), offerv1.PurchaseState_PURCHASE_STATE_VOUCHER, "REASON_UNIT_DENIED")
+		if w.called("SettleUnits") != settled {
+			t.Error("a unit of a closed lease was asked for")
+		}
+		w.present(paid)
+		w.pass(10 * time.Minute)
+		want(t, w.get(paid), delivered, noReason)
+		if n := w.charges(w.get(paid).GetPurchaseId()); n != 1 {
+			t.Errorf("%d charges", n)
+		}
+		w.checkBooks()
+	})
+}
+
 // history is a session's purchases at a drop, and in which order nodes forward them when the verifier is restored.
 type history struct {
 	share      uint32
