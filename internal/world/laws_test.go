@@ -62,6 +62,28 @@ var lies = []doctored{
 		e.Cancelled = append(e.Cancelled, delivered(e).Token)
 	}},
 	{"cancel", "a cancelled token is unknown", func(e *world.Evidence) { e.Cancelled = append(e.Cancelled, "00") }},
+	{"cancel", "a cancelled token is unknown, and a restored verifier forgot another one", func(e *world.Evidence) {
+		e.Cancelled, e.Lost = append(e.Cancelled, "00"), []world.Lost{{Cancelled: map[string]bool{"01": true}}}
+	}},
+	{"I3", "a purchase was delivered before a restore, and ended otherwise after it", func(e *world.Evidence) {
+		p := delivered(e)
+		e.Lost = []world.Lost{{Histories: map[string][]int{p.ID: {int(saga.Delivered)}}}}
+		p.State, p.Outcome = saga.Voucher, "another"
+	}},
+	{"I3", "an end was signed twice, and a restored verifier had not forgotten the first", func(e *world.Evidence) {
+		p := delivered(e)
+		e.Lost = []world.Lost{{Histories: map[string][]int{p.ID: {int(saga.Received)}}}}
+		p.Outcome = "another"
+	}},
+	{"I4", "a receipt was denied its unit, and a restored verifier forgot another release", func(e *world.Evidence) {
+		e.Lost = []world.Lost{{Released: map[string]bool{"lease/1": true}}}
+		nth(e, saga.Voucher, 0).Reason = saga.UnitDenied
+	}},
+	{"watch", "a purchase's stream went back, and a restored verifier forgot other states", func(e *world.Evidence) {
+		t := &e.Told[longest(e)]
+		e.Lost = []world.Lost{{Histories: map[string][]int{t.PurchaseID: {int(saga.Refunded)}}}}
+		slices.Reverse(t.States)
+	}},
 	{"fence", "a node got stock after it was fenced", func(e *world.Evidence) {
 		l := e.Leases[3]
 		e.Fences = append(e.Fences, world.Fenced{Node: l.Node, Drop: l.Drop, Epoch: l.Epoch, Leases: 3})
