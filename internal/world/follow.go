@@ -33,6 +33,10 @@ func (v *viewer) follow(ctx context.Context, b bought) {
 			v.w.watch.surprise("WatchPurchase: %v %v", status.Code(err), rpcerr.Reason(err))
 			return
 		}
+		unknown := rpcerr.Reason(err) == errorsv1.Reason_REASON_KEY_UNKNOWN
+		if unknown && v.w.cfg.losesKeys(b.region) && time.Since(v.w.start) > v.w.plan.over+newsOfKeys {
+			return
+		}
 		if !sleep(ctx, 100*time.Millisecond+time.Duration(draws.Int64N(int64(time.Second)))) {
 			return
 		}

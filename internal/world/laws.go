@@ -3,10 +3,12 @@ package world
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/rimlight/rimlight/internal/ids"
+	"github.com/rimlight/rimlight/internal/token"
 )
 
 // law is one invariant of docs/settlement.md, section 6. check calls broken for everything that contradicts it.
@@ -52,6 +54,7 @@ type index struct {
 	receipts   map[string]opened // by text; only genuine ones
 	unreadable map[string]bool   // those of them that only lost journals had
 	forged     []string          // what is wrong with the others
+	lost       map[string]bool   // those whose key nobody knows any more
 	purchases  map[string]*Purchase
 	byToken    map[string]*Purchase
 	candidates map[string][]*Candidate // by token
@@ -72,15 +75,19 @@ type opened struct {
 
 func newIndex(e *Evidence) *index {
 	x := &index{
-		receipts: map[string]opened{}, unreadable: map[string]bool{}, purchases: map[string]*Purchase{}, byToken: map[string]*Purchase{},
+		receipts: map[string]opened{}, lost: map[string]bool{}, unreadable: map[string]bool{}, purchases: map[string]*Purchase{}, byToken: map[string]*Purchase{},
 		candidates: map[string][]*Candidate{}, drops: map[string]int{},
 	}
 	keys := e.keys()
-	see := func(text, where string) {
+	see := func(text, host, where string) {
 		if _, known := x.receipts[text]; known {
 			return
 		}
 		r, offer, err := keys.OpenReceipt(text)
+		if errors.Is(err, token.ErrUnknownKey) && e.Config.losesKeys(host) {
+			x.lost[text] = true
+			return
+		}
 		if err != nil {
 			x.forged = append(x.forged, fmt.Sprintf("a receipt %s: %v", where, err))
 			return
@@ -100,13 +107,13 @@ func newIndex(e *Evidence) *index {
 	for _, j := range e.Journals {
 		for _, entry := range j.Entries {
 			if entry.Kind == "redeemed" {
-				see(entry.Receipt, fmt.Sprintf("in record %d of %s", entry.Sequence, j.Host))
+				see(entry.Receipt, j.Host, fmt.Sprintf("in record %d of %s", entry.Sequence, j.Host))
 				read[entry.Receipt] = read[entry.Receipt] || !j.Lost
 			}
 		}
 	}
 	for _, a := range e.Answers {
-		see(a.Receipt, fmt.Sprintf("that viewer %d got from %s", a.Viewer, a.Region))
+		see(a.Receipt, a.Region, fmt.Sprintf("that viewer %d got from %s", a.Viewer, a.Region))
 	}
 	for text, living := range read {
 		x.unreadable[text] = !living

@@ -35,7 +35,7 @@ func everyReceiptEnds(e *Evidence, x *index, broken func(string, ...any)) {
 	}
 	seen := map[string]bool{}
 	for _, a := range e.Answers {
-		if seen[a.Receipt] {
+		if seen[a.Receipt] || x.lost[a.Receipt] {
 			continue
 		}
 		seen[a.Receipt] = true

@@ -11,7 +11,8 @@ import (
 
 // Aims of a schedule: which faults and viewers it draws most.
 const (
-	// AnyAim is every kind of fault; a quarter of the seeds have AimMarket's, and an eighth AimMoney's viewers and goods.
+	// AnyAim is every kind of fault. A quarter of the seeds have AimMarket's, a sixteenth each AimRestores' and
+	// AimLateAnswers', and a sixth of the others AimMoney's viewers and goods.
 	AnyAim = ""
 	// AimMarket is what I14 is about: partitions and dead nodes, and more viewers than units.
 	AimMarket = "market"
@@ -88,7 +89,14 @@ func Torture(seed uint64, aim string) Config {
 		cfg.Regions = append(cfg.Regions, cfg.Regions[n.IntN(len(cfg.Regions))]+"+2")
 	}
 	r := cfg.draws("torture "+aim, 0)
-	if aim == AnyAim && r.IntN(4) == 0 {
+	market := aim == AnyAim && r.IntN(4) == 0
+	switch mix := cfg.draws("mix", 0).IntN(16); {
+	case aim != AnyAim:
+	case mix == 0:
+		aim = AimRestores
+	case mix == 1:
+		aim = AimLateAnswers
+	case market:
 		aim = AimMarket
 	}
 	money := aim == AimMoney || aim == AimParcels || aim == AnyAim && cfg.draws("money", 0).IntN(6) == 0
