@@ -141,12 +141,12 @@ func (e *Evidence) restored(host string) bool {
 // losesKeys tells a host whose signing key nobody may know any more: fulfillment's newest part is lost, and so is the disk of the node,
 // which would have said it again. Whatever the key signed is lost with it.
 func (c Config) losesKeys(host string) bool {
-	lost := func(kinds ...Kind) bool {
+	lost := func(host string, kinds ...Kind) bool {
 		return slices.ContainsFunc(c.Schedule, func(f Fault) bool {
-			return slices.Contains(kinds, f.Kind) && (f.Kind == Restore || site(f.Host) == site(host))
+			return slices.Contains(kinds, f.Kind) && site(f.Host) == site(host)
 		})
 	}
-	return lost(Restore) && lost(LoseDisk, Replace)
+	return lost("fulfillment", Restore) && lost(host, LoseDisk, Replace)
 }
 
 // givenUp is when a lease was given up, for the units that redemptions name; false: it was not. A lease that was lost with

@@ -11,8 +11,8 @@ import (
 
 // Aims of a schedule: which faults and viewers it draws most.
 const (
-	// AnyAim is every kind of fault. A quarter of the seeds have AimMarket's, a sixteenth each AimRestores' and
-	// AimLateAnswers', and a sixth of the others AimMoney's viewers and goods.
+	// AnyAim is every kind of fault. A quarter of the seeds have AimMarket's, a sixteenth each AimRestores',
+	// AimVerifierRestores' and AimLateAnswers', and a sixth of the others AimMoney's viewers and goods.
 	AnyAim = ""
 	// AimMarket is what I14 is about: partitions and dead nodes, and more viewers than units.
 	AimMarket = "market"
@@ -95,6 +95,8 @@ func Torture(seed uint64, aim string) Config {
 	case mix == 0:
 		aim = AimRestores
 	case mix == 1:
+		aim = AimVerifierRestores
+	case mix == 2:
 		aim = AimLateAnswers
 	case market:
 		aim = AimMarket
