@@ -56,6 +56,10 @@ torture-short: ## Play the first hundred seeds.
 torture-fresh: ## Play seeds that nobody chose, for a minute.
 	go run ./tools/torture -seed 0 -for 60s
 
+.PHONY: sell-through
+sell-through: ## How much of the stock is sold, healthy and with each part dead or cut off: docs/testing.md's table.
+	go test ./internal/world -run '^TestSellThroughTable$$' -world.sellthrough=8 -v -timeout 60m | grep -E '^ *\||seeds each|FAIL'
+
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
 	go run ./tools/torture -replay -seed $(SEED) -aim '$(AIM)' -transport '$(TRANSPORT)' -keep '$(KEEP)'
