@@ -199,6 +199,9 @@ func drawHistory(t *rapid.T) history {
 // Whatever a session did, and in whatever order it is heard again: what the provider took is a purchase, nothing is taken
 // twice, and nobody gets more than the share but for what was paid.
 func TestAnyRestoredHistoryIsWhatTheProviderSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector sees the same code in the tests above, in a fraction of the time")
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		h := drawHistory(rt)
 		synctest.Test(t, func(t *testing.T) {
