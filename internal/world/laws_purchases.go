@@ -80,7 +80,7 @@ func noUnitDenied(e *Evidence, x *index, broken func(string, ...any)) {
 		for _, c := range x.candidates[p.Token] {
 			_, given := e.Tombstones[c.Lease]
 			waited := !given && e.cameBefore(c, p.Ended-2*maxSkew) // behind the one that was denied, so it was to be promoted
-			if same := c.Lease == p.Lease && c.Serial == p.Serial; (same || waited) && !torn[c.unit()] && !e.lostRelease(c) {
+			if same := c.Lease == p.Lease && c.Serial == p.Serial; (same || waited) && !torn[c.unit()] && !e.lostRelease(c, x.candidates[p.Token]) {
 				broken("purchase %s was denied unit %d of lease %s", p.ID, c.Serial, c.Lease)
 			}
 		}

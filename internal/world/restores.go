@@ -50,7 +50,7 @@ func (w *world) restore(ctx context.Context, h *host, backup []byte) error {
 // it does not come back. A law excuses these purchases, and no other ones.
 type Lost struct {
 	Cancelled map[string]bool  // tokens
-	Released  map[string]bool  // units that no path could settle any more, as Candidate.unit names them
+	Released  map[string]bool  // units that no path could settle any more, as Candidate.unit names them; true: it had been settled
 	Histories map[string][]int // all states of purchases that went on after the backup, by purchase
 }
 
@@ -62,7 +62,7 @@ func whatIsLost(ctx context.Context, lost, backup *sqldb.DB) (Lost, error) {
 	}
 	after, err := readMemory(ctx, backup)
 	maps.DeleteFunc(before.Cancelled, func(tok string, _ bool) bool { return after.Cancelled[tok] })
-	maps.DeleteFunc(before.Released, func(unit string, _ bool) bool { return after.Released[unit] })
+	maps.DeleteFunc(before.Released, func(unit string, _ bool) bool { _, known := after.Released[unit]; return known })
 	maps.DeleteFunc(before.Histories, func(id string, states []int) bool { return slices.Equal(states, after.Histories[id]) })
 	return before, err
 }
@@ -80,11 +80,11 @@ func readMemory(ctx context.Context, db *sqldb.DB) (Lost, error) {
 		rows(ctx, db, &none, func(scan func(...any) error) (x struct{}, err error) {
 			var tok, lease []byte
 			c := Candidate{}
-			err = scan(&tok, &lease, &c.Serial)
+			err = scan(&tok, &lease, &c.Serial, &c.Settled)
 			c.Token, c.Lease = hex.EncodeToString(tok), uuid(lease)
-			l.Released[c.unit()] = true
+			l.Released[c.unit()] = c.Settled != 0
 			return x, err
-		}, fmt.Sprintf(`SELECT token_id, lease_id, serial FROM candidates WHERE state IN (%d, %d)`, toRelease, released)),
+		}, fmt.Sprintf(`SELECT token_id, lease_id, serial, settled FROM candidates WHERE state IN (%d, %d)`, toRelease, released)),
 		rows(ctx, db, &none, func(scan func(...any) error) (x struct{}, err error) {
 			var id []byte
 			var state int
@@ -101,8 +101,12 @@ func (e *Evidence) lostCancel(token string) bool {
 }
 
 // lostRelease tells that a verifier forgot that it gave a redemption's unit back: fulfillment may have sold it to somebody else.
-func (e *Evidence) lostRelease(c *Candidate) bool {
-	return slices.ContainsFunc(e.Lost, func(l Lost) bool { return l.Released[c.unit()] })
+// A token that gave back a unit that it had gets no other one, so that its duplicates are denied, too.
+func (e *Evidence) lostRelease(c *Candidate, all []*Candidate) bool {
+	return slices.ContainsFunc(e.Lost, func(l Lost) bool {
+		_, gone := l.Released[c.unit()]
+		return gone || slices.ContainsFunc(all, func(other *Candidate) bool { return l.Released[other.unit()] })
+	})
 }
 
 // endsAgain tells that a viewer was told the end of a purchase by a verifier that forgot it, and that the purchase came to
