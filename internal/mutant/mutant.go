@@ -108,7 +108,7 @@ func Rules() []Rule {
 		{JobDoneEarly, "a job is done when its effect is durable", ""},
 		{CursorAhead, "a cursor moves in the transaction of what it stands for", "crashes"},
 		{WatchFromHead, "a watch stream goes on where it broke off, not at what is new", ""},
-		{CatalogFromHead, "a catalogue stream goes on after the revision that its reader has", ""},
+		{CatalogFromHead, "a catalogue stream goes on after the revision that its reader has", "catalogue"},
 		{NoUnitIsFinal, "NO_UNIT_HERE is not final", "market"},
 		{LifeNotFenced, "of two processes on copies of one directory the older is granted nothing", "copies"},
 		{EpochNotFenced, "an older epoch of a node is granted nothing", "disks"},

@@ -7,6 +7,7 @@ import (
 
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
 	offerv1 "github.com/rimlight/rimlight/gen/go/rimlight/offer/v1"
+	"github.com/rimlight/rimlight/internal/sqldb"
 )
 
 // Board is what one observer of drops knew in the end, over all its streams: each goes on where the one before broke off.
@@ -15,8 +16,9 @@ type Board struct {
 	// Drops are the revision of each drop in the catalogue, or its state as viewers see it.
 	Drops map[string]int64
 	// Of the catalogue: Backwards counts messages behind what was told before, Repeats those that say again what was said,
-	// and Restarts streams that began anew though they were to go on.
-	Backwards, Repeats, Restarts int
+	// Restarts streams that began anew though they were to go on, and Missed changes that a message's revision stands for
+	// and that were not told by then, though the next change of the drop would hide it.
+	Backwards, Repeats, Restarts, Missed int
 }
 
 // Gone is the state of a drop that a region showed and shows no more.
@@ -69,6 +71,7 @@ func readCatalogue(ctx context.Context, o *boardObserver, heard func()) error {
 		if m, err = stream.Recv(); err == nil {
 			heard()
 			o.takeCatalogue(m)
+			o.holdToStore(ctx)
 		}
 	}
 	return err
@@ -100,6 +103,28 @@ func (o *boardObserver) takeCatalogue(m *fulfillmentv1.WatchCatalogResponse) {
 		o.got.Drops[id] = revision
 	}
 	o.revision = max(o.revision, m.GetRevision())
+}
+
+// holdToStore looks for drops that are as they were at the last message's revision, and that no message told so. A
+// settled drop is in no snapshot, and a store that was restored has other revisions.
+func (o *boardObserver) holdToStore(ctx context.Context) {
+	if o.w.cfg.restores("fulfillment") {
+		return
+	}
+	stored, err := revisions(ctx, o.w.centre.stockDB)
+	if err != nil {
+		if ctx.Err() == nil {
+			o.w.watch.surprise("reading the catalogue's revisions: %v", err)
+		}
+		return
+	}
+	o.w.watch.mu.Lock()
+	defer o.w.watch.mu.Unlock()
+	for id, revision := range stored {
+		if told, ok := o.got.Drops[id]; ok && revision <= o.revision && revision != told {
+			o.got.Missed++
+		}
+	}
 }
 
 func seenCatalogue(ctx context.Context, o *boardObserver) (bool, error) {
@@ -167,16 +192,23 @@ func (w *world) readBoards(ctx context.Context, e *Evidence) error {
 	}
 	e.Told = w.watch.told
 	w.watch.mu.Unlock()
-	e.Revisions = map[string]int64{}
+	var err error
+	e.Revisions, err = revisions(ctx, w.centre.stockDB)
+	return err
+}
+
+// revisions are those of all drops.
+func revisions(ctx context.Context, db *sqldb.DB) (map[string]int64, error) {
 	type row struct {
 		id       []byte
 		revision int64
 	}
 	var all []row
-	err := rows(ctx, w.centre.stockDB, &all, func(scan func(...any) error) (r row, err error) { return r, scan(&r.id, &r.revision) },
+	err := rows(ctx, db, &all, func(scan func(...any) error) (r row, err error) { return r, scan(&r.id, &r.revision) },
 		`SELECT drop_id, revision FROM drops`)
+	byDrop := map[string]int64{}
 	for _, r := range all {
-		e.Revisions[uuid(r.id)] = r.revision
+		byDrop[uuid(r.id)] = r.revision
 	}
-	return err
+	return byDrop, err
 }

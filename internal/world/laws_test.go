@@ -212,6 +212,7 @@ var lies = []doctored{
 		items[0], items[len(items)-1] = items[len(items)-1], items[0]
 	}},
 	{"watch", "the catalogue's stream missed a change", func(e *world.Evidence) { e.Boards[0].Drops[e.DropIDs[0]]-- }},
+	{"watch", "the catalogue's stream missed a change, and told the next one", func(e *world.Evidence) { e.Boards[0].Missed = 1 }},
 	{"watch", "the catalogue's stream told a change twice", func(e *world.Evidence) { e.Boards[0].Repeats = 1 }},
 	{"watch", "the catalogue's stream began anew", func(e *world.Evidence) { e.Boards[0].Restarts = 1 }},
 	{"watch", "a region's viewers never heard that a drop is settled", func(e *world.Evidence) { e.Boards[1].Drops[e.DropIDs[0]]-- }},

@@ -40,6 +40,9 @@ func boardIsTrue(e *Evidence, b Board, broken func(string, ...any)) {
 	if b.Backwards+b.Repeats+b.Restarts > 0 {
 		broken("what %s says of drops went back %d times, was said again %d times, and began anew %d times", b.Stream, b.Backwards, b.Repeats, b.Restarts)
 	}
+	if b.Missed > 0 {
+		broken("%s went past %d changes of drops that it had not told", b.Stream, b.Missed)
+	}
 	for i, id := range e.DropIDs {
 		switch {
 		case b.Stream == "catalogue" && b.Drops[id] != e.Revisions[id]:

@@ -3,9 +3,12 @@ package world
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	errorsv1 "github.com/rimlight/rimlight/gen/go/rimlight/errors/v1"
 	fulfillmentv1 "github.com/rimlight/rimlight/gen/go/rimlight/fulfillment/v1"
+	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
 )
 
 // PauseWithin is how soon after the shop's command no region accepts a purchase any more, where nothing is cut.
@@ -17,16 +20,16 @@ type Pause struct {
 	From, To time.Duration
 }
 
-// pauseDrops holds every drop that can be held, and lets it go on.
+// pauseDrops holds every drop that can be held, and lets it go on. Commands are given until they are answered: one that
+// waits for fulfillment to come back is the first that it hears, before any reader of the catalogue is there again.
 func (w *world) pauseDrops(ctx context.Context, f Fault) {
-	catalogue := fulfillmentv1.NewCatalogServiceClient(w.net.Conn("operator", "fulfillment"))
 	held := map[string]time.Duration{}
 	for i, drop := range w.drops {
 		at := time.Since(w.start)
-		if _, err := catalogue.ChangeDrop(ctx, &fulfillmentv1.ChangeDropRequest{
+		if w.changeDrop(ctx, &fulfillmentv1.ChangeDropRequest{
 			RequestId: fmt.Sprintf("pause-%d-%v", i, f.At), DropId: drop, Reason: "a test",
 			Change: &fulfillmentv1.ChangeDropRequest_Pause{Pause: &fulfillmentv1.PauseDrop{}},
-		}); err == nil { // else it is over, or fulfillment is away
+		}) {
 			held[drop] = at
 		}
 	}
@@ -37,14 +40,36 @@ func (w *world) pauseDrops(ctx context.Context, f Fault) {
 			continue
 		}
 		w.watch.pause(Pause{Drop: drop, From: from, To: time.Since(w.start)})
-		if _, err := catalogue.ChangeDrop(ctx, &fulfillmentv1.ChangeDropRequest{
+		w.changeDrop(ctx, &fulfillmentv1.ChangeDropRequest{
 			RequestId: fmt.Sprintf("resume-%d-%v", i, f.At), DropId: drop, Reason: "a test",
 			Change: &fulfillmentv1.ChangeDropRequest_Resume{Resume: &fulfillmentv1.ResumeDrop{}},
-		}); err != nil && ctx.Err() == nil {
-			w.watch.surprise("resuming a drop: %v", err)
+		})
+	}
+}
+
+// changeDrop asks until it is answered; false: the drop's time is over, or the world's.
+func (w *world) changeDrop(ctx context.Context, request *fulfillmentv1.ChangeDropRequest) bool {
+	catalogue := fulfillmentv1.NewCatalogServiceClient(w.net.Conn("operator", "fulfillment"))
+	for {
+		call, cancel := context.WithTimeout(ctx, tryTimeout)
+		_, err := catalogue.ChangeDrop(call, request)
+		cancel()
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() != nil || rpcerr.Reason(err) == errorsv1.Reason_REASON_DROP_CHANGE_REFUSED:
+			return false
+		case !elsewhere(err):
+			w.watch.surprise("changing a drop: %v", err)
+			return false
+		case !sleep(ctx, askAgain):
+			return false
 		}
 	}
 }
+
+// askAgain is sooner than a reader of the catalogue comes back.
+const askAgain = 100 * time.Millisecond
 
 func (w *witness) pause(p Pause) {
 	w.mu.Lock()
@@ -52,8 +77,12 @@ func (w *witness) pause(p Pause) {
 	w.pauses = append(w.pauses, p)
 }
 
-// pausedSellsNothing holds every journal to the shop's word, whatever viewers were answered.
+// pausedSellsNothing holds every journal to the shop's word, whatever viewers were answered. A node that cannot hear it
+// goes on, so there is nothing to hold it to where there are other faults.
 func pausedSellsNothing(e *Evidence, x *index, broken func(string, ...any)) {
+	if slices.ContainsFunc(e.Config.Schedule, func(f Fault) bool { return f.Kind != Paused }) {
+		return
+	}
 	for _, p := range e.Pauses {
 		for _, r := range x.receipts {
 			if at := r.accepted.Sub(e.Began); r.drop == p.Drop && at > p.From+PauseWithin && at < p.To {

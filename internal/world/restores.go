@@ -138,8 +138,10 @@ func (e *Evidence) lives(purchase string) (lives [][]int) {
 }
 
 // restored tells that a service went on from an old backup.
-func (e *Evidence) restored(host string) bool {
-	return slices.ContainsFunc(e.Config.Schedule, func(f Fault) bool { return f.Kind == Restore && f.Host == host })
+func (e *Evidence) restored(host string) bool { return e.Config.restores(host) }
+
+func (c Config) restores(host string) bool {
+	return slices.ContainsFunc(c.Schedule, func(f Fault) bool { return f.Kind == Restore && f.Host == host })
 }
 
 // losesKeys tells a host whose signing key nobody may know any more: fulfillment's newest part is lost, and so is the disk of the node,

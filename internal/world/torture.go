@@ -42,6 +42,8 @@ const (
 	AimVerifierRestores = "verifier-restores"
 	// AimLateAnswers is a drop that closes later than planned, and faults at every word about that.
 	AimLateAnswers = "late-answers"
+	// AimCatalogue is a shop that holds its drops and lets them go on, while whoever reads the catalogue loses its stream.
+	AimCatalogue = "catalogue"
 	// AimParcels is a drop of parcels with every fault at the depots.
 	AimParcels = "parcels"
 )
@@ -65,6 +67,7 @@ var kinds = map[string][]Weighted[Kind]{
 	AimRestores:         {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {2, LoseDisk}, {1, Slow}, {1, Storm}},
 	AimVerifierRestores: {{4, Cut}, {3, Restore}, {2, Crash}, {2, Stop}, {2, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, Slow}, {1, Storm}, {1, NoPayments}},
 	AimLateAnswers:      {{5, Cut}, {2, Swizzle}, {1, Crash}, {1, CrashBeforeCommit}, {2, CrashAfterCommit}, {1, LoseDisk}, {1, Slow}, {2, Step}, {1, Storm}, {2, LateAnswers}},
+	AimCatalogue:        {{2, Cut}, {1, Swizzle}, {3, Crash}, {2, Stop}, {3, CrashAfterCommit}, {1, Storm}, {8, Paused}},
 	AimParcels:          {{6, Cut}, {2, Swizzle}, {2, Crash}, {1, CrashBeforeCommit}, {1, CrashAfterCommit}, {2, Slow}},
 }
 
@@ -206,7 +209,7 @@ func (c Config) drawFault(r *rand.Rand, kind Kind) Fault {
 		f.Host, f.For, f.Nth = node(), upTo(0, 20*time.Second), r.IntN(3)/2
 	case Storm:
 		f.Share = 0.05 + 0.25*r.Float64()
-	case NoPayments:
+	case NoPayments, Paused:
 	case LateAnswers:
 		f.By = upTo(0, 20*time.Second)
 	case CrashBeforeCommit, CrashAfterCommit:

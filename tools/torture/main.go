@@ -33,7 +33,7 @@ var (
 	workers   = flag.Int("workers", runtime.NumCPU(), "processes")
 	replay    = flag.Bool("replay", false, "play the one schedule of -seed and tell its story")
 	keep      = flag.String("keep", "", "with -replay: places of the faults to keep, with commas; empty: all")
-	aim       = flag.String("aim", "", "mix of faults: market, crashes, disks, copies, late, operators, room, payments, cards, money, parcels, restores, verifier-restores; empty: every kind")
+	aim       = flag.String("aim", "", "mix of faults: market, crashes, disks, copies, late, operators, room, payments, cards, money, parcels, restores, verifier-restores, late-answers, catalogue; empty: every kind")
 	transport = flag.String("transport", "", "what carries the calls: in-process or grpc; empty: as each seed draws it, one in fifty over grpc")
 	mutants   = flag.Bool("mutants", false, "leave out one rule after the other, and tell how soon a law breaks")
 	rule      = flag.String("rule", "", "with -mutants or -replay: this mutation only")
