@@ -178,7 +178,10 @@ func (c *buyCmd) announce(s *streams) func(*offerv1.Drop) {
 		text := "waiting for a drop"
 		if next != nil {
 			text = fmt.Sprintf("waiting for %q, it opens at %s", next.GetTitle(), clock(next.GetOpenTime()))
-			if next.GetState() == offerv1.DropState_DROP_STATE_OPEN {
+			switch next.GetState() {
+			case offerv1.DropState_DROP_STATE_PAUSED:
+				text = fmt.Sprintf("%q is paused: waiting until it goes on", next.GetTitle())
+			case offerv1.DropState_DROP_STATE_OPEN:
 				text = fmt.Sprintf("waiting for somebody who can send %q", next.GetTitle())
 			}
 		}

@@ -59,7 +59,7 @@ func TestUsageMistakesExit2AndSayWhat(t *testing.T) {
 }
 
 func TestHelpAndVersionExit0(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"buy", "--help"}, {"--version"}} {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"buy", "--help"}, {"help", "buy"}, {"--version"}} {
 		if code, stdout, stderr := exec(t, args...); code != exitDone || stdout == "" {
 			t.Errorf("%v: exit %d, %q, %q", args, code, stdout, stderr)
 		}

@@ -138,6 +138,10 @@ func (p *platform) pauses(t *testing.T, drop *offerv1.Drop, regions []string) {
 			p.verb(t, "undrain", other)
 		}
 	}
+	p.until(t, "somebody who waits is told of the pause", func() bool {
+		_, _, errOut := p.verb(t, "buy", "--drop", drop.GetDropId(), "--wait", "2s")
+		return strings.Contains(errOut, "is paused")
+	})
 	if code, _, errOut := p.verb(t, "drops", "resume", drop.GetDropId()); code != exitDone {
 		t.Fatalf("drops resume: exit %d: %s", code, errOut)
 	}

@@ -95,7 +95,9 @@ func nextOpen(ctx context.Context, offers offerv1.OfferServiceClient, channel, i
 			case d.GetState() == offerv1.DropState_DROP_STATE_OPEN && (id != "" || d.GetAvailability() != offerv1.Availability_AVAILABILITY_SOLD_OUT):
 				found = d
 				return errFound
-			case d.GetState() < offerv1.DropState_DROP_STATE_OPEN && (next == nil || d.GetOpenTime().AsTime().Before(next.GetOpenTime().AsTime())):
+			case d.GetState() == offerv1.DropState_DROP_STATE_PAUSED && next == nil:
+				next = d
+			case d.GetState() < offerv1.DropState_DROP_STATE_OPEN && (next == nil || next.GetState() == offerv1.DropState_DROP_STATE_PAUSED || d.GetOpenTime().AsTime().Before(next.GetOpenTime().AsTime())):
 				next = d
 			}
 		}
