@@ -66,9 +66,10 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Wait)
 	defer cancel()
 	offers := offerv1.NewOfferServiceClient(conn)
-	drop, err := nextOpen(ctx, offers, c.Channel, c.Drop, goods{digital: len(details) == 0, parcels: len(details) > 0}, c.announce(s))
+	var next *offerv1.Drop // that it waits for
+	drop, err := nextOpen(ctx, offers, c.Channel, c.Drop, goods{digital: len(details) == 0, parcels: len(details) > 0}, c.announce(s, &next))
 	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded { // ours, or the router's word for it
-		return lateError{c.nothingOpened()}
+		return lateError{c.nothingOpened(next)}
 	}
 	if err != nil {
 		return fmt.Errorf("waiting for an open drop: %w", err)
@@ -106,8 +107,10 @@ func (c *buyCmd) Run(ctx context.Context, s *streams) error {
 }
 
 // nothingOpened says what did not open in time.
-func (c *buyCmd) nothingOpened() string {
+func (c *buyCmd) nothingOpened(next *offerv1.Drop) string {
 	switch {
+	case next.GetState() == offerv1.DropState_DROP_STATE_PAUSED:
+		return fmt.Sprintf("%q is paused, and did not go on within %v", next.GetTitle(), c.Wait)
 	case c.Drop != "":
 		return fmt.Sprintf("drop %s did not open within %v", c.Drop, c.Wait)
 	case c.Channel != "":
@@ -172,9 +175,10 @@ func until(v *offerv1.Voucher) string {
 
 func reasonName(r fmt.Stringer) string { return strings.TrimPrefix(r.String(), "REASON_") }
 
-func (c *buyCmd) announce(s *streams) func(*offerv1.Drop) {
+func (c *buyCmd) announce(s *streams, last **offerv1.Drop) func(*offerv1.Drop) {
 	var said string
 	return func(next *offerv1.Drop) {
+		*last = next
 		text := "waiting for a drop"
 		if next != nil {
 			text = fmt.Sprintf("waiting for %q, it opens at %s", next.GetTitle(), clock(next.GetOpenTime()))
