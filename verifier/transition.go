@@ -82,7 +82,7 @@ func (s *Service) applyTo(ctx context.Context, tx *store.Tx, p *store.Purchase, 
 // mayIssue tells the events that can end in a voucher.
 func mayIssue(e saga.Event) bool {
 	switch e {
-	case saga.Denied, saga.DeclinedForNow, saga.DeclinedForGood, saga.WindowOver, saga.ChoseVoucher, saga.RefundFailed:
+	case saga.Denied, saga.DeniedPaid, saga.DeclinedForNow, saga.DeclinedForGood, saga.WindowOver, saga.ChoseVoucher, saga.RefundFailed:
 		return true
 	}
 	return false

@@ -255,12 +255,12 @@ func Next(p Purchase, e Event, maxAttempts int) (Purchase, []Command, error) {
 	case p.State == Received && (e == Denied || e == DeniedPaid) && p.Spares > 0:
 		p.Spares--
 		return next(Received, NoReason, Promote, Settle)
-	case p.State == Received && e == DeniedPaid: // made good like a dead order; the unit is not this purchase's
+	case p.State == Received && e == DeniedPaid && !p.NothingTaken: // made good like a dead order; the unit is not this purchase's
 		p.Attempt = 1
 		return next(ChoiceRequired, OrderFailed, PostCapture, AskChoice)
-	case p.State == Received && e == Denied && p.Free:
+	case p.State == Received && (e == Denied || e == DeniedPaid) && p.Free:
 		return next(Refused, UnitDenied)
-	case p.State == Received && e == Denied: // the unit was never this purchase's
+	case p.State == Received && (e == Denied || e == DeniedPaid): // the unit was never this purchase's
 		return next(Voucher, UnitDenied, IssueVoucher)
 
 	case p.State == UnitSettled && e == ActionNeeded:

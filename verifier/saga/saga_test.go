@@ -105,6 +105,7 @@ type world struct {
 	winnerFreed       bool
 	spares, freed     int
 	settlesAfterFreed int
+	paidForNothing    bool // before a restore, for a unit that was given up: its order is not placed again
 }
 
 func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
@@ -165,6 +166,7 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 			}
 			next, commands, err := Next(p, e, attempts)
 			w.refunded = w.refunded || err == nil && e == RefundDone
+			w.paidForNothing = w.paidForNothing || err == nil && e == DeniedPaid && next.State == ChoiceRequired
 			if err != nil {
 				if !errors.Is(err, ErrIllegal) || next != p {
 					t.Fatalf("event %d in %v: %v, and the purchase became %+v", e, p.State, err, next)
@@ -180,10 +182,14 @@ func TestAnyOrderOfEventsKeepsTheInvariants(t *testing.T) {
 				t.Fatalf("%d spares, the commands leave %d", p.Spares, w.spares)
 			}
 		}
+		orders := w.captures
+		if w.paidForNothing {
+			orders = 0
+		}
 		good := p.State == Captured || p.State == Ordered || p.State.Earned()
 		failed := p.Reason == OrderFailed
 		switch {
-		case w.captures > 1 || w.orders != w.captures || (w.captures == 1) != (good || failed):
+		case w.captures > 1 || w.orders != orders || (w.captures == 1) != (good || failed):
 			t.Fatalf("%d captures and %d orders in %v", w.captures, w.orders, p.State)
 		case p.State.Final() && failed && !p.NothingTaken && w.refunded == (w.stored == 1), w.stored > 1, w.refunds > 1, w.asked > 1:
 			t.Fatalf("money that was not earned: refunded %v, %d vouchers of stored value, %d refunds, %d choices", w.refunded, w.stored, w.refunds, w.asked)
