@@ -58,7 +58,7 @@ torture-fresh: ## Play seeds that nobody chose, for a minute.
 
 .PHONY: sell-through
 sell-through: ## How much of the stock is sold, healthy and with each part dead or cut off: docs/testing.md's table.
-	go test ./internal/world -run '^TestSellThroughTable$$' -world.sellthrough=8 -v -timeout 60m | grep -E '^ *\||seeds each|FAIL'
+	go test ./internal/world -run '^TestSellThroughTable$$' -world.sellthrough=4 -v -timeout 60m | grep -E '^ *\||seeds each|FAIL'
 
 .PHONY: torture-replay
 torture-replay: ## Play one schedule, of SEED, and tell its story; with KEEP=3,5 only those of its faults.
