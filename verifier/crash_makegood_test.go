@@ -1,9 +1,7 @@
 package verifier_test
 
 import (
-	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/rimlight/rimlight/internal/rpc/rpcerr"
@@ -16,27 +14,7 @@ import (
 // choose, the shop refunds and vouchers pay; starts it again over the same stores, and looks at the world.
 func TestCrashWhileMakingGood(t *testing.T) {
 	for _, committed := range []bool{false, true} {
-		crashes := 0
-		stride := 1
-		if testing.Short() {
-			stride = 25 // under the race detector SQLite takes fifty times as long
-		}
-		for n := 1; ; n += stride {
-			hit := false
-			ok := t.Run(fmt.Sprintf("committed=%v/%d", committed, n), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { hit = crashMakingGood(t, &crash{n: n, committed: committed}) })
-			})
-			if !ok {
-				return
-			}
-			if !hit {
-				break
-			}
-			crashes++
-		}
-		if crashes < 20/stride {
-			t.Errorf("only %d crashes: the scenario lost its steps", crashes)
-		}
+		atEveryCommit(t, 20, committed, 0, crashMakingGood)
 	}
 }
 
